@@ -1,0 +1,1 @@
+"""What the steps share: data sets, morphing, training, artifacts, records."""
