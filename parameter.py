@@ -95,8 +95,9 @@ class Parameters:
 
 PRESETS = {
     "paper": {},
-    "demo": dict(dataset="shapes", train_limit=4000, test_limit=1000, data_dir="data/demo",
-                 model="vgg11", epochs=8, schedule="onecycle", lr=0.02, dropout=0.1),
+    "demo": dict(dataset="shapes", train_limit=5000, test_limit=1000, data_dir="data/demo",
+                 model="vgg11", epochs=5, batch_size=32, schedule="onecycle", lr=0.003,
+                 dropout=0.1),
 }
 
 

@@ -162,12 +162,13 @@ def colour_lattice(images: Tensor, mean: Iterable[float], std: Iterable[float]) 
     """
     mean, std = (torch.tensor(list(x), dtype=torch.float64) for x in (mean, std))
     images, channels = images.double(), images.shape[1]
-    d = torch.cat([_pixels(images.diff(dim=2)), _pixels(images.diff(dim=3))])
+    some = images[:64]                      # enough for steps of every kind
+    d = torch.cat([_pixels(some.diff(dim=2)), _pixels(some.diff(dim=3))])
     metric = d.T @ d / len(d)
     if not torch.linalg.det(metric) > 0:
         raise ValueError("the images have fewer colours than channels")
     floor = 1e-14 * metric
-    for _ in range(20):                     # towards the scatter of the neighbours that are equal
+    for _ in range(10):                     # towards the scatter of the neighbours that are equal
         white = torch.linalg.inv(torch.linalg.cholesky(metric + floor)).T
         size = (d @ white).norm(dim=1)
         equal = d[size <= size.kthvalue(len(size) // 200 + 1).values]
@@ -199,10 +200,159 @@ def colour_lattice(images: Tensor, mean: Iterable[float], std: Iterable[float]) 
         raise ValueError("the colours are on no lattice: too noisy, or not of 8 bits")
     combinations = torch.tensor([c for c in itertools.product(range(-3, 4), repeat=channels)
                                  if any(c)], dtype=torch.float64)
-    offset = combinations @ turns.angle() / (2 * math.pi) + 255 * mean[:, None]
-    value = coordinates @ combinations.T
-    low, high = (x + 255 * mean[:, None] for x in value.aminmax(dim=0))
-    fits = (offset - offset.round()).abs() + (low < -0.5) + (high > 255.5)
-    if not fits.amin(1).max() < 0.05:
-        raise ValueError("no combination of the lattice's steps is a colour of 0..255")
-    return steps @ combinations[fits.argmin(1)].T / (255 * std)
+    chosen = []
+    for centre in 255 * mean:
+        offset = combinations @ turns.angle() / (2 * math.pi) + centre
+        likely = combinations[(offset - offset.round()).abs() < 0.05]
+        low, high = (coordinates @ likely.T + centre).aminmax(dim=0)
+        spread = torch.where((low > -0.5) & (high < 255.5), high - low, -1)
+        if not len(likely) or spread.max() < 0:
+            raise ValueError("no combination of the lattice's steps is a colour of 0..255")
+        chosen.append(likely[spread.argmax()])
+    return steps @ torch.stack(chosen, 1) / (255 * std)
+
+
+def decoder_from_pairs(plain: Tensor, morphed: Tensor, kappa: int) -> Tensor:
+    """Attack 4, known pairs: an estimate (q, q) float64 of M'⁻¹, to be given to `unmorph`.
+
+    n unrolled images (n, αm²) and their morphed versions are nκ linear equations in each column of
+    M'⁻¹, solved by least squares: exact up to rounding for nκ ≥ q (and images in general position),
+    the solution of least norm before. Raises ValueError where the shapes do not fit.
+    """
+    if plain.shape != morphed.shape or plain.ndim != 2 or plain.shape[1] % kappa:
+        raise ValueError(f"images {tuple(plain.shape)} and morphed ones {tuple(morphed.shape)} "
+                         f"are no pairs for kappa {kappa}")
+    q = plain.shape[1] // kappa
+    return torch.linalg.lstsq(morphed.double().reshape(-1, q), plain.double().reshape(-1, q),
+                              driver="gelsy").solution
+
+
+def unmorph(morphed: Tensor, decoder: Tensor) -> Tensor:
+    """Unrolled images (N, αm²) float64 from morphed ones and a decoder (q, q)."""
+    return (morphed.double().reshape(-1, len(decoder)) @ decoder).view(morphed.shape)
+
+
+def seed_search(plain: Tensor, morphed: Tensor, draw: Callable[[int], Tensor],
+                seeds: Iterable[int]) -> int | None:
+    """Attack 5: the first of `seeds` whose core `draw(seed)` (q, q) makes T of D, or None.
+
+    One known pair, of which one block of q entries each, `plain` and `morphed` (q), is enough.
+    """
+    plain, morphed = plain.double(), morphed.double()
+    tolerance = 1e-4 * morphed.norm() / len(morphed) ** 0.5
+    for seed in seeds:
+        core = draw(seed)
+        if core.shape != (len(plain), len(morphed)):
+            raise ValueError(f"cores {tuple(core.shape)} do not fit a block of {len(plain)}")
+        if ((plain @ core[:, 0].double() - morphed[0]).abs() < tolerance
+                and (plain @ core.double() - morphed).abs().max() < tolerance):
+            return seed
+    return None
+
+
+def likeness_from_statistics(morphed: Tensor, public: Tensor, kappa: int,
+                             components: int = 16) -> Tensor:
+    """Attack 6, data only: blurred images (N, αm²) float64 from T and a public sample of the kind.
+
+    An orthogonal M turns the principal axes of the images and keeps their variances, so axes are
+    matched by the order of those; random cores of other kinds nearly do so for the few strongest
+    axes, once the component that a uniform core adds to all entries of a block alike is taken off.
+    Signs come from third moments E[c_i c_j c_k], which must agree with those of the public sample
+    (n, αm²). No second-order statistics tell a morphing apart from one that follows a rotation of
+    whitened images, so this ends where axes are close in variance.
+
+    Raises ValueError where the samples are too few.
+    """
+    if min(len(morphed), len(public)) < 2 * components:
+        raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few for "
+                         f"{components} components")
+    blocks = morphed.double().view(len(morphed), kappa, -1)
+    morphed = (blocks - blocks.mean(2, keepdim=True)).flatten(1)
+
+    def axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        centred = x - x.mean(0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)            # of the randomised decomposition, which is no secret
+            _, s, v = torch.svd_lowrank(centred.float(), q=2 * components, niter=6)
+        v, s = v[:, :components].double(), s[:components].double() / len(x) ** 0.5
+        c = centred @ v / s
+        return c, torch.stack([(c * c[:, i:i + 1]).T @ c for i in range(components)]) / len(x), s, v
+
+    coordinates, seen, _, _ = axes(morphed)
+    _, expected, scale, basis = axes(public.double())
+    agreement = seen * expected
+    signs = torch.randn(500, components, dtype=torch.float64,
+                        generator=torch.Generator().manual_seed(0)).sign()
+    signs[:, 0] = 1
+    for _ in range(20):                     # ascent along one sign after the other, from 500 starts
+        for i in range(components):
+            rest = signs.clone()
+            rest[:, i] = 0
+            odd = torch.einsum("rj,jk,rk->r", rest, agreement[i], rest)
+            signs[:, i] = torch.where(3 * odd + agreement[i, i, i] < 0, -1.0, 1.0)
+    value = torch.einsum("ri,rj,rk,ijk->r", signs, signs, signs, agreement)
+    return public.double().mean(0) + coordinates * signs[value.argmax()] * scale @ basis.T
+
+
+def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength: float,
+           generator: torch.Generator) -> Tensor:
+    """Aug-Conv's weight (αm², βn²) float32 under a repair that was proposed or comes to mind.
+
+    `signs`: random signs of channels. `scales`: also factors, log-normal with deviation `strength`.
+    `mixing`: one random β×β matrix, orthogonal at strength 0 and plain normal at 1, mixes the
+    channels at all positions; `local_mixing`: another at each position. `channels`: only the first
+    `strength` are kept, (αm², strength·n²). `noise`: normal, `strength` times the weight's rms.
+
+    Raises ValueError for any other kind.
+    """
+    beta, positions = out_shape[0], out_shape[1] * out_shape[2]
+    cube = weight.view(len(weight), beta, positions)
+    if kind in ("signs", "scales"):
+        factor = torch.randn(beta, generator=generator).sign()
+        if kind == "scales":
+            factor *= (strength * torch.randn(beta, generator=generator)).exp()
+        return (cube * factor[:, None]).flatten(1)
+    if kind in ("mixing", "local_mixing"):
+        count = positions if kind == "local_mixing" else 1
+        normal = torch.randn(count, beta, beta, generator=generator)
+        mixing = (1 - strength) * torch.linalg.qr(normal)[0] + strength * normal / beta ** 0.5
+        mixed = [torch.einsum("lbi,ibc->lci", rows, mixing.expand(positions, -1, -1))
+                 if count > 1 else mixing[0].T @ rows for rows in cube.split(256)]
+        return torch.cat(mixed).flatten(1)
+    if kind == "channels":
+        return cube[:, :int(strength)].flatten(1)
+    if kind == "noise":
+        rms = weight.norm() / weight.numel() ** 0.5
+        return weight + strength * rms * torch.randn(weight.shape, generator=generator)
+    raise ValueError(f"no repair is named {kind}")
+
+
+def best_colour_fit(recovered: Tensor, truth: Tensor) -> Tensor:
+    """Scoring: images (N, α, m, m) under the one α×α mixture that brings them nearest the truth."""
+    mixture = torch.linalg.lstsq(_pixels(recovered), _pixels(truth.double())).solution
+    return torch.einsum("nchw,cd->ndhw", recovered, mixture)
+
+
+def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
+    """Scoring of images (N, α, m, m) with pixels in [0, 1]: PSNR in dB over all, mean SSIM, exact.
+
+    `exact` is the share of 8-bit values that come back as they were.
+    """
+    pairs = [(a.clamp(0, 1).permute(1, 2, 0).double().numpy(), b.permute(1, 2, 0).double().numpy())
+             for a, b in zip(recovered, truth, strict=True)]
+    all_images, all_truths = (torch.stack([torch.from_numpy(x) for x in xs]).numpy()
+                              for xs in zip(*pairs, strict=True))
+    ssim = sum(structural_similarity(b, a, data_range=1, channel_axis=2) for a, b in pairs)
+    return {"psnr": float(peak_signal_noise_ratio(all_truths, all_images, data_range=1)),
+            "ssim": float(ssim / len(pairs)),
+            "exact": float(((255 * all_images).round() == (255 * all_truths).round()).mean())}
+
+
+def _gram(features: Tensor) -> Tensor:
+    """Gram matrix (k, k) float64 of the channels of features (N, k, n, n)."""
+    return torch.einsum("nky,nly->kl", *[features.double().flatten(2)] * 2)
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Images (N, α, h, w) as a list of colours (N·h·w, α)."""
+    return images.movedim(1, -1).flatten(0, 2)

@@ -76,6 +76,30 @@ def condition_number(core: Tensor, inverse: Tensor) -> float:
     return float(largest[0] * largest[1])
 
 
+def usable_core(q: int, distribution: str, generator: np.random.Generator,
+                attempts: int = 12) -> tuple[Tensor, Tensor, float]:
+    """A core, its inverse (both (q, q) float32) and its condition number, drawn until it is good.
+
+    The condition number of random matrices has a heavy tail: for normal entries it exceeds x·q
+    about 2/x of the time (Edelman, SIAM J. Matrix Anal. Appl. 9, 1988), and the features' error
+    grows with it. Cores beyond 5q are drawn again, about one in three; a uniform core's largest
+    singular value is q/2 and not 2·√(q/12), so there the bound is √(3q/4) times that.
+
+    Raises ValueError where no attempt gives such a core.
+    """
+    bound = 5 * q * max(1, (0.75 * q) ** 0.5 if distribution == "uniform" else 1)
+    for _ in range(attempts):
+        core = draw_core(q, distribution, generator)
+        try:
+            inverse = invert_core(core)
+        except ValueError:
+            continue
+        condition = condition_number(core, inverse)
+        if condition <= bound:
+            return core, inverse, condition
+    raise ValueError(f"{attempts} cores {q}x{q} in a row were numerically singular")
+
+
 def residual(core: Tensor, inverse: Tensor) -> float:
     """Largest entry of |M·M⁻¹ - 1|, in float64."""
     product = core.double() @ inverse.double()

@@ -66,17 +66,17 @@ def draw(count: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
         def paint(picture, mask, colour):
             return torch.where(mask[:, None], colour, picture)
 
-        picture = F.interpolate(uniform(0, 1, n, 3, 3, 3), (fine, fine), mode="bilinear")
-        for _ in range(3):
+        picture = F.interpolate(uniform(0.25, 0.75, n, 3, 3, 3), (fine, fine), mode="bilinear")
+        for _ in range(2):
             u, v = frame(0.03, 0.08)
             picture = paint(picture, torch.hypot(u, v) < 1, uniform(0, 1, n, 3, 1, 1))
-            u, v = frame(0.2, 0.4)
-            picture = paint(picture, (u.abs() < 1) & (v.abs() < 0.08), uniform(0, 1, n, 3, 1, 1))
-        u, v = frame(0.2, 0.34)
+            u, v = frame(0.15, 0.35)
+            picture = paint(picture, (u.abs() < 1) & (v.abs() < 0.07), uniform(0, 1, n, 3, 1, 1))
+        u, v = frame(0.25, 0.38)
         mask = torch.stack([inside(k, u[i], v[i]) for i, k in enumerate(kinds.tolist())])
         behind = picture.mean((2, 3), keepdim=True)      # a colour that stands out from its ground
-        colour = (behind + 0.3 + 0.4 * uniform(0, 1, n, 3, 1, 1)) % 1
+        colour = (behind + 0.35 + 0.3 * uniform(0, 1, n, 3, 1, 1)) % 1
         picture = F.avg_pool2d(paint(picture, mask, colour), 2)
-        picture = picture + 0.06 * torch.randn(picture.shape, generator=g)
+        picture = picture + 0.04 * torch.randn(picture.shape, generator=g)
         images[first:first + n] = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
     return images, labels

@@ -40,10 +40,10 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def say(*words):
+def say(*words, sep: str = " "):
     """Prints, once for all processes."""
     if rank() == 0:
-        print(*words, flush=True)
+        print(*words, sep=sep, flush=True)
 
 
 @contextmanager

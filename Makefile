@@ -1,0 +1,31 @@
+# make demo: the five steps on the embedded data set.   make test: ruff and pytest.
+PYTHON ?= python3
+STEP = .venv/bin/python
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: .venv/runtime
+	$(STEP) pretrain.py --preset demo
+	$(STEP) gen_morphing_matrix.py --preset demo
+	$(STEP) gen_augconv.py --preset demo
+	$(STEP) train_with_ac.py --preset demo
+	$(STEP) train_no_ac.py --preset demo
+
+test: .venv/tests
+	.venv/bin/ruff check .
+	$(STEP) -m pytest
+
+clean:
+	rm -rf .venv data/demo
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/runtime: .venv/bin/python requirements.txt
+	$(STEP) -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/tests: .venv/bin/python requirements.txt requirements-test.txt
+	$(STEP) -m pip install --quiet -r requirements-test.txt
+	touch $@

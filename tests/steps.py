@@ -1,0 +1,206 @@
+"""Runs the steps as programs, many times and cheaply.
+
+A process that has imported all that the steps import, and computed nothing, is forked for each
+run: a step starts in milliseconds, in a process of its own that can be killed.
+
+    result = run("pretrain.py", *TINY, "--data_dir", folder)
+    assert result.status == 0, result.err
+"""
+
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
+         "train_no_ac.py")
+TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
+        "--model", "vgg11", "--epochs", "2", "--batch_size", "16", "--dropout", "0.1",
+        "--lr", "0.003", "--schedule", "halve", "--morph_seed", "7", "--device", "cpu",
+        "--precision", "fp32")
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+               "MKL_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([
+    "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg", "utils.training", "utils.runs", "utils.delivery",
+    "utils.datasets", "utils.morphing", "models.vgg", "tests.steps"])
+
+
+class Result(NamedTuple):
+    """Exit status (negative: the signal that ended it) and all that a step printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """What stderr shows in the end: progress bars overwritten, as on a terminal."""
+        lines = [re.split("\r+", line.rstrip("\r "))[-1].rstrip() for line in self.err.splitlines()]
+        return "\n".join(line for line in lines if line)
+
+
+class Step:
+    """A step that is running; `wait` gives its result."""
+
+    def __init__(self, script: str, arguments: tuple[str, ...], cwd: Path,
+                 before: Callable[[], object] | None):
+        self._folder = tempfile.TemporaryDirectory(prefix="step-")
+        self._files = [Path(self._folder.name) / name for name in ("out", "err")]
+        for file in self._files:
+            file.touch()
+        with _environment():
+            self._process = _context.Process(
+                target=_child, args=(script, arguments, str(cwd), before, *map(str, self._files)),
+                daemon=True)
+            self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self._files[0].read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        return self._files[1].read_text(errors="replace")
+
+    def send(self, signal_number: int):
+        os.kill(self.pid, signal_number)
+
+    def kill(self) -> Result:
+        """SIGKILL, whatever it is doing."""
+        self._process.kill()
+        return self.wait()
+
+    def wait(self, timeout: float = 300) -> Result:
+        """Raises TimeoutError where it has not ended by then (it is killed)."""
+        self._process.join(timeout)
+        late = self.running
+        if late:
+            self._process.kill()
+            self._process.join()
+        result = Result(self._process.exitcode, self.out, self.err)
+        self._folder.cleanup()
+        if late:
+            raise TimeoutError(f"not finished after {timeout} s: {result}")
+        return result
+
+
+def start(script: str, *arguments, cwd: Path = ROOT,
+          before: Callable[[], object] | None = None) -> Step:
+    """Starts a step; `before` is called in its process first (see full_disk, killed_before)."""
+    return Step(script, tuple(str(a) for a in arguments), cwd, before)
+
+
+def run(script: str, *arguments, cwd: Path = ROOT, before: Callable[[], object] | None = None,
+        timeout: float = 300) -> Result:
+    """Runs a step to its end."""
+    return start(script, *arguments, cwd=cwd, before=before).wait(timeout)
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 120):
+    """Polls until the condition holds; raises TimeoutError where it never does."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition never came true")
+        time.sleep(0.002)
+
+
+# What can be done to a step before it starts.
+
+def full_disk(name: str, size: int = 100, nth: int = 1) -> Callable[[], None]:
+    """The disk is full once `size` bytes of the nth file of that name are written (RLIMIT_FSIZE,
+    so that the system itself refuses; lifted when the step has ended, for its message)."""
+    return partial(_full_disk, name, size, nth)
+
+
+def _full_disk(name: str, size: int, nth: int):
+    true_open, seen = os.open, []
+
+    def limited_open(path, flags, *rest, **also):
+        if flags & os.O_WRONLY and Path(os.fsdecode(path)).name.startswith(name):
+            seen.append(path)
+            if len(seen) == nth:
+                limit_files(size)
+        return true_open(path, flags, *rest, **also)
+
+    os.open = limited_open
+
+
+def limit_files(size: int):
+    """No file may grow beyond `size` bytes: `ulimit -f`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def killed_before(function: str, nth: int) -> Callable[[], None]:
+    """SIGKILL in place of the nth call of a function of `os`, such as replace or fsync."""
+    return partial(_killed_before, function, nth)
+
+
+def _killed_before(function: str, nth: int):
+    true, calls = getattr(os, function), []
+
+    def killing(*arguments, **also):
+        calls.append(arguments)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return true(*arguments, **also)
+
+    setattr(os, function, killing)
+
+
+def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, err: str):
+    for number, path in ((1, out), (2, err)):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=False)         # as into a file, wherever pytest prints
+    import torch
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    sys.path.insert(0, str(ROOT))
+    sys.argv = [script, *arguments]
+    try:
+        if before is not None:
+            before()
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    finally:
+        limit_files(resource.RLIM_INFINITY)
+
+
+@contextmanager
+def _environment():
+    """What the process that is forked needs in its environment."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
