@@ -23,7 +23,8 @@ class Parameters:
                            choices=("cifar10", "cifar100", "folder", "shapes"))
     dataset_dir: str = setting("data/datasets", "where CIFAR is kept, or the tree of images that "
                                "`folder` reads: train/<class>/* and test/<class>/*", runtime=True)
-    image_size: int = setting(32, "side of the images of `folder` and `shapes`, in pixels", least=4)
+    image_size: int = setting(32, "side of the images of `folder` and `shapes`, in pixels", least=4,
+                              below=10_000)
     train_limit: int = setting(0, "use so many training images, 0 for all", least=0)
     test_limit: int = setting(0, "use so many test images, 0 for all", least=0)
     data_dir: str = setting("data", "where the steps keep what they make", runtime=True)
@@ -48,7 +49,8 @@ class Parameters:
     kappa: int = setting(1, "copies of the morphing core on the diagonal of M", least=1)
     morph_distribution: str = setting("uniform", "how the core is drawn",
                                       choices=("uniform", "normal", "orthogonal"))
-    image_padding: int = setting(0, "zeros put around an image before it is morphed", least=0)
+    image_padding: int = setting(0, "zeros put around an image before it is morphed", least=0,
+                                 below=1000)
     morph_seed: int | None = setting(None, "SECRET seed of core and channel order, for tests; "
                                      "none: 256 bits from the operating system", least=0)
     # how to run
@@ -76,8 +78,9 @@ class Parameters:
                 raise ValueError(f"{f.name} is {value}, but must be finite")
             if value is not None and rule["least"] is not None and value < rule["least"]:
                 raise ValueError(f"{f.name} is {value}, but must be at least {rule['least']}")
-            if rule["below"] is not None and value >= rule["below"]:
-                raise ValueError(f"{f.name} is {value}, but must be below {rule['below']}")
+            below = rule["below"] or (2**31 if f.type is int else None)
+            if below is not None and value >= below:
+                raise ValueError(f"{f.name} is {value}, but must be below {below}")
         if self.dataset.startswith("cifar") and self.image_size != 32:
             raise ValueError(f"image_size is {self.image_size}, but CIFAR's images have side 32")
 

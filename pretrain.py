@@ -18,7 +18,7 @@ def main(p):
     folder = Path(p.data_dir) / "developer"
     run = Run(folder, "pretrained", p.experiment())
     with processes(p) as device:
-        if is_finished(run) and not p.restart:
+        if not p.restart and is_finished(run):
             say("this run is finished already; --restart trains anew")
         else:
             train_images, test_images = load_images(p, "train"), load_images(p, "test")

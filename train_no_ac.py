@@ -19,7 +19,7 @@ def main(p):
     name = "no_ac_standardised" if p.standardise else "no_ac"
     run = Run(folder, name, delivery.identity(p))
     with processes(p) as device:
-        if is_finished(run) and not p.restart:
+        if not p.restart and is_finished(run):
             say("this run is finished already; --restart trains anew")
         else:
             channels, side, _ = delivery.shape

@@ -26,10 +26,10 @@ def main(p):
     delivery = read_delivery(Path(p.data_dir) / "delivery")
     run = Run(folder, "with_ac", delivery.identity(p))
     with processes(p) as device:
-        if is_finished(run) and not p.restart:
+        if not p.restart and is_finished(run):
             say("this run is finished already; --restart trains anew")
         else:
-            with explained():
+            with explained(delivery.folder / "aug_conv.pt"):
                 aug_conv = AugConv(*delivery.aug_conv()).to(device)
             beta, n, _ = aug_conv.out_shape
             seed_everything(p.seed)

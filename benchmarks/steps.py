@@ -8,7 +8,6 @@ Writes bench.json and figures/growth.png to --output.
 
 import argparse
 import io
-import math
 import multiprocessing
 import os
 import re
@@ -18,7 +17,8 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks import reference
+from benchmarks import reference, report
 from gen_augconv import morph_all
 from models.aug_conv import AugConv, full_float32
 from models.vgg import VGG
@@ -37,8 +37,8 @@ from utils.morphing import (
     core_size,
     draw_core,
     invert_core,
-    residual,
     secret_generator,
+    usable_core,
 )
 from utils.records import circumstances, to_json
 from utils.runs import Run
@@ -80,6 +80,7 @@ class Size:
 
 
 FULL = Size()
+CUDA = replace(FULL, train_images=9600, warm_up=20, steps=100)
 QUICK = Size(sides=(4, 6, 8), images=200, one_by_one=50, model="vgg11", batch_size=8,
              train_images=32, warm_up=1, steps=2, epochs=2)
 
@@ -136,12 +137,9 @@ def matrix_reference(size: Size, p: Parameters, device: torch.device) -> dict:
 
 
 def matrix_here(size: Size, p: Parameters, device: torch.device) -> dict:
-    """As gen_morphing_matrix.py makes and checks it."""
-    def make():
-        core = drawn(size.shape, size.matrix_kappa)
-        inverse = invert_core(core)
-        return core, inverse, residual(core, inverse)
-    return {"seconds": timed(make, device)}
+    """As gen_morphing_matrix.py does it: with its check, and another core where that fails."""
+    q, generator = core_size(size.shape, size.matrix_kappa), secret_generator(None, purpose=0)
+    return {"seconds": timed(lambda: usable_core(q, "uniform", generator), device)}
 
 
 def with_better_workers(rate) -> dict:
@@ -168,7 +166,7 @@ def morph_here(size: Size, p: Parameters, device: torch.device) -> dict:
         core = drawn(size.shape, kappa).double().to(device)
         seconds = timed(lambda core=core: morph_all(data, core, 0, "random"), device)
         rates[f"images_per_second at kappa={kappa}"] = len(data.images) / seconds
-    return rates | {"images_per_second": rates["images_per_second at kappa=1"]}
+    return rates | {"images_per_second": len(data.images) / seconds}
 
 
 def training_reference(size: Size, p: Parameters, device: torch.device, core=None) -> dict:
@@ -207,17 +205,18 @@ def plain_here(size: Size, p: Parameters, device: torch.device) -> dict:
     return trained(size.network(), data, p, "pretrained", p.weight_decay, device)
 
 
-def with_ac_here(size: Size, p: Parameters, device: torch.device) -> dict:
+def with_ac_here(size: Size, p: Parameters, device: torch.device, keep: str = "on") -> dict:
+    """`keep`: whether Aug-Conv's output is kept for all images, or made batch by batch."""
     images, few, core = size.random_images(size.train_images), p.batch_size, drawn(size.shape)
     layer = aug_conv(size, core, device)
     morphed = morph_all(images, core.double().to(device), 0, "random")
     data = Data(morphed, images.labels, morphed[:few], images.labels[:few], lambda x: x)
     started = time.perf_counter()
-    data = through_aug_conv(layer, data, "on", compute_dtype(p, device), device)
+    data = through_aug_conv(layer, data, keep, compute_dtype(p, device), device)
     reference.synchronise(device)
-    once = (len(morphed) + few) / (time.perf_counter() - started)
-    return {"aug_conv_once_images_per_second": once} | trained(
-        size.network().behind, data, p, "with_ac", p.morphed_weight_decay, device)
+    before = {"seconds before the first epoch": time.perf_counter() - started}
+    return before | trained(size.network().behind, data, p, "with_ac", p.morphed_weight_decay,
+                            device)
 
 
 MEASURES = {
@@ -225,7 +224,8 @@ MEASURES = {
     "matrix": {"reference": matrix_reference, "here": matrix_here},
     "morphing": {"reference": morph_reference, "here": morph_here},
     "plain": {"reference": training_reference, "here": plain_here},
-    "with_ac": {"reference": with_ac_reference, "here": with_ac_here},
+    "with_ac": {"reference": with_ac_reference, "here": with_ac_here,
+                "not_kept": partial(with_ac_here, keep="off")},
 }
 
 
@@ -238,121 +238,12 @@ def measure(name: str, side: str, size: Size, device: str) -> dict:
         result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
         if where.type == "cuda":
             result["device_peak_mb"] = torch.cuda.max_memory_allocated(where) / 1e6
-    return result
+    return {key: float(f"{value:.5g}") for key, value in result.items()}
 
 
 def in_own_process(*task) -> dict:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *task).result()
-
-
-def table(found: dict, size: Size, targets: bool) -> list[dict]:
-    """The rows that people read, from {measurement: {side: {key: median}}}."""
-    m = size.sides[-1]
-    entries, cuda = 3 * m * m, "device_peak_mb" in found["composing"]["here"]
-
-    def row(figure, unit, before, here, ratio, target):
-        """`target`: whether it binds the ratio or the value here, the relation, and the bound."""
-        of, relation, bound = target
-        value = {"ratio": ratio, "here": here}[of]
-        return {"figure": figure, "unit": unit, "reference": before, "here": here, "ratio": ratio,
-                "target": f"{of} {relation} {bound:g}" if targets else None,
-                "reached": (value >= bound if relation == "≥" else value <= bound)
-                if targets else None}
-
-    def compared(figure, unit, name, key, target, faster):
-        before, here = (found[name][side][key] for side in ("reference", "here"))
-        return row(figure, unit, before, here, here / before if faster else before / here, target)
-
-    epochs = [size.train_images / found[name]["here"]["images_per_second"]
-              for name in ("plain", "with_ac")]
-    return [
-        compared(f"composing Aug-Conv {entries}x{64 * m * m}", "s", "composing",
-                 f"seconds at m={m}", ("ratio", "≥", 10), False),
-        compared("composing Aug-Conv, peak memory", "MB", "composing",
-                 "device_peak_mb" if cuda else "peak_mb", ("here", "≤", 2200), False),
-        compared(f"morphing matrix and inverse, kappa {size.matrix_kappa}", "s", "matrix",
-                 "seconds", ("ratio", "≥", 20), False),
-        compared("morphing, kappa 1", "images/s", "morphing", "images_per_second",
-                 ("ratio", "≥", 25), True),
-        compared(f"training {size.model}, plain", "images/s", "plain", "images_per_second",
-                 ("ratio", "≥", 1.8), True),
-        compared(f"training {size.model} with Aug-Conv", "images/s", "with_ac",
-                 "images_per_second", ("ratio", "≥", 3), True),
-        row(f"epoch of {size.train_images} images with Aug-Conv against plain, both here", "s",
-            epochs[0], epochs[1], epochs[1] / epochs[0], ("ratio", "≤", 1.09)),
-    ]
-
-
-def as_text(rows: list[dict]) -> str:
-    width = max(len(row["figure"]) for row in rows)
-    lines = [f"{'':{width}}  {'reference':>10} {'here':>10} {'unit':8} {'ratio':>7}  target"]
-    for row in rows:
-        line = (f"{row['figure']:{width}}  {row['reference']:10.4g} {row['here']:10.4g} "
-                f"{row['unit']:8} {row['ratio']:7.3g}")
-        if row["target"]:
-            line += f"  {row['target']}: {'reached' if row['reached'] else 'MISSED'}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def growth(found: dict, size: Size) -> dict:
-    """Points of the growth plot, each line with the power that is expected and the one measured.
-
-    The measured power is the slope between the two largest problems, on logarithmic axes.
-    """
-    def line(x, y, power):
-        (x0, x1), (y0, y1) = x[-2:], y[-2:]
-        return {"x": x, "milliseconds": y, "expected_power": power,
-                "measured_power": math.log(y1 / y0) / math.log(x1 / x0)}
-
-    composing = {side: line(list(size.sides), [1000 * found["composing"][side][
-        f"seconds at m={m}"] for m in size.sides], power)
-        for side, power in (("reference", 6), ("here", 4))}
-    morphing = found["morphing"]
-    return {
-        "composing": composing,
-        "morphing": {"here": line(list(size.kappas), [1000 / morphing["here"][
-            f"images_per_second at kappa={kappa}"] for kappa in size.kappas], -1)},
-        "morphing_reference_milliseconds": 1000 / morphing["reference"]["images_per_second"],
-    }
-
-
-def growth_png(lines: dict, size: Size) -> bytes:
-    """Composing over m and morphing over κ: measured, beside the expected power laws."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    def draw(axis, line, letter, name, style, colour):
-        x, y, power = line["x"], line["milliseconds"], line["expected_power"]
-        axis.plot(x, y, style, color=colour, label=f"{name}, measured")
-        axis.plot(x, [y[-1] * (value / x[-1]) ** power for value in x], "--", color=colour, lw=1,
-                  label=f"expected, ∝ {letter}{str(power).translate(SUPERSCRIPT)}")
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    draw(left, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
-    draw(left, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
-    left.set(title="Composing Aug-Conv, κ = 1", xlabel="side m of the image", ylabel="milliseconds",
-             xticks=size.sides)
-    draw(right, lines["morphing"]["here"], "κ", "here", "o-", "tab:blue")
-    right.axhline(lines["morphing_reference_milliseconds"], color="tab:orange",
-                  label="reference (κ = 1; its product with\nthe full M is the same for every κ)")
-    right.set(title=f"Morphing images of side {size.sides[-1]}", ylabel="milliseconds an image",
-              xlabel="κ, copies of the core on the diagonal", xticks=size.kappas)
-    for axis in (left, right):
-        axis.set(xscale="log", yscale="log")
-        axis.set_xticks(axis.get_xticks(), [f"{tick:g}" for tick in axis.get_xticks()])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    data = io.BytesIO()
-    figure.savefig(data, dpi=120)
-    pyplot.close(figure)
-    return data.getvalue()
-
-
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def main():
@@ -366,8 +257,11 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("results"),
                         help="folder to write to (default: results)")
     arguments = parser.parse_args()
-    size = QUICK if arguments.quick else FULL
-    runs = {name: {"reference": [], "here": []} for name in MEASURES
+    p = FULL.parameters(arguments.device)
+    with processes(p) as device:
+        cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    size = QUICK if arguments.quick else CUDA if cuda else FULL
+    runs = {name: {side: [] for side in sides} for name, sides in MEASURES.items()
             if arguments.only in (None, name)}
     started = time.perf_counter()
     for turn in range(1, arguments.runs + 1):
@@ -375,26 +269,24 @@ def main():
             for side, results in sides.items():
                 results.append(in_own_process(name, side, size, arguments.device))
                 print(f"{turn}/{arguments.runs} {name}, {side}: " + ", ".join(
-                    f"{key} {value:.4g}" for key, value in results[-1].items()), flush=True)
+                    f"{key} {value:g}" for key, value in results[-1].items()), flush=True)
     if arguments.only:
         return
-    found = {name: {side: {key: median(r[key] for r in results) for key in results[0]}
+    found = {name: {side: {key: median(result[key] for result in results) for key in results[0]}
                     for side, results in sides.items()} for name, sides in runs.items()}
-    with processes(size.parameters(arguments.device)) as device:
-        cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    rows, lines = table(found, size, targets=not (arguments.quick or cuda)), growth(found, size)
-    p = size.parameters(arguments.device)
+    rows = report.table(found, size, targets=not (arguments.quick or cuda))
+    lines = report.growth(found, size)
     record = circumstances(p) | {
-        "command": " ".join(["python benchmarks/steps.py", *sys.argv[1:]]), "table": rows,
-        "growth": lines, "medians": found, "runs": runs,
-        "seconds": round(time.perf_counter() - started)}
+        "command": " ".join(["python benchmarks/steps.py", *sys.argv[1:]]), "size": asdict(size),
+        "seconds": round(time.perf_counter() - started), "table": rows, "growth": lines,
+        "medians": found, "runs": runs}
     suffix = "-" + re.sub(r"\W+", "-", cuda).lower() if cuda else ""
-    (arguments.output / "figures").mkdir(parents=True, exist_ok=True)
     target = arguments.output / f"bench{suffix}.json"
-    target.write_text(to_json(record))
     picture = arguments.output / "figures" / f"growth{suffix}.png"
-    picture.write_bytes(growth_png(lines, size))
-    print(as_text(rows), f"{target} and {picture} are written", sep="\n")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(to_json(record))
+    picture.write_bytes(report.growth_png(lines, size.sides[-1]))
+    print(report.as_text(rows), f"{target} and {picture} are written", sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,20 @@
 """Batch normalisation over the batches of all processes."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(_, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    backward = forward
 
 
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
@@ -17,10 +29,10 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         exact = x.float()
         count = torch.tensor(float(exact[:, 0].numel()))
-        torch.distributed.all_reduce(count)
-        mean = all_reduce(exact.sum((0, 2, 3))) / count
+        dist.all_reduce(count)
+        mean = SumOverProcesses.apply(exact.sum((0, 2, 3))) / count
         centred = exact - mean.view(-1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

@@ -17,6 +17,9 @@ def from_file(content: dict) -> nn.Conv2d:
     """The convolution that to_file wrote; ValueError where the values do not fit together."""
     weight, bias, groups = content["weight"], content.get("bias"), content["groups"]
     try:
+        for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            if [type(x) is int and x >= least for x in content[name]] != [True, True]:
+                raise ValueError
         layer = nn.Conv2d(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]),
                           content["stride"], content["padding"], content["dilation"], groups,
                           bias=bias is not None)

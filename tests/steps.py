@@ -88,6 +88,10 @@ class Step:
     def send(self, signal_number: int):
         os.kill(self.pid, signal_number)
 
+    def join(self, seconds: float):
+        """Lets it run for so long, or to its end."""
+        self._process.join(seconds)
+
     def kill(self) -> Result:
         """SIGKILL, whatever it is doing."""
         self._process.kill()
@@ -154,21 +158,51 @@ def limit_files(size: int):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def killed_before(function: str, nth: int) -> Callable[[], None]:
-    """SIGKILL in place of the nth call of a function of `os`, such as replace or fsync."""
-    return partial(_killed_before, function, nth)
+def killed_before(function: str, nth: int, by: int = signal.SIGKILL) -> Callable[[], None]:
+    """A signal just before the nth call of a function of `os`, such as replace or fsync."""
+    return partial(_killed_before, function, nth, by)
 
 
-def _killed_before(function: str, nth: int):
+def _killed_before(function: str, nth: int, by: int):
     true, calls = getattr(os, function), []
 
     def killing(*arguments, **also):
         calls.append(arguments)
         if len(calls) == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return true(*arguments, **also)
 
     setattr(os, function, killing)
+
+
+def free_memory(size: int) -> Callable[[], None]:
+    """So many bytes of memory are free, as the step sees it."""
+    return partial(_free_memory, size)
+
+
+def _free_memory(size: int):
+    from utils import program
+    program.free_memory = lambda device: size
+
+
+def not_a_number_after(steps: int) -> Callable[[], None]:
+    """The optimizer puts NaN into the weights in its step after so many."""
+    return partial(_not_a_number_after, steps)
+
+
+def _not_a_number_after(steps: int):
+    import torch
+    true, calls = torch.optim.SGD.step, []
+
+    def poisonous(optimizer, *arguments, **also):
+        result = true(optimizer, *arguments, **also)
+        calls.append(optimizer)
+        if len(calls) > steps:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0].fill_(torch.nan)
+        return result
+
+    torch.optim.SGD.step = poisonous
 
 
 def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, err: str):

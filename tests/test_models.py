@@ -15,7 +15,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 @pytest.mark.parametrize("model, layers", [("vgg11", 8), ("vgg13", 10), ("vgg16", 13),
                                            ("vgg19", 16)])
 def test_vgg_is_the_references(model, layers):
-    """Conv -> ReLU -> BatchNorm; dropout before each convolution that is not first after a pool."""
+    """Conv, ReLU, BatchNorm; dropout before each convolution that is not first after a pool."""
     network = VGG(model, 7)
     parts = list(network.behind)
     convolutions = [i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d)]
@@ -24,7 +24,9 @@ def test_vgg_is_the_references(model, layers):
         assert isinstance(parts[i + 1], nn.ReLU) and isinstance(parts[i + 2], nn.BatchNorm2d)
         assert isinstance(parts[i - 1], nn.Dropout2d | nn.MaxPool2d)
     assert sum(isinstance(part, nn.MaxPool2d) for part in parts) == 5
-    assert sum(isinstance(part, nn.Dropout2d) for part in parts) == sum(map(len, GROUPS[model])) - 4
+    alone = len(GROUPS[model][0]) == 1                    # then a pool follows the first layer
+    assert isinstance(parts[0], nn.Dropout2d)
+    assert sum(isinstance(part, nn.Dropout2d) for part in parts) == layers - 5 + alone
     assert network.first_layer.weight.shape == (64, 3, 3, 3) and network.first_layer.bias is None
     assert parts[-1].in_features == 512
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)

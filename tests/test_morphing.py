@@ -105,7 +105,7 @@ def test_composing_is_the_product_of_the_inverse_with_the_unrolled_convolution()
 def test_cores_are_distributed_as_named():
     uniform, normal, orthogonal = (draw_core(300, d, secret_generator(5, 0)).double()
                                    for d in DISTRIBUTIONS)
-    assert 0 <= uniform.min() and uniform.max() <= 1 and abs(uniform.mean() - 0.5) < 0.01
+    assert uniform.min() >= 0 and uniform.max() <= 1 and abs(uniform.mean() - 0.5) < 0.01
     assert abs(normal.var() * 300 - 1) < 0.02 and abs(normal.mean()) < 1e-3
     assert (orthogonal @ orthogonal.T - torch.eye(300)).abs().max() < 1e-6
 

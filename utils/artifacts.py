@@ -1,48 +1,54 @@
 """The files that the steps hand to each other: saved whole or not at all, checked when loaded.
 
 A file is a dictionary of tensors and plain values by torch.save. Beside the files of a folder lies
-`manifest.json` with the SHA-256 of each; a folder's new files take the place of the old ones
-together, once all are written.
+`manifest.json` with the SHA-256 of each. A folder's new files are written under temporary names;
+the renaming of the manifest makes them valid, all at once, and then they take their places.
 """
 
 import hashlib
-import io
 import json
 import os
-import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from utils.program import UserError
 
+RUNS = {"pretrained": "pretrain.py", "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",
+        "no_ac_standardised": "train_no_ac.py --standardise"}
 # Which step makes a file, and what is in it: for a tensor its dtype and number of dimensions.
+# A key with a question mark may be absent.
 ARTIFACTS = {
-    "pretrained.pt": ("pretrain.py", {"network": dict, "model": str, "classes": int}),
-    "first_layer.pt": ("pretrain.py", {"weight": (torch.float32, 4), "stride": tuple,
-                                       "padding": tuple, "dilation": tuple, "groups": int}),
+    **{f"{run}.pt": (step, {"network": dict, "model": str, "classes": int})
+       for run, step in RUNS.items()},
     **{f"{run}.checkpoint.pt": (step, {"network": dict, "optimizer": dict, "scheduler": dict,
                                        "curve": list, "identity": dict})
-       for run, step in {"pretrained": "pretrain.py --restart",
-                         "with_ac": "train_with_ac.py --restart",
-                         "no_ac": "train_no_ac.py --restart",
-                         "no_ac_standardised": "train_no_ac.py --standardise --restart"}.items()},
+       for run, step in RUNS.items()},
+    **{f"{run}.json": (step, {}) for run, step in RUNS.items()},
+    "first_layer.pt": ("pretrain.py", {"weight": (torch.float32, 4), "bias?": (torch.float32, 1),
+                                       "stride": tuple, "padding": tuple, "dilation": tuple,
+                                       "groups": int}),
     "morphing_matrix.pt": ("gen_morphing_matrix.py", {"core": (torch.float32, 2), "kappa": int}),
     "inverse_matrix.pt": ("gen_morphing_matrix.py", {"core": (torch.float32, 2), "kappa": int}),
     "channel_order.pt": ("gen_augconv.py", {"order": (torch.int64, 1)}),
-    "aug_conv.pt": ("gen_augconv.py", {"weight": (torch.float32, 2), "out_shape": tuple}),
+    "aug_conv.pt": ("gen_augconv.py", {"weight": (torch.float32, 2), "bias?": (torch.float32, 1),
+                                       "out_shape": tuple}),
     "morphed_train.pt": ("gen_augconv.py", {"images": (torch.float32, 2),
                                             "labels": (torch.int64, 1)}),
     "morphed_test.pt": ("gen_augconv.py", {"images": (torch.float32, 2),
                                            "labels": (torch.int64, 1)}),
 }
-TEMPORARY = ".partial"
+MANIFEST, TEMPORARY = "manifest.json", ".partial"
 
 
 class _Tap:
     """A file for torch.save that hashes what passes through.
 
-    An error of write() would be lost in torch's C++ writer, so it is kept and raised afterwards.
+    torch's C++ writer loses what write() raises, Ctrl-C too, so it is kept and raised afterwards.
     """
 
     def __init__(self, file):
@@ -50,17 +56,45 @@ class _Tap:
 
     def write(self, data) -> int:
         size = memoryview(data).nbytes
-        if self.error is None:
-            try:
+        try:
+            if self.error is None:
                 self.file.write(data)
                 self.sha256.update(data)
                 self.size += size
-            except OSError as error:
-                self.error = error
+        except BaseException as error:
+            self.error = error
         return size
 
     def flush(self):
         pass
+
+
+def _write(path: Path, fill: Callable, mode: int = 0o666) -> dict:
+    """Has `fill` write what will be `path` under its temporary name, down to the disk; gives the
+    manifest's entry. An OSError names the file."""
+    try:
+        descriptor = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "wb") as file:
+            tap = _Tap(file)
+            fill(tap)
+            if tap.error is not None:
+                raise tap.error
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return {"sha256": tap.sha256.hexdigest(), "bytes": tap.size}
+
+
+def temporary(path: Path) -> Path:
+    return path.with_name(path.name + TEMPORARY)
+
+
+def write_alone(path: Path, fill: Callable):
+    """A file that is in no manifest, such as a cache; `fill(file)` writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, fill)
+    os.replace(temporary(path), path)
 
 
 class Saving:
@@ -70,33 +104,26 @@ class Saving:
             new.save("aug_conv.pt", {...})
             new.about(kappa=1)          # into the manifest
 
-    Each file is written beside its place and flushed to the disk. At the end of the block the
-    files are renamed, the manifest last; an error before that leaves the folder as it was.
-    `secret`: only its owner may read it.
+    An error in the block leaves the folder as it was; a kill leaves either all of the old files or
+    all of the new ones, some perhaps under their temporary names, where `load` finds them.
+    `secret`: only its owner may read it. `anew`: no file or value that was there before is valid
+    any more. Raises UserError where the manifest that is to be continued is damaged.
     """
 
-    def __init__(self, folder: Path, secret: bool = False):
-        self.folder, self.secret, self.new, self.info = Path(folder), secret, {}, {}
+    def __init__(self, folder: Path, secret: bool = False, anew: bool = False):
+        self.folder, self.secret, self.anew = Path(folder), secret, anew
+        self.new, self.info, self.dropped, self.prepared = {}, {}, [], False
 
     def __enter__(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700 if self.secret else 0o777, parents=True, exist_ok=True)
         if self.secret:
             self.folder.chmod(0o700)
-        for leftover in self.folder.glob(f"*{TEMPORARY}"):       # of a run that was killed
-            leftover.unlink()
+        self.old = {"files": {}} if self.anew else read_manifest(self.folder, missing_ok=True)
+        settle(self.folder)
         return self
 
-    def _write(self, name: str, fill) -> dict:
-        path = self.folder / (name + TEMPORARY)
-        mode = 0o600 if self.secret else 0o666
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
-            tap = _Tap(file)
-            fill(tap)
-            if tap.error is not None:
-                raise tap.error
-            file.flush()
-            os.fsync(file.fileno())
-        return {"sha256": tap.sha256.hexdigest(), "bytes": tap.size}
+    def _write(self, name: str, fill: Callable) -> dict:
+        return _write(self.folder / name, fill, 0o600 if self.secret else 0o666)
 
     def save(self, name: str, content: dict):
         """Writes a dictionary of tensors and plain values."""
@@ -111,53 +138,115 @@ class Saving:
         """Adds plain values to the manifest."""
         self.info |= info
 
+    def drop(self, name: str):
+        """Removes a file once the new ones are valid."""
+        self.dropped.append(name)
+
+    def prepare(self):
+        """Writes the manifest; nothing is left to do then that a full disk could stop."""
+        files = self.old["files"] | self.new
+        manifest = self.old | self.info | {
+            "files": {name: files[name] for name in files if name not in self.dropped}}
+        text = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1).encode()
+        self._write(MANIFEST, lambda tap: tap.write(text))
+        self.prepared = True
+
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
-                manifest = read_manifest(self.folder, missing_ok=True)
-                manifest |= self.info
-                manifest["files"] = manifest.get("files", {}) | self.new
-                text = json.dumps(manifest, indent=1).encode()
-                self._write("manifest.json", lambda tap: tap.write(text))
-                for name in [*self.new, "manifest.json"]:
-                    os.replace(self.folder / (name + TEMPORARY), self.folder / name)
-                descriptor = os.open(self.folder, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+                if not self.prepared:
+                    self.prepare()
+                _sync(self.folder)
+                for name in [MANIFEST, *self.new]:
+                    os.replace(temporary(self.folder / name), self.folder / name)
+                for name in self.dropped:
+                    (self.folder / name).unlink(missing_ok=True)
+                _sync(self.folder)
         finally:
-            for leftover in self.folder.glob(f"*{TEMPORARY}"):
-                leftover.unlink()
+            settle(self.folder)
+
+
+def _sync(folder: Path):
+    """The names of a folder, down to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def settle(folder: Path):
+    """Ends what was interrupted: a temporary file takes its place if it is the one that the
+    manifest tells of, and goes otherwise."""
+    if int(os.environ.get("RANK", 0)) > 0:               # under torchrun the first process saves
+        return
+    for leftover in folder.glob(f"*{TEMPORARY}"):
+        path, entry = leftover.with_suffix(""), None
+        with suppress(UserError):
+            entry = read_manifest(folder, missing_ok=True)["files"].get(path.name)
+        if _is_entry(entry, leftover) and not _is_entry(entry, path):
+            os.replace(leftover, path)
+        else:
+            leftover.unlink()
 
 
 def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
     """The manifest of a folder; raises UserError where it is missing or is not one."""
-    path = Path(folder) / "manifest.json"
+    path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text())
-        assert isinstance(manifest["files"], dict)
+        seal = manifest.pop("sha256", None)
+        if not isinstance(manifest["files"], dict) or seal not in (None, _seal(manifest)):
+            raise ValueError
         return manifest
     except FileNotFoundError:
         if missing_ok:
-            return {}
-        raise UserError(f"{path} is missing: {_remedy(Path(folder).name)}") from None
-    except (ValueError, KeyError, TypeError, AssertionError):
-        if missing_ok:                       # it is about to be written anew
-            return {}
-        raise UserError(f"{path} is damaged: {_remedy(Path(folder).name)}") from None
+            return {"files": {}}
+        step = {"provider": "gen_morphing_matrix.py", "delivery": "gen_augconv.py"}
+        raise UserError(f"{path} is missing: run `python {step[path.parent.name]}` "
+                        "first") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged: remove it, and run the steps again that write to "
+                        f"{path.parent}") from None
 
 
-def _remedy(name: str) -> str:
-    by_folder = {"delivery": "gen_augconv.py", "provider": "gen_morphing_matrix.py",
-                 "developer": "pretrain.py"}
-    return f"run `python {by_folder.get(name) or ARTIFACTS[name][0]}` first"
+def _seal(manifest: dict) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def _is_entry(entry, path: Path) -> bool:
+    """Whether a file is the one of a manifest's entry."""
+    if not isinstance(entry, dict) or not path.is_file():
+        return False
+    if entry.get("bytes") != path.stat().st_size:
+        return False
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()
+    return digest.hexdigest() == entry.get("sha256")
+
+
+def verified(path: Path) -> Path:
+    """Where the file lies that a manifest has as `path`.
+
+    Raises UserError, in one line with the command that makes it, where that file is missing or
+    another one lies there.
+    """
+    path = Path(path)
+    entry = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
+    for place in (path, temporary(path)):                # the latter where a step was killed
+        if _is_entry(entry, place):
+            return place
+    step = ARTIFACTS[path.name][0]
+    if not path.exists() and entry is None:
+        raise UserError(f"{path} is missing: run `python {step}` first")
+    wrong = (f"is damaged, or not the file that belongs to {path.parent / MANIFEST}"
+             if path.exists() else "is missing")
+    raise UserError(f"{path} {wrong}: {_again(path)}")
+
+
+def _again(path: Path) -> str:
+    step = ARTIFACTS[path.name][0]
+    return f"run `python {step}{'' if step.startswith('gen_') else ' --restart'}` again"
 
 
 def load(path: Path) -> dict:
@@ -169,30 +258,28 @@ def load(path: Path) -> dict:
     the one of the manifest, or not of the documented form (keys, dtypes, dimensions, finite).
     """
     path = Path(path)
-    remedy = _remedy(path.name)
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {remedy}")
-    entry = read_manifest(path.parent)["files"].get(path.name)
-    if not isinstance(entry, dict) or entry.get("sha256") != _sha256(path):
-        raise UserError(f"{path} is damaged, or not the file that belongs to "
-                        f"{path.parent / 'manifest.json'}: {remedy.replace('first', 'again')}")
-    content = read_checkpoint(path)
+    content = read_checkpoint(verified(path), _again(path))
     for key, form in ARTIFACTS[path.name][1].items():
         if not _has_form(content, key, form):
             raise UserError(f"{path} is not of the documented form ({key} is missing, of another "
-                            f"type, or not finite): {remedy.replace('first', 'again')}")
+                            f"type, or not finite): {_again(path)}")
     return content
 
 
 def _has_form(content, key, form) -> bool:
-    if not isinstance(content, dict) or key not in content:
+    if not isinstance(content, dict):
         return False
-    value = content[key]
+    if key.rstrip("?") not in content:
+        return key.endswith("?")
+    value = content[key.rstrip("?")]
     if isinstance(form, type):
         return isinstance(value, form)
     dtype, dimensions = form
-    return (isinstance(value, torch.Tensor) and value.dtype == dtype and value.ndim == dimensions
-            and value.numel() > 0 and (dtype == torch.int64 or is_finite(value)))
+    # With stride 0 few numbers could claim any shape: there must be as many in the file.
+    return (isinstance(value, torch.Tensor) and value.layout == torch.strided
+            and value.dtype == dtype and value.ndim == dimensions
+            and 0 < value.nbytes <= value.untyped_storage().nbytes()
+            and (dtype == torch.int64 or is_finite(value)))
 
 
 def is_finite(x: torch.Tensor) -> bool:
@@ -200,11 +287,29 @@ def is_finite(x: torch.Tensor) -> bool:
     return all(bool(block.isfinite().all()) for block in x.split(1024))
 
 
-def read_checkpoint(path: Path) -> dict:
+def same_form(a, b) -> bool:
+    """Whether two nested values agree in types, keys, lengths, shapes and dtypes."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return (isinstance(b, dict) and a.keys() == b.keys()
+                and all(same_form(a[key], b[key]) for key in a))
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same_form, a, b))
+    return type(a) is type(b)
+
+
+def read_checkpoint(path: Path, remedy: str = "remove it") -> dict:
     """A dictionary by torch.save, unchecked; raises UserError where it is not one."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError, io.UnsupportedOperation):
+        with zipfile.ZipFile(path) as archive:           # more than it can hold: a bomb
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:                                    # whatever a hostile file leads to
         raise UserError(f"{path} is damaged, or holds more than tensors and plain values: "
-                        "remove it and run the step that makes it again") from None
+                        f"{remedy}") from None

@@ -1,8 +1,8 @@
 """What an adversary gets out of Morphed Learning, as functions on tensors.
 
 An attack takes only what its adversary holds: the delivery (morphed images T and Aug-Conv's weight)
-and public knowledge of networks and images. The truth enters in `score`, `best_colour_fit` and
-nowhere else. All is computed in float64. The scheme is linear from end to end, so nearly every
+and public knowledge of networks and images. The truth enters in `score` and nowhere
+else. All is computed in float64. The scheme is linear from end to end, so nearly every
 attack is linear algebra; compare Carlini et al., "Is Private Learning Possible with Instance
 Encoding?" (arXiv:2011.05315), on a scheme that fell likewise.
 """
@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -42,7 +43,7 @@ def channel_order(features: Tensor, filters: Tensor) -> Tensor:
     Raises ValueError where the bank has no fewer dimensions than channels: all projectors are 1.
     """
     bank = filters.double().flatten(1)
-    rank = int(torch.linalg.matrix_rank(bank))
+    rank = int(torch.linalg.matrix_rank(bank, rtol=1e-6))             # the weights are float32
     if features.ndim != 4 or features.shape[1] != len(bank):
         raise ValueError(f"features {tuple(features.shape)} are not of {len(bank)} channels")
     if rank == len(bank):
@@ -149,67 +150,45 @@ def match_filters(stolen: Tensor, filters: Tensor) -> Tensor:
     return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
 
 
-def colour_lattice(images: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
-    """The α×α matrix X that takes blind colours to true ones: `einsum("nchw,cd->ndhw", z, X)`.
+def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3, kernel: int = 3,
+                 sweeps: int = 40) -> Tensor:
+    """Attack 3 where each position mixes its channels in its own way: (N, α, n-p+1, n-p+1) float64.
 
-    No statistics of images are needed. Pixels were whole numbers of 0..255, so those of blind
-    images z (N, α, m, m), any mixture of normalised ones, lie on a lattice. Its basis is read off
-    the smallest differences of neighbours, in the metric in which equal neighbours scatter evenly.
-    A colour is then a whole combination of the basis; published normalisation (x/255 - mean)/std
-    tells which, as it leaves a fraction of its own in each colour and a range of 0..255.
+    The pixel that positions p-1 apart along both axes share is found as in `blind_filters`, but for
+    each pair by itself, from features `probes` (S, k, n, n) of random vectors, S > 2αp², k ≥ αp².
+    It comes up to a colour mixture of its own. Whitened over the images that is a rotation, and
+    each pixel is turned (orthogonal Procrustes) to be as close as may be to its neighbours, which
+    in photographs look alike. So all come up to one mixture, about, with a rim missing.
 
-    Raises ValueError where the images are too noisy (below some 70 dB) or no such lattice.
+    Raises ValueError where probes, images or channels are too few.
     """
-    mean, std = (torch.tensor(list(x), dtype=torch.float64) for x in (mean, std))
-    images, channels = images.double(), images.shape[1]
-    some = images[:64]                      # enough for steps of every kind
-    d = torch.cat([_pixels(some.diff(dim=2)), _pixels(some.diff(dim=3))])
-    metric = d.T @ d / len(d)
-    if not torch.linalg.det(metric) > 0:
-        raise ValueError("the images have fewer colours than channels")
-    floor = 1e-14 * metric
-    for _ in range(10):                     # towards the scatter of the neighbours that are equal
-        white = torch.linalg.inv(torch.linalg.cholesky(metric + floor)).T
-        size = (d @ white).norm(dim=1)
-        equal = d[size <= size.kthvalue(len(size) // 200 + 1).values]
-        metric = equal.T @ equal / len(equal)
-    size, order = (d @ white).norm(dim=1).sort()
-    d = d[order]
-    w = d @ white
-    small = size[:len(size) // 4].clamp(min=1)
-    radius = small[(small[1:] / small[:-1]).argmax() + 1] / 2
-    basis = w[:0]
-    for _ in range(channels):               # the shortest step that is off those found so far
-        whole = (w @ torch.linalg.pinv(basis)).round() if len(basis) else w[:, :0]
-        centre = w[((w - whole @ basis).norm(dim=1) > 2 * radius).int().argmax()]
-        for _ in range(4):
-            centre = w[(w - centre).norm(dim=1) < radius].mean(0)
-        basis = torch.cat([basis, centre[None]])
-    if not torch.linalg.det(basis).abs() > 1e-6:
-        raise ValueError("the colours are on no lattice: too noisy, or not of 8 bits")
-    steps = white @ torch.linalg.inv(basis)                             # d @ steps is whole
-    for reach in torch.linspace(math.log(1.1 * basis.norm(dim=1).max()), math.log(size[-1]), 30):
-        near = d[:int((size <= reach.exp()).sum())]
-        whole = near @ steps
-        near, whole = (x[((whole - whole.round()).abs() < 0.3).all(1)] for x in (near, whole))
-        steps = torch.linalg.lstsq(near, whole.round()).solution
+    rank, reach = channels * kernel ** 2, kernel - 1
+    if min(probes.shape[0] - rank, probes.shape[1]) < rank or len(features) < channels:
+        raise ValueError(f"{len(probes)} probes of {probes.shape[1]} channels are too few for "
+                         f"{rank} dimensions at each position")
+    u, s, v = torch.linalg.svd(probes.double().permute(2, 3, 0, 1), full_matrices=False)
+    filled = (s > 1e-5 * s.amax())[..., None, :rank]                # fewer at the rim
+    u, v = u[..., :rank] * filled, v.mT[..., :rank] / s[..., None, :rank] * filled
+    left = torch.linalg.svd(u[:-reach, :-reach].mT @ u[reach:, reach:])[0][..., :channels]
+    pixels = torch.einsum("nkyx,yxkc->yxnc", features[:, :, :-reach, :-reach].double(),
+                          v[:-reach, :-reach] @ left)
+    pixels = pixels @ torch.linalg.inv(torch.linalg.cholesky(pixels.mT @ pixels)).mT
 
-    coordinates = _pixels(images) @ steps
-    turns = torch.exp(2j * math.pi * coordinates).mean(0)
-    if not turns.abs().min() > 0.5:
-        raise ValueError("the colours are on no lattice: too noisy, or not of 8 bits")
-    combinations = torch.tensor([c for c in itertools.product(range(-3, 4), repeat=channels)
-                                 if any(c)], dtype=torch.float64)
-    chosen = []
-    for centre in 255 * mean:
-        offset = combinations @ turns.angle() / (2 * math.pi) + centre
-        likely = combinations[(offset - offset.round()).abs() < 0.05]
-        low, high = (coordinates @ likely.T + centre).aminmax(dim=0)
-        spread = torch.where((low > -0.5) & (high < 255.5), high - low, -1)
-        if not len(likely) or spread.max() < 0:
-            raise ValueError("no combination of the lattice's steps is a colour of 0..255")
-        chosen.append(likely[spread.argmax()])
-    return steps @ torch.stack(chosen, 1) / (255 * std)
+    def turned(pixels: Tensor, target: Tensor) -> Tensor:
+        a, _, b = torch.linalg.svd(pixels.mT @ target)
+        return pixels @ a @ b
+
+    rows, columns = pixels.shape[:2]
+    for y, x in itertools.product(range(rows), range(columns)):     # first from corner to corner
+        if y or x:
+            near = pixels[y, max(x - 1, 0):x].sum(0) + pixels[max(y - 1, 0):y, x].sum(0)
+            pixels[y, x] = turned(pixels[y, x], near)
+    black = (torch.arange(rows)[:, None] + torch.arange(columns)) % 2 == 0
+    for squares in [black, ~black] * sweeps:                        # then all towards all around
+        around = F.pad(pixels, (0, 0, 0, 0, 1, 1, 1, 1))
+        around = (around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:])
+        pixels[squares] = turned(pixels[squares], around[squares])
+    return pixels.permute(2, 3, 0, 1)
 
 
 def decoder_from_pairs(plain: Tensor, morphed: Tensor, kappa: int) -> Tensor:
@@ -294,6 +273,27 @@ def likeness_from_statistics(morphed: Tensor, public: Tensor, kappa: int,
     return public.double().mean(0) + coordinates * signs[value.argmax()] * scale @ basis.T
 
 
+def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: Tensor, padding: int,
+                     morphed: Tensor, public: Tensor) -> Tensor:
+    """Attack 2 where noise was added to Aug-Conv: M⁻¹ (αm², αm²) float64, by Wiener's shrinkage.
+
+    Rows of Aug-Conv are features of rows of M⁻¹ and are deconvolved like any, which leaves noise.
+    But T·M⁻¹ must have the second moments of images, for which public ones (n, αm²) stand, and T
+    those of `morphed` (N, αm²): on the axes of both, that tells the size to be expected of each
+    entry of M⁻¹, and what the deconvolution leaves unexplained tells the size of the noise.
+    """
+    rows, morphed, public = weight.view(-1, *out_shape), morphed.double(), public.double()
+    inverse = torch.cat([deconvolve(r, filters, padding) for r in rows.split(512)])
+    left = rows[:64] - F.conv2d(inverse[:64], filters.double(), padding=padding)
+    generator = torch.Generator().manual_seed(0)
+    gain = deconvolve(torch.randn(16, *out_shape, generator=generator), filters, padding).var()
+    noise = gain * left.var() / (1 - len(weight) / weight.shape[1])
+    strong, v = torch.linalg.eigh(morphed.T @ morphed / len(morphed))
+    likely, q = torch.linalg.eigh(public.T @ public / len(public))
+    expected = likely.clamp(min=0) / (len(weight) * strong.clamp(min=1e-12)[:, None])
+    return v @ (v.T @ inverse.flatten(1) @ q * expected / (expected + noise)) @ q.T
+
+
 def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength: float,
            generator: torch.Generator) -> Tensor:
     """Aug-Conv's weight (αm², βn²) float32 under a repair that was proposed or comes to mind.
@@ -327,12 +327,6 @@ def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength:
     raise ValueError(f"no repair is named {kind}")
 
 
-def best_colour_fit(recovered: Tensor, truth: Tensor) -> Tensor:
-    """Scoring: images (N, α, m, m) under the one α×α mixture that brings them nearest the truth."""
-    mixture = torch.linalg.lstsq(_pixels(recovered), _pixels(truth.double())).solution
-    return torch.einsum("nchw,cd->ndhw", recovered, mixture)
-
-
 def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
     """Scoring of images (N, α, m, m) with pixels in [0, 1]: PSNR in dB over all, mean SSIM, exact.
 
@@ -340,10 +334,11 @@ def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
     """
     pairs = [(a.clamp(0, 1).permute(1, 2, 0).double().numpy(), b.permute(1, 2, 0).double().numpy())
              for a, b in zip(recovered, truth, strict=True)]
-    all_images, all_truths = (torch.stack([torch.from_numpy(x) for x in xs]).numpy()
-                              for xs in zip(*pairs, strict=True))
+    all_images, all_truths = (np.stack(images) for images in zip(*pairs, strict=True))
     ssim = sum(structural_similarity(b, a, data_range=1, channel_axis=2) for a, b in pairs)
-    return {"psnr": float(peak_signal_noise_ratio(all_truths, all_images, data_range=1)),
+    with np.errstate(divide="ignore"):          # no error at all: infinite
+        psnr = peak_signal_noise_ratio(all_truths, all_images, data_range=1)
+    return {"psnr": float(psnr),
             "ssim": float(ssim / len(pairs)),
             "exact": float(((255 * all_images).round() == (255 * all_truths).round()).mean())}
 
@@ -351,8 +346,3 @@ def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
 def _gram(features: Tensor) -> Tensor:
     """Gram matrix (k, k) float64 of the channels of features (N, k, n, n)."""
     return torch.einsum("nky,nly->kl", *[features.double().flatten(2)] * 2)
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """Images (N, α, h, w) as a list of colours (N·h·w, α)."""
-    return images.movedim(1, -1).flatten(0, 2)

@@ -1,6 +1,7 @@
 """Data sets: one uint8 tensor of images and one tensor of labels each; no loader processes."""
 
 import hashlib
+import math
 import os
 import warnings
 from pathlib import Path
@@ -15,11 +16,13 @@ from tqdm import tqdm
 
 from parameter import Parameters
 from utils import shapes
-from utils.artifacts import read_checkpoint
-from utils.program import UserError
+from utils.artifacts import read_checkpoint, write_alone
+from utils.program import UserError, require_memory
 
 # Of CIFAR-10's training images, as in the reference scripts; used for every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+# Of image files: Pillow knows others too, and one of them runs a program (PostScript).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class Images(NamedTuple):
@@ -43,6 +46,8 @@ def load_images(p: Parameters, split: str) -> Images:
     """
     limit = p.train_limit if split == "train" else p.test_limit
     if p.dataset == "shapes":
+        require_memory(150_000 * p.image_size ** 2, "drawing shapes of this size",
+                       "choose a smaller --image_size")
         images, labels = shapes.draw(shapes.SIZES[split], p.image_size, seed=len(split))
         whole = Images(images, labels, shapes.CLASSES)
     elif p.dataset == "folder":
@@ -77,7 +82,7 @@ def _cifar(p: Parameters, split: str) -> Images:
     except (OSError, RuntimeError) as error:             # URLError is an OSError
         archive = Path(kind[p.dataset].url).name
         raise UserError(
-            f"{p.dataset} could not be downloaded ({str(error).splitlines()[0][:80]}): put "
+            f"{p.dataset} could not be downloaded ({' '.join(str(error).split())[:80]}): put "
             f"{archive} into {p.dataset_dir}, or choose --dataset shapes, or --dataset folder "
             "--dataset_dir with a tree of images") from None
     return Images(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(),
@@ -90,7 +95,11 @@ def _folder(p: Parameters, split: str) -> Images:
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: --dataset_dir must hold train/<class>/* and "
                         "test/<class>/*")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    def kinds(folder: Path) -> list[str]:
+        return sorted(entry.name for entry in folder.iterdir()
+                      if entry.is_dir() and not entry.name.startswith("."))
+
+    classes = kinds(root)
     if len(classes) < 2:
         raise UserError(f"{root} holds {len(classes)} classes (folders of images), but 2 are "
                         "the least")
@@ -104,7 +113,7 @@ def _folder(p: Parameters, split: str) -> Images:
         labels += [label] * len(found)
     other = Path(p.dataset_dir) / ("test" if split == "train" else "train")
     if other.is_dir():
-        missing = set(classes) ^ {entry.name for entry in other.iterdir() if entry.is_dir()}
+        missing = set(classes) ^ set(kinds(other))
         if missing:
             raise UserError(f"class {min(missing)} is in only one of {root} and {other}")
 
@@ -116,19 +125,26 @@ def _folder(p: Parameters, split: str) -> Images:
     shape = (len(files), 3, p.image_size, p.image_size)
     if cache.is_file():
         try:
-            images = read_checkpoint(cache)["images"]
-            if images.shape == shape and images.dtype == torch.uint8:
+            content = read_checkpoint(cache)
+            images = content["images"]
+            if images.shape == shape and content["sha256"] == _sha256(images):
                 return Images(images, torch.tensor(labels), classes)
-        except (UserError, KeyError, AttributeError):
+        except (UserError, KeyError, AttributeError, TypeError, ValueError):
             pass                                         # a damaged cache is made again
+    require_memory(2 * math.prod(shape), f"holding {len(files)} {split} images of this size",
+                   "choose a smaller --image_size, or fewer images")
     images = torch.empty(shape, dtype=torch.uint8)
-    for i, file in enumerate(tqdm(files, desc=f"decoding {split} images", mininterval=1)):
-        images[i] = decode(file, p.image_size)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    torch.save({"images": images}, partial)
-    os.replace(partial, cache)
+    with tqdm(files, desc=f"decoding {split} images", mininterval=1, disable=None) as bar:
+        for i, file in enumerate(bar):
+            images[i] = decode(file, p.image_size)
+    if int(os.environ.get("RANK", 0)) == 0:              # under torchrun one process keeps it
+        content = {"images": images, "sha256": _sha256(images)}
+        write_alone(cache, lambda file: torch.save(content, file))
     return Images(images, torch.tensor(labels), classes)
+
+
+def _sha256(images: Tensor) -> str:
+    return hashlib.sha256(images.numpy()).hexdigest()
 
 
 def decode(file: Path, side: int) -> Tensor:
@@ -139,10 +155,9 @@ def decode(file: Path, side: int) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), (side, side))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except Exception as error:                           # whatever a hostile file leads to
         raise UserError(f"{file} cannot be read as an image ({str(error)[:100]}): remove or "
                         "replace it") from None
     return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(

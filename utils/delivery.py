@@ -1,5 +1,7 @@
 """What the provider delivers, as the developer reads it: data/delivery/ and nothing else."""
 
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,19 +69,48 @@ class Delivery:
             tensors += [images, labels]
         return Data(*tensors, prepare=lambda x: x)
 
+    def is_sound(self) -> bool:
+        """Whether types and values of the manifest are what gen_augconv.py writes."""
+        numbers = (*self.shape, *self.out_shape, self.kappa, self.train_images, self.test_images)
+        return (all(type(x) is int and x > 0 for x in numbers) and type(self.image_padding) is int
+                and len(self.shape) == len(self.out_shape) == 3
+                and self.shape[1] == self.shape[2] >= 4 + 2 * self.image_padding >= 4
+                and self.out_shape[1] == self.out_shape[2] and self._entries() % self.kappa == 0
+                and isinstance(self.classes, list) and len(self.classes) >= 2
+                and all(isinstance(x, str) for x in self.classes)
+                and all(re.fullmatch(r"[a-z0-9_]{1,40}", str(x))
+                        for x in (self.dataset, self.morph_distribution)))
+
     def _entries(self) -> int:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
 
 def read_delivery(folder: Path) -> Delivery:
-    """The delivery in a folder, its files not yet read; raises UserError where there is none."""
+    """The delivery in a folder, its files not yet read.
+
+    Raises UserError where there is none, where its files come from several runs of the provider, or
+    where the manifest makes no sense.
+    """
     manifest = read_manifest(folder)
     try:
-        return Delivery(folder, **{
+        delivery = Delivery(folder, **{
             name: tuple(manifest[name]) if "shape" in name else manifest[name]
             for name in Delivery.__dataclass_fields__ if name != "folder"})
+        tied = delivery.delivery == identifier(manifest["files"])
     except (KeyError, TypeError):
         raise UserError(f"{folder / 'manifest.json'} is damaged: {AGAIN}") from None
+    if not tied:
+        raise UserError(f"{folder / 'manifest.json'} tells of files that do not belong together: "
+                        f"{AGAIN}")
+    if not delivery.is_sound():
+        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: {AGAIN}")
+    return delivery
+
+
+def identifier(files: dict) -> str:
+    """What ties the files of a delivery to each other, from their entries in the manifest."""
+    return hashlib.sha256("".join(
+        entry["sha256"] for _, entry in sorted(files.items())).encode()).hexdigest()
 
 
 def standardised(data: Data) -> Data:

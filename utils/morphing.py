@@ -18,7 +18,7 @@ BLOCK = 64                          # rows handled at once: what a block needs s
 def core_size(shape: tuple[int, int, int], kappa: int) -> int:
     """q = αm²/κ for images of shape (α, m, m); raises ValueError where κ does not divide αm²."""
     entries = shape[0] * shape[1] * shape[2]
-    if entries % kappa:
+    if kappa < 1 or entries % kappa:
         raise ValueError(f"kappa is {kappa}, which does not divide the {entries} entries of an "
                          f"image of shape {shape[0]}x{shape[1]}x{shape[2]}")
     return entries // kappa
@@ -71,6 +71,8 @@ def condition_number(core: Tensor, inverse: Tensor) -> float:
     The smallest is the reciprocal of the inverse's largest, so Lanczos finds both in products with
     vectors: a full decomposition takes ten times as long as the inverse itself.
     """
+    if len(core) < 64:                                   # too small for Lanczos
+        return float(torch.linalg.cond(core.double()))
     largest = [svds(matrix.double().numpy(), k=1, tol=1e-3, return_singular_vectors=False,
                     random_state=0)[0] for matrix in (core, inverse)]
     return float(largest[0] * largest[1])

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -18,9 +18,9 @@ class UserError(Exception):
 
 def run_step(step: Callable, description: str, **kwargs):
     """Runs `step(parameters)` as a program. Status 2: wrong command line; 1: any other mistake."""
-    p = parameter.parse(description, **kwargs)
     name = Path(sys.argv[0]).name
     try:
+        p = parameter.parse(description, **kwargs)
         with locked(Path((p[0] if isinstance(p, tuple) else p).data_dir)):
             step(*p) if isinstance(p, tuple) else step(p)
     except UserError as mistake:
@@ -29,22 +29,29 @@ def run_step(step: Callable, description: str, **kwargs):
         sys.exit(f"\n{name}: stopped; files that were complete are kept, and the same command "
                  "goes on from the last finished epoch")
     except OSError as mistake:
-        where = f" {mistake.filename}" if mistake.filename else ""
-        sys.exit(f"{name}: {mistake.strerror or mistake}{where}; what was there before is whole")
-    except torch.OutOfMemoryError:
-        sys.exit(f"{name}: the device ran out of memory; try --feature_cache off, a smaller "
+        where = f"{mistake.filename}: " if mistake.filename else ""
+        sys.exit(f"{name}: {where}{mistake.strerror or mistake}; what was there before is whole, "
+                 "and the same command goes on")
+    except (RuntimeError, MemoryError) as mistake:
+        if (not isinstance(mistake, (torch.OutOfMemoryError, MemoryError))
+                and "can't allocate memory" not in str(mistake)):        # PyTorch, on the CPU
+            raise
+        sys.exit(f"{name}: out of memory; try fewer images, --feature_cache off, a smaller "
                  "--batch_size, or --device cpu")
 
 
 @contextmanager
-def explained():
-    """Makes the ValueError of a pure function the user's: its message is one line already."""
+def explained(source: Path | str = ""):
+    """Makes the ValueError of a pure function the user's: its message is one line already.
+
+    `source`: the file that it is about, if any.
+    """
     try:
         yield
     except UserError:
         raise
     except ValueError as mistake:
-        raise UserError(str(mistake)) from None
+        raise UserError(f"{source}: {mistake}" if source else str(mistake)) from None
 
 
 @contextmanager
@@ -63,12 +70,15 @@ def locked(folder: Path):
         yield
 
 
-def require_memory(needed: int, purpose: str, advice: str):
-    """Raises UserError where `needed` bytes are more than the memory now free."""
+def require_memory(needed: int, purpose: str, advice: str | Callable[[int], str]):
+    """Raises UserError where `needed` bytes are more than the memory now free.
+
+    `advice`: what to do, or a function that tells it for so many free bytes.
+    """
     free = free_memory(torch.device("cpu"))
     if needed > free:
         raise UserError(f"{purpose} takes {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory "
-                        f"are free: {advice}")
+                        f"are free: {advice if isinstance(advice, str) else advice(free)}")
 
 
 def free_memory(device: torch.device) -> int:
@@ -78,6 +88,12 @@ def free_memory(device: torch.device) -> int:
     try:
         with open("/proc/meminfo") as file:
             values = dict(line.split(":") for line in file)
-        return int(values["MemAvailable"].split()[0]) * 1024
+        free = int(values["MemAvailable"].split()[0]) * 1024
     except OSError:                                      # not Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    group = Path("/sys/fs/cgroup")                       # a container's limit
+    with suppress(OSError, ValueError, KeyError):
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(stat["inactive_file"])
+        free = min(free, int((group / "memory.max").read_text()) - used)
+    return free

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import nn
 
 from parameter import Parameters
-from utils.artifacts import Saving
+from utils.artifacts import Saving, load, read_manifest, settle, verified, write_alone
+from utils.program import UserError
 from utils.records import circumstances, curve_csv, curve_png, to_json
 
 TITLES = {"pretrained": "plain network", "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
@@ -28,19 +29,26 @@ class Run(NamedTuple):
 
 
 def read_result(folder: Path, name: str) -> dict | None:
-    """The result that a finished run left, or None."""
-    try:
-        result = json.loads((folder / f"{name}.json").read_text())
-        return result if isinstance(result["accuracy"], float) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """The result that a finished run left, or None; raises UserError where it is damaged."""
+    path = folder / f"{name}.json"
+    if path.name not in read_manifest(folder, missing_ok=True)["files"]:
         return None
+    return json.loads(verified(path).read_text())
 
 
 def is_finished(run: Run) -> bool:
-    """Whether this very run has left its result already."""
+    """Whether this very run has left its result already; raises UserError where it is damaged."""
+    settle(run.folder)
     result = read_result(run.folder, run.name)
-    return (result is not None and result.get("identity") == run.identity
-            and not run.checkpoint.exists() and (run.folder / f"{run.name}.pt").exists())
+    if result is None or result["identity"] != run.identity:
+        return False
+    if run.checkpoint.exists():
+        if run.checkpoint.name in read_manifest(run.folder)["files"]:
+            return False
+        run.checkpoint.unlink(missing_ok=True)           # of a run killed at its very end
+    for name in (run.name, "first_layer") if run.name == "pretrained" else (run.name,):
+        load(run.folder / f"{name}.pt")
+    return True
 
 
 def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about: dict, **also):
@@ -53,6 +61,9 @@ def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about
         "seconds": round(sum(e["seconds"] for e in curve), 1), "curve": curve,
         "identity": run.identity,
     }
+    if p.results_dir:
+        write_alone(Path(p.results_dir) / result_name(result),
+                    lambda file: file.write(to_json(result).encode()))
     with Saving(run.folder) as new:
         new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": p.model,
                                     "classes": about["classes"], "about": about})
@@ -61,10 +72,7 @@ def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about
         new.write(f"{run.name}.csv", curve_csv(curve))
         new.write(f"{run.name}.png", curve_png(curve, f"{TITLES[run.name]}, {about['dataset']}"))
         new.write(f"{run.name}.json", to_json(result))
-    run.checkpoint.unlink(missing_ok=True)
-    if p.results_dir:
-        with Saving(Path(p.results_dir)) as new:
-            new.write(result_name(result), to_json(result))
+        new.drop(run.checkpoint.name)
 
 
 def result_name(result: dict) -> str:
@@ -79,12 +87,16 @@ def result_name(result: dict) -> str:
 
 def comparison(folder: Path) -> list[str]:
     """A line for each finished run of a folder, compared with the plain network's accuracy."""
-    plain = read_result(folder, "pretrained")
-    lines = []
+    plain, lines = None, []
     for name, title in TITLES.items():
-        result = read_result(folder, name)
+        try:
+            result = read_result(folder, name)
+        except (UserError, OSError) as mistake:
+            lines.append(f"{title}: {mistake}")
+            continue
         if result is None:
             continue
+        plain = result if name == "pretrained" else plain
         line = f"{title + ':':23}{result['accuracy']:7.2%}"
         if plain is not None and name != "pretrained":
             points = 100 * (result["accuracy"] - plain["accuracy"])

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from models.aug_conv import AugConv
 from models.batch_norm import shared_batch_norm
 from parameter import Parameters
-from utils.artifacts import Saving, load
-from utils.program import UserError, free_memory
+from utils.artifacts import Saving, load, read_manifest, same_form
+from utils.program import UserError, free_memory, require_memory
 from utils.runs import Run
 
 
@@ -30,6 +30,9 @@ class Data(NamedTuple):
     test: Tensor
     test_labels: Tensor
     prepare: Callable[[Tensor], Tensor]
+
+
+EPOCH = {"epoch": 0, "train_loss": 0.0, "test_accuracy": 0.0, "seconds": 0.0, "train_seconds": 0.0}
 
 
 def rank() -> int:
@@ -115,6 +118,8 @@ def through_aug_conv(layer: AugConv, data: Data, cache: str, dtype: torch.dtype,
             f"{size / 1e9:.1f} GB")
         return to_device(data._replace(prepare=features), device)
 
+    if device.type == "cpu":
+        require_memory(size, "Aug-Conv's output for all images", "choose --feature_cache off")
     say(f"Aug-Conv runs once, its output takes {size / 1e9:.1f} GB of memory")
 
     @torch.inference_mode()
@@ -122,7 +127,7 @@ def through_aug_conv(layer: AugConv, data: Data, cache: str, dtype: torch.dtype,
         # Kept with the channels last, as the convolutions want it.
         out = torch.empty(len(morphed), n, columns, beta, dtype=dtype, device=device)
         blocks = list(zip(morphed.split(250), out.split(250), strict=True))
-        for source, target in tqdm(blocks, desc="Aug-Conv", leave=False, disable=rank() > 0):
+        for source, target in tqdm(blocks, desc="Aug-Conv", leave=False, disable=rank() > 0 or None):
             target.copy_(layer(source.to(device)).permute(0, 2, 3, 1))
         return out
 
@@ -141,19 +146,29 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
 
     Raises UserError where the checkpoint is of a run with other parameters.
     """
-    if restart or not run.checkpoint.is_file():
+    manifest = read_manifest(run.folder, missing_ok=True)
+    if restart or run.checkpoint.name not in manifest["files"]:
         return []
     state = load(run.checkpoint)
-    for key in run.identity | state["identity"]:
-        old, new = state["identity"].get(key), run.identity.get(key)
-        if old != new:
-            raise UserError(f"{run.checkpoint} is of an unfinished run with {key} = {old}, not "
-                            f"{new}: set it back to go on, or pass --restart to begin anew")
+    curve, old, new = state["curve"], state["identity"], run.identity
+    for key in new | old:
+        if type(old.get(key)) is not type(new.get(key)) or old.get(key) != new.get(key):
+            raise UserError(f"{run.checkpoint} is of an unfinished run with {key} = "
+                            f"{old.get(key)!r}, not {new.get(key)!r}: set it back to go on, or "
+                            "pass --restart to begin anew")
+    weights = list(network.parameters())
+    momentum = {i: {"momentum_buffer": w} for i, w in enumerate(weights)}
+    form = {"network": network.state_dict(), "scheduler": scheduler.state_dict(), "identity": new,
+            "optimizer": optimizer.state_dict() | {
+                "state": momentum if optimizer.defaults["momentum"] else {}},
+            "curve": [EPOCH] * len(curve)}
+    if not same_form(form, state):
+        raise UserError(f"{run.checkpoint} is not of this network: pass --restart to begin anew")
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    say(f"going on after epoch {len(state['curve'])}")
-    return state["curve"]
+    say(f"going on after epoch {len(curve)}")
+    return curve
 
 
 def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay: float,
@@ -172,6 +187,9 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
     optimizer = torch.optim.SGD(network.parameters(), lr=p.lr, momentum=p.momentum,
                                 weight_decay=weight_decay)
     count = len(data.train)
+    if min(count, p.batch_size) < 2 * world():
+        raise UserError(f"{count} training images in batches of {p.batch_size} are too few: a "
+                        f"batch needs {2 * world()}")
     steps = len(batches(torch.arange(count), p.batch_size))
     if p.schedule == "onecycle":
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -180,8 +198,11 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, p.decay_epochs * steps, gamma=0.5)
     curve = resume(run, network, optimizer, scheduler, p.restart)
     if world() > 1:
+        # Batch statistics are shared already; broadcasting them would make processes with fewer
+        # test batches wait for ever.
         module = DistributedDataParallel(
-            module, device_ids=[device] if device.type == "cuda" else None)
+            module, device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False)
     if p.compile:
         module = torch.compile(module)
 
@@ -200,7 +221,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
         module.train()
         total = torch.zeros((), device=device)
         bar = tqdm(batches(order, p.batch_size), desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5,
-                   leave=False, disable=rank() > 0)
+                   leave=False, disable=rank() > 0 or None)
         for step, batch in enumerate(bar):
             mine = batch[rank()::world()]
             labels = data.train_labels[mine].to(device, non_blocking=True)
@@ -216,11 +237,12 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
             dist.all_reduce(total)
         trained = time.perf_counter() - started
         train_loss = total.item() / count
-        if not np.isfinite(train_loss):
+        if not (np.isfinite(train_loss)
+                and all(x.isfinite().all() for x in network.state_dict().values())):
             raise UserError(
-                f"the loss is not finite in epoch {epoch}: the epoch before is kept; try a lower "
-                "--lr (morphed images of a uniform core are large: without Aug-Conv they may need "
-                "--standardise)")
+                f"loss or weights are not finite in epoch {epoch}: the epoch before is kept; try "
+                "--restart with a lower --lr (morphed images of a uniform core are large: without "
+                "Aug-Conv they may need --standardise)")
         accuracy = evaluate(module, forward, data, device)
         curve.append({"epoch": epoch, "train_loss": train_loss, "test_accuracy": accuracy,
                       "seconds": time.perf_counter() - started, "train_seconds": trained})

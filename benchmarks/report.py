@@ -1,0 +1,124 @@
+"""What benchmarks/steps.py found, for people: a table against the targets, and the growth plot.
+
+`found` is {measurement: {side: {key: median}}} of benchmarks/steps.py, `size` its Size.
+"""
+
+import io
+import math
+
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def table(found: dict, size, targets: bool = True) -> list[dict]:
+    """Rows with the reference's value, the one here, their ratio, and the target, if any.
+
+    A ratio says how many times faster or smaller this program is; that of two epochs, how many
+    times longer the second takes.
+    """
+    def row(figure, unit, before, here, ratio, target=None):
+        line = {"figure": figure, "unit": unit, "reference": before, "here": here, "ratio": ratio}
+        if targets and target:
+            of, relation, bound = target
+            reached = line[of] >= bound if relation == "≥" else line[of] <= bound
+            line |= {"target": f"{of} {relation} {bound:g}", "reached": reached}
+        return line
+
+    def compared(figure, unit, name, key, target, side="here"):
+        before, here = found[name]["reference"][key], found[name][side][key]
+        return row(figure, unit, before, here,
+                   here / before if unit == "images/s" else before / here, target)
+
+    def epochs(figure, side, target):
+        plain, with_ac = (size.train_images / found[name][which]["images_per_second"]
+                          for name, which in (("plain", "here"), ("with_ac", side)))
+        return row(f"epoch {figure} (reference: plain, here)", "s", plain, with_ac,
+                   with_ac / plain, target)
+
+    m, training = size.sides[-1], f"training {size.model}"
+    memory = "device_peak_mb" if "device_peak_mb" in found["composing"]["here"] else "peak_mb"
+    return [
+        compared(f"composing Aug-Conv {3 * m * m}x{64 * m * m}", "s", "composing",
+                 f"seconds at m={m}", ("ratio", "≥", 10)),
+        compared("composing Aug-Conv, peak memory", "MB", "composing", memory,
+                 ("here", "≤", 2200)),
+        compared(f"morphing matrix and inverse, kappa {size.matrix_kappa}", "s", "matrix",
+                 "seconds", ("ratio", "≥", 20)),
+        compared("morphing, kappa 1", "images/s", "morphing", "images_per_second",
+                 ("ratio", "≥", 25)),
+        compared(f"{training}, plain", "images/s", "plain", "images_per_second",
+                 ("ratio", "≥", 1.8)),
+        compared(f"{training} with Aug-Conv", "images/s", "with_ac", "images_per_second",
+                 ("ratio", "≥", 3)),
+        compared(f"{training} with Aug-Conv, features not kept", "images/s", "with_ac",
+                 "images_per_second", None, "not_kept"),
+        epochs("with Aug-Conv", "here", ("ratio", "≤", 1.09)),
+        epochs("with Aug-Conv, features not kept", "not_kept", None),
+    ]
+
+
+def as_text(rows: list[dict]) -> str:
+    width = max(len(row["figure"]) for row in rows)
+    lines = [f"{'':{width}}  {'reference':>10} {'here':>10} {'unit':8} {'ratio':>7}  target"]
+    for row in rows:
+        line = (f"{row['figure']:{width}}  {row['reference']:10.4g} {row['here']:10.4g} "
+                f"{row['unit']:8} {row['ratio']:7.3g}")
+        if "target" in row:
+            line += f"  {row['target']}: {'reached' if row['reached'] else 'MISSED'}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def growth(found: dict, size) -> dict:
+    """Lines of the growth plot: milliseconds to compose Aug-Conv over m, to morph an image over κ.
+
+    Each with the power that is expected, and the one measured: the slope between the last two
+    points, the largest problems, on logarithmic axes.
+    """
+    def line(x, milliseconds, power):
+        slope = (math.log(milliseconds[-1] / milliseconds[-2]) / math.log(x[-1] / x[-2]))
+        return {"x": list(x), "milliseconds": milliseconds, "expected_power": power,
+                "measured_power": round(slope, 2)}
+
+    composing, morphing = found["composing"], found["morphing"]
+    return {
+        "composing": {side: line(size.sides, [1000 * composing[side][f"seconds at m={m}"]
+                                              for m in size.sides], power)
+                      for side, power in (("reference", 6), ("here", 4))},
+        "morphing": line(size.kappas, [1000 / morphing["here"][
+            f"images_per_second at kappa={kappa}"] for kappa in size.kappas], -1),
+        "morphing_reference_milliseconds": 1000 / morphing["reference"]["images_per_second"],
+    }
+
+
+def growth_png(lines: dict, side: int) -> bytes:
+    """The lines of growth(), measured beside the expected power laws, as a picture."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    def draw(axis, line, letter, name, style, colour):
+        x, y, power = line["x"], line["milliseconds"], line["expected_power"]
+        axis.plot(x, y, style, color=colour, label=f"{name}, measured")
+        axis.plot(x, [y[-1] * (value / x[-1]) ** power for value in x], "--", color=colour, lw=1,
+                  label=f"expected growth, {letter}{str(power).translate(SUPERSCRIPT)}")
+        axis.set(xscale="log", yscale="log", xlabel=letter)
+        axis.set_xticks(x, [str(value) for value in x])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    draw(left, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
+    draw(left, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
+    left.set(title="Composing Aug-Conv (κ = 1)", xlabel="side m of the image, pixels",
+             ylabel="milliseconds")
+    draw(right, lines["morphing"], "κ", "here", "o-", "tab:blue")
+    right.axhline(lines["morphing_reference_milliseconds"], color="tab:orange",
+                  label="reference at κ = 1 (the full M\nis as large for every κ)")
+    right.set(title=f"Morphing an image of side {side}", ylabel="milliseconds per image",
+              xlabel="κ, copies of the core in M")
+    left.legend(fontsize=8)
+    right.legend(fontsize=8)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=120)
+    pyplot.close(figure)
+    return data.getvalue()

@@ -1,0 +1,301 @@
+"""The long stress of the five steps: `make stress`, about ten minutes on two cores.
+
+Kills, Ctrl-C, full disks, damaged and hostile files; the counts go to results/stress.json. Exit
+status 1 where anything is not as it must be.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from parameter import Parameters
+from tests.damage import (
+    DAMAGE,
+    MISFITS,
+    READERS,
+    SETTINGS,
+    TRAINING,
+    contents,
+    make_stages,
+    snapshot,
+    vouch,
+)
+from tests.steps import ROOT, STEPS, Result, full_disk, killed_before, run, start, wait_until
+from utils.artifacts import Saving, write_alone
+from utils.records import circumstances, to_json
+
+KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
+FILES = [*READERS, ("developer/pretrained.checkpoint.pt", "pretrain.py"),
+         ("developer/no_ac.pt", "train_no_ac.py"), ("developer/with_ac.json", "train_with_ac.py"),
+         ("developer/manifest.json", "train_no_ac.py"), ("provider/manifest.json", "gen_augconv.py")]
+
+
+class Tally:
+    """Counts of cases by what was seen in them, and the failures."""
+
+    def __init__(self):
+        self.counts, self.failures = {}, []
+
+    def add(self, test: str, case: str, **seen: bool):
+        counts = self.counts.setdefault(test, {"cases": 0})
+        counts["cases"] += 1
+        for what, right in seen.items():
+            counts[what] = counts.get(what, 0) + bool(right)
+            if not right:
+                self.failures.append(f"{test}, {case}: not {what}")
+                print(self.failures[-1], flush=True)
+
+
+def one_line(result: Result) -> bool:
+    return result.status == 1 and len(result.message.splitlines()) == 1
+
+
+def consistent(data: Path) -> bool:
+    """Whether each file is the one of its manifest."""
+    try:
+        return bool(contents(data))
+    except (AssertionError, KeyError) as mistake:
+        print(mistake, flush=True)
+        return False
+
+
+class Stress:
+    def __init__(self, folder: Path):
+        self.folder, self.tally, self.random = folder, Tally(), random.Random(6)
+        self.stages = make_stages(folder / "stages")
+        unfinished = self.stages["unfinished"] = folder / "unfinished"
+        killed = run("pretrain.py", *SETTINGS, "--data_dir", unfinished,
+                     before=killed_before("replace", 3))
+        assert killed.status == -signal.SIGKILL
+        with Saving(unfinished / "developer"):           # cleans what the kill has left
+            pass
+        self.after = dict(zip(STEPS, [*STEPS[1:], "end"], strict=True))
+
+    @contextmanager
+    def at(self, stage: str, into: Path | None = None):
+        """A copy of a data folder, by links (the steps never write into a file that is there)."""
+        data = (into or self.folder) / "data"
+        shutil.copytree(self.stages[stage], data, copy_function=shutil.copy2 if into else os.link)
+        (data / ".lock").unlink(missing_ok=True)
+        yield data
+        shutil.rmtree(data)
+
+    def identical(self, data: Path, script: str) -> bool:
+        try:
+            return contents(data) == contents(self.stages[self.after[script]])
+        except (AssertionError, KeyError) as mistake:
+            print(mistake, flush=True)
+            return False
+
+    def signals(self, test: str, number: int, count: int):
+        """A signal at random moments of the steps in turn, and the same command again."""
+        lengths = {}
+        for script in STEPS:
+            with self.at(script) as data:
+                began = time.monotonic()
+                assert run(script, *SETTINGS, "--data_dir", data).status == 0
+                lengths[script] = time.monotonic() - began
+        done = 0
+        while done < count:
+            script = STEPS[done % len(STEPS)]
+            command = (script, *SETTINGS, "--data_dir", self.folder / "data")
+            with self.at(script) as data:
+                step = start(*command)
+                if number == signal.SIGINT:              # while Python starts, it ends as it likes
+                    wait_until(lambda lock=data / ".lock": lock.exists())
+                step.join(self.random.uniform(0, lengths[script]))
+                if step.running:
+                    step.send(number)
+                result = step.wait()
+                if result.status == 0:                   # it was done already
+                    continue
+                done += 1
+                again = run(*command)
+                ended = (result.status == -number if number == signal.SIGKILL
+                         else one_line(result) and "stopped" in result.message)
+                self.tally.add(test, f"{script} {result}", ended=ended,
+                               completed=again.status == 0,
+                               identical=self.identical(data, script))
+
+    def kills_at_each_call(self):
+        """Before each rename, flush to disk and removal of each step."""
+        for script in STEPS:
+            for function in ("replace", "fsync", "unlink"):
+                for nth in range(1, 100):
+                    with self.at(script) as data:
+                        command = (script, *SETTINGS, "--data_dir", data)
+                        result = run(*command, before=killed_before(function, nth))
+                        if result.status == 0:
+                            break
+                        again = run(*command)
+                        self.tally.add(
+                            "kills before each rename, fsync and unlink",
+                            f"{script} {function} {nth}", killed=result.status == -signal.SIGKILL,
+                            completed=again.status == 0, identical=self.identical(data, script))
+
+    def full_disks(self):
+        """A limit on the size of each file that a step writes, over a finished data folder."""
+        for script in STEPS:
+            more = (("--seed", "1") if script in TRAINING else
+                    ("--kappa", "3", "--morph_seed", "8", "--train_limit", "60", "--test_limit",
+                     "30"))
+            with self.at("end") as data:
+                assert run(script, *SETTINGS, *more, "--data_dir", data).status == 0
+                expected = contents(data)
+            for nth in range(1, 100):
+                with self.at("end") as data:
+                    before = snapshot(data)
+                    command = (script, *SETTINGS, *more, "--data_dir", data)
+                    result = run(*command, before=full_disk("", 50, nth))
+                    if result.status == 0:
+                        break
+                    # A checkpoint of the run itself may have come, with its manifest.
+                    changed = {name for name, state in snapshot(data).items()
+                               if before.get(name) != state}
+                    own = {f"developer/{TRAINING.get(script)}.checkpoint.pt",
+                           "developer/manifest.json"}
+                    whole = consistent(data) and changed <= (own if script in TRAINING else set())
+                    again = run(*command)
+                    self.tally.add(
+                        "full disk, by a limit of the file size", f"{script} {nth} {result}",
+                        clear_line=one_line(result) and "File too large" in result.message,
+                        previous_whole=whole, completed=again.status == 0,
+                        identical=contents(data) == expected)
+
+    def small_disks(self):
+        """A tmpfs with too little space for the step, by more and more; then enough."""
+        test, disk = "full disk, in a small tmpfs", self.folder / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", str(disk)],
+                                 capture_output=True, text=True)
+        if mounted.returncode:
+            self.tally.counts[test] = {"skipped": mounted.stderr.strip()}
+            return
+        try:
+            for script in STEPS:
+                for part in range(8):
+                    with self.at(script, into=disk) as data:
+                        command = (script, *SETTINGS, "--data_dir", data)
+                        used = shutil.disk_usage(disk).used
+                        need = 150e6 if script in TRAINING else 4e6 if "aug" in script else 3e5
+                        resize(disk, used + int(need * part / 7))
+                        result = run(*command)
+                        resize(disk, 600 << 20)
+                        if result.status == 0:
+                            break
+                        whole = consistent(data)
+                        again = run(*command)
+                        self.tally.add(
+                            test, f"{script} {part} {result}", previous_whole=whole,
+                            clear_line=one_line(result) and "No space left" in result.message,
+                            completed=again.status == 0, identical=self.identical(data, script))
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    def damages(self):
+        """Every file in every way, at random places too, and with a manifest that agrees."""
+        for file, script in FILES:
+            for kind, (spoil, agreeing) in DAMAGE.items():
+                if not (agreeing and file.endswith(".json")):
+                    self.damaged("damaged files", file, script, kind, spoil, agreeing)
+            for _ in range(FLIPS):
+                self.damaged("one bit flipped, anywhere", file, script, "flip", self.flip, False)
+        for file, spoil, script in MISFITS:
+            self.damaged("another geometry, manifest agreeing", file, script,
+                         str(spoil.keywords.keys()), lambda path, _, spoil=spoil: spoil(path),
+                         False)
+        for file, script in FILES:
+            if file.startswith(("delivery", "provider")) or script == "gen_augconv.py":
+                for _ in range(MUTATIONS):
+                    self.damaged("random bytes, manifest agreeing: refused, or a run as usual",
+                                 file, script, "mutation", self.mutate,
+                                 not file.endswith(".json"), may_pass=True)
+
+    def damaged(self, test: str, file: str, script: str, kind: str, spoil, agreeing: bool,
+                may_pass: bool = False):
+        marker = self.folder / "code has run"
+        restart = ["--restart"] if script in TRAINING and "delivery" in file else []
+        epochs = ["--epochs", "1"] if may_pass else []
+        with self.at("unfinished" if "checkpoint" in file else "end") as data:
+            path = data / file
+            for linked in {path, path.parent / "manifest.json"}:
+                content = linked.read_bytes()
+                linked.unlink()
+                linked.write_bytes(content)
+            spoil(path, marker)
+            if agreeing:
+                vouch(path)
+            before = snapshot(data)
+            result = run(*script.split(), *restart, *SETTINGS, *epochs, "--data_dir", data)
+            right = dict(refused_in_one_line=one_line(result), file_named=path.name in
+                         result.message, nothing_else_changed=snapshot(data) == before)
+        if may_pass:
+            right = dict(as_it_must=result.status == 0 or all(right.values()))
+        self.tally.add(test, f"{file} {script} {kind} {result}", **right,
+                       no_code_has_run=not marker.exists())
+
+    def flip(self, path: Path, _):
+        content = bytearray(path.read_bytes())
+        content[self.random.randrange(len(content))] ^= 1 << self.random.randrange(8)
+        path.write_bytes(content)
+
+    def mutate(self, path: Path, _):
+        """Some random bytes among the first and last thousand: where the structure is."""
+        content = bytearray(path.read_bytes())
+        for _ in range(self.random.choice((1, 3, 10))):
+            place = self.random.randrange(-min(1000, len(content)), min(1000, len(content)))
+            content[place] = self.random.randrange(256)
+        path.write_bytes(content)
+
+
+def resize(disk: Path, size: int):
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def bad_inputs() -> dict:
+    """tests/test_bad_input.py, counted."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_bad_input.py"], cwd=ROOT,
+                          capture_output=True, text=True)
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed)", done.stdout)}
+    return {"cases": sum(counts.values()), "refused in one line": counts.get("passed", 0)}
+
+
+def main():
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="stress-") as folder:
+        stress = Stress(Path(folder))
+        for title, test in [
+                ("kills", lambda: stress.signals("kills at random moments", signal.SIGKILL, KILLS)),
+                ("Ctrl-C", lambda: stress.signals("Ctrl-C at random moments", signal.SIGINT,
+                                                  INTERRUPTS)),
+                ("kills at each call", stress.kills_at_each_call),
+                ("full disks", stress.full_disks), ("small disks", stress.small_disks),
+                ("damaged files", stress.damages)]:
+            print(f"{time.monotonic() - began:6.0f} s: {title}", flush=True)
+            test()
+    tally = stress.tally
+    print(f"{time.monotonic() - began:6.0f} s: bad input", flush=True)
+    tally.counts["bad parameters and data sets"] = counts = bad_inputs()
+    if len(set(counts.values())) > 1:
+        tally.failures.append("bad input")
+    about = circumstances(Parameters())
+    record = {"command": "make stress", "settings": " ".join((*SETTINGS[:-1], "SECRET")),
+              "versions": about["versions"], "machine": about["machine"],
+              "seconds": round(time.monotonic() - began), "counts": tally.counts,
+              "failures": tally.failures}
+    write_alone(ROOT / "results" / "stress.json", lambda file: file.write(to_json(record).encode()))
+    print(json.dumps(tally.counts, indent=1))
+    sys.exit(1 if tally.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Parameters and data sets that cannot be: each ends in one line that says what is wrong."""
+
+import os
+import shutil
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+
+from models import first_layer
+from tests.damage import snapshot
+from tests.steps import TINY, killed_before, run
+from utils.artifacts import Saving
+
+# The step, what is added to TINY, the exit status, and words that the line must hold.
+PARAMETERS = [
+    ("pretrain.py", "--epochs 0", 2, "epochs"),
+    ("pretrain.py", "--epochs -3", 2, "epochs"),
+    ("pretrain.py", "--epochs 1.5", 2, "epochs"),
+    ("pretrain.py", "--epochs ten", 2, "epochs"),
+    ("pretrain.py", "--epoch 3", 2, "--epoch"),
+    ("pretrain.py", "--epochs", 2, "expected one argument"),
+    ("pretrain.py", "--batch_size 1", 2, "batch_size"),
+    ("pretrain.py", "--batch_size 100000000000000000000", 2, "batch_size"),
+    ("pretrain.py", "--lr -0.1", 2, "lr"),
+    ("pretrain.py", "--lr nan", 2, "lr"),
+    ("pretrain.py", "--lr inf", 2, "lr"),
+    ("pretrain.py", "--lr 1e999", 2, "lr"),
+    ("pretrain.py", "--lr 1e30 --restart", 1, "not finite in epoch 1"),
+    ("pretrain.py", "--momentum 1", 2, "momentum"),
+    ("pretrain.py", "--weight_decay -1e-3", 2, "weight_decay"),
+    ("pretrain.py", "--dropout 1", 2, "dropout"),
+    ("pretrain.py", "--dropout NaN", 2, "dropout"),
+    ("pretrain.py", "--seed -1", 2, "seed"),
+    ("pretrain.py", "--seed 9223372036854775808", 2, "seed"),
+    ("pretrain.py", "--model resnet18", 2, "resnet18"),
+    ("pretrain.py", "--dataset mnist", 2, "mnist"),
+    ("pretrain.py", "--schedule cosine", 2, "cosine"),
+    ("pretrain.py", "--preset fastest", 2, "fastest"),
+    ("pretrain.py", "--image_size 3", 2, "image_size"),
+    ("pretrain.py", "--image_size 1000000", 2, "image_size"),
+    ("pretrain.py", "--image_size 9999", 1, "--image_size"),
+    ("pretrain.py", "--dataset cifar10", 2, "image_size is 8"),
+    ("pretrain.py", "--train_limit -1", 2, "train_limit"),
+    ("pretrain.py", "--train_limit 1 --restart", 1, "too few"),
+    ("pretrain.py", "--train_limit 10001", 1, "train_limit is 10001"),
+    ("pretrain.py", "--test_limit 2001", 1, "test_limit is 2001"),
+    ("pretrain.py", "--device cuda:77", 1, "cuda:77"),
+    ("pretrain.py", "--device gpu", 1, "device gpu"),
+    ("pretrain.py", "--device meta", 1, "device meta"),
+    ("pretrain.py", "--colour red", 2, "--colour"),
+    ("pretrain.py", "stray", 2, "stray"),
+    ("gen_morphing_matrix.py", "--kappa 0", 2, "kappa"),
+    ("gen_morphing_matrix.py", "--kappa 5", 1, "kappa is 5, which does not divide the 192"),
+    ("gen_morphing_matrix.py", "--kappa 193", 1, "does not divide"),
+    ("gen_morphing_matrix.py", "--kappa 1000000000000", 2, "kappa"),
+    ("gen_morphing_matrix.py", "--morph_distribution cauchy", 2, "cauchy"),
+    ("gen_morphing_matrix.py", "--morph_seed -1", 2, "morph_seed"),
+    ("gen_morphing_matrix.py", "--morph_seed secret", 2, "morph_seed"),
+    ("gen_morphing_matrix.py", "--image_size 9999", 1, "would fit"),
+    ("gen_morphing_matrix.py", "--image_padding -1", 2, "image_padding"),
+    ("gen_augconv.py", "--image_padding 1", 1, "with this --image_size and --image_padding"),
+    ("gen_augconv.py", "--image_size 16", 1, "with this --image_size and --image_padding"),
+    ("gen_augconv.py", "--train_limit 10001", 1, "train_limit is 10001"),
+    ("train_with_ac.py", "--feature_cache maybe", 2, "maybe"),
+    ("train_with_ac.py", "--precision fp8", 2, "fp8"),
+    ("train_no_ac.py", "--lr 1e30 --restart", 1, "not finite in epoch 1"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder after step 4."""
+    folder = tmp_path_factory.mktemp("bad") / "data"
+    for script in ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py"):
+        assert run(script, *TINY, "--epochs", "1", "--data_dir", folder).status == 0
+    return folder
+
+
+@pytest.fixture
+def ends(data):
+    """ends(script, *arguments, words=...): with one line that holds the words; nothing changes."""
+    before = snapshot(data)
+
+    def check(script, *arguments, words, status=1):
+        result = run(script, *TINY, "--data_dir", data, *arguments)
+        assert result.status == status, result
+        assert len(result.message.splitlines()) == 1, result.err
+        assert all(word in result.message for word in words), result.message
+        assert snapshot(data) == before
+
+    return check
+
+
+@pytest.mark.parametrize("script, arguments, status, words", PARAMETERS)
+def test_parameters(ends, script, arguments, status, words):
+    ends(script, *arguments.split(), words=[words], status=status)
+
+
+@pytest.mark.parametrize("folder, words", [("file", "file"), ("file/below", "file"),
+                                           ("/proc/nowhere", "/proc/nowhere")])
+def test_data_folder_that_cannot_be_written(tmp_path, folder, words):
+    (tmp_path / "file").write_text("in the way")
+    result = run("pretrain.py", *TINY, "--data_dir", tmp_path / folder)
+    assert result.status == 1 and len(result.message.splitlines()) == 1 and words in result.message
+
+
+# First layers, as a developer may hand them over.
+
+@pytest.mark.parametrize("layer, words", [
+    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel is larger than the images"),
+    (torch.nn.Conv2d(1, 64, 3, padding=1), "takes 1 channels, but the images have 3"),
+    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "kernel is larger than the images")])
+def test_first_layer_of_another_geometry(ends, data, tmp_path, layer, words):
+    developer = shutil.copytree(data / "developer", tmp_path / "developer")
+    try:
+        with Saving(data / "developer") as new:
+            new.save("first_layer.pt", first_layer.to_file(layer))
+        result = run("gen_augconv.py", *TINY, "--data_dir", data)
+        assert result.status == 1 and len(result.message.splitlines()) == 1
+        assert "first_layer.pt" in result.message and words in result.message
+    finally:
+        shutil.rmtree(data / "developer")
+        shutil.move(developer, data / "developer")
+
+
+def test_more_padding_than_the_first_layer_has(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    padded = (*TINY, "--image_padding", "2", "--data_dir", copy)
+    assert run("gen_morphing_matrix.py", *padded).status == 0
+    result = run("gen_augconv.py", *padded)
+    assert result.status == 1 and "image_padding is 2" in result.message
+    assert len(result.message.splitlines()) == 1
+
+
+# Folders of images
+
+def picture(path, size=(9, 9)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 90).save(path)
+
+
+def png(path, header):
+    """A PNG with that header and no pixels."""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))))
+
+
+def huge(path):
+    """60000x60000 pixels in a hundred bytes."""
+    png(path, struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+
+
+def postscript(path):
+    """A kind that Pillow hands to another program."""
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+
+
+# What is done to a good tree (train and test, classes a and b, two PNGs each), and the words.
+TREES = {
+    "no folder": (lambda root: shutil.rmtree(root), ["train is not a folder"]),
+    "a file in its place": (lambda root: (shutil.rmtree(root), root.write_text("")),
+                            ["train is not a folder"]),
+    "no test split": (lambda root: shutil.rmtree(root / "test"), ["test is not a folder"]),
+    "one class only": (lambda root: [shutil.rmtree(root / s / "b") for s in ("train", "test")],
+                       ["1 classes"]),
+    "no class": (lambda root: [shutil.rmtree(root / "train" / c) for c in "ab"], ["0 classes"]),
+    "an empty class": (lambda root: [f.unlink() for f in (root / "train/b").iterdir()],
+                       ["train/b holds no images"]),
+    "other classes to test": (lambda root: (root / "test/b").rename(root / "test/c"),
+                              ["class b is in only one"]),
+    "a class more": (lambda root: picture(root / "train/c/1.png"), ["class c is in only one"]),
+    "a text file": (lambda root: (root / "train/a/x.txt").write_text("a text"), ["x.txt"]),
+    "a text named png": (lambda root: (root / "train/a/1.png").write_text("a text"), ["a/1.png"]),
+    "an empty file": (lambda root: (root / "test/a/1.png").write_bytes(b""), ["test/a/1.png"]),
+    "a truncated image": (lambda root: os.truncate(root / "train/b/2.png", 60), ["b/2.png"]),
+    "a decompression bomb": (lambda root: huge(root / "train/b/2.png"), ["b/2.png", "bomb"]),
+    "a short header": (lambda root: png(root / "train/b/2.png", b"short"), ["b/2.png"]),
+    "a program": (lambda root: postscript(root / "train/a/1.png"), ["a/1.png"]),
+    "a device": (lambda root: ((root / "train/a/1.png").unlink(),
+                               (root / "train/a/1.png").symlink_to("/dev/zero"),
+                               (root / "train/a/2.png").unlink()), ["train/a holds no images"]),
+}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for split in ("train", "test"):
+        for kind in "ab":
+            for number in "12":
+                picture(tmp_path / "images" / split / kind / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_image_folders(tree, tmp_path, kind):
+    spoil, words = TREES[kind]
+    spoil(tree)
+    result = run("pretrain.py", *TINY, "--dataset", "folder", "--dataset_dir", tree,
+                 "--data_dir", tmp_path / "data", "--train_limit", "0", "--test_limit", "0")
+    assert result.status == 1 and len(result.message.splitlines()) == 1, result
+    assert all(word in result.message for word in words), result.message
+    assert not list((tmp_path / "data").rglob("*.partial"))
+
+
+def test_a_good_tree_and_its_damaged_cache(tree, tmp_path):
+    """What the table is compared with; and a flipped bit of the decoded images is noticed."""
+    command = ("pretrain.py", *TINY, "--dataset", "folder", "--dataset_dir", tree, "--train_limit",
+               "0", "--test_limit", "0", "--epochs", "1", "--data_dir", tmp_path / "data")
+    assert run(*command, before=killed_before("replace", 2)).status < 0
+    assert run(*command).status == 0
+    cache = next((tmp_path / "data" / "datasets").glob("train-*.pt"))
+    before = cache.read_bytes()
+    content = torch.load(cache)
+    content["images"][1, 2, 3, 4] ^= 1
+    torch.save(content, cache)
+    assert run(*command, "--restart").status == 0
+    assert cache.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["a file", "a damaged archive"])
+def test_cifar_that_is_not_there(tmp_path, kind):
+    place = tmp_path / "cifar"
+    if kind == "a file":
+        place.write_text("in the way")
+    else:
+        (place / "cifar-10-batches-py").mkdir(parents=True)
+        (place / "cifar-10-batches-py" / "data_batch_1").write_text("damaged")
+    arguments = [x for x in TINY if x not in ("--image_size", "8")]
+    result = run("pretrain.py", *arguments, "--dataset", "cifar10", "--dataset_dir", place,
+                 "--data_dir", tmp_path / "data", before=no_network)
+    assert result.status == 1 and len(result.message.splitlines()) == 1, result
+    assert "cifar-10-python.tar.gz" in result.message and str(place) in result.message
+
+
+def no_network():
+    import urllib.error
+    import urllib.request
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    urllib.request.urlopen = refuse

@@ -1,0 +1,123 @@
+"""The benchmark compares equals: the reference's algorithm and ours compute the same."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import reference, report, steps
+from gen_augconv import morph_all
+from models.aug_conv import AugConv
+from utils.datasets import Images, unrolled
+from utils.morphing import (
+    compose_aug_conv,
+    draw_core,
+    invert_core,
+    relative_error,
+    secret_generator,
+)
+from utils.training import Data, through_aug_conv
+
+SHAPE = (3, 8, 8)
+
+
+def provided(kappa):
+    """A well-conditioned core (q, q) and its inverse."""
+    core = draw_core(192 // kappa, "orthogonal", secret_generator(1, 0))
+    return core, invert_core(core)
+
+
+def pixels(count=10):
+    g = torch.Generator().manual_seed(0)
+    return Images(torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=g),
+                  torch.zeros(count, dtype=torch.int64), ["one"])
+
+
+def one_by_one(images, core, kappa):
+    """Images morphed as the reference does it, in one tensor (N, α, m, m)."""
+    data = reference.ImageByImage(*images[:2], reference.block_diagonal(core, kappa))
+    return torch.cat([morphed for morphed, _ in reference.loader(data, 4, workers=0)])
+
+
+@pytest.mark.parametrize("kernel, padding", [(3, 1), (3, 0), (5, 2), (1, 0)])
+def test_the_matrix_of_a_convolution(kernel, padding):
+    layer = nn.Conv2d(3, 4, kernel, padding=padding, bias=False).requires_grad_(False)
+    images = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(images.flatten(1) @ reference.convolution_matrix(layer, SHAPE),
+                               layer(images).flatten(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kappa", [1, 12])
+def test_both_sides_compute_the_same(kappa):
+    core, inverse = provided(kappa)
+    layer = nn.Conv2d(3, 16, 3, padding=1, bias=False).requires_grad_(False)
+    order, images = torch.randperm(16), pixels()
+
+    full_inverse = torch.linalg.inv(reference.block_diagonal(core, kappa).double()).float()
+    weight, out_shape = compose_aug_conv(layer, inverse, SHAPE, order)
+    dense = reference.compose(layer, full_inverse, SHAPE, order)
+    assert relative_error(dense, weight) < 1e-6
+
+    morphed, alone = morph_all(images, core.double(), 0, ""), one_by_one(images, core, kappa)
+    assert relative_error(alone.flatten(1), morphed) < 1e-6
+
+    plain = layer(unrolled(images.images, 0).view(-1, *SHAPE))[:, order]
+    data = Data(morphed, images.labels, morphed, images.labels, lambda x: x)
+    kept = through_aug_conv(AugConv(weight, out_shape), data, "on", torch.float32,
+                            torch.device("cpu"))
+    assert relative_error(kept.prepare(kept.train), plain) < 1e-5
+    assert relative_error(reference.DenseLayer(dense, out_shape)(alone), plain) < 1e-5
+
+
+def test_the_reference_inverts_the_full_matrix():
+    matrix, inverse = reference.morphing_matrix(16, 3)
+    assert matrix.shape == (48, 48)
+    assert matrix[:16, 16:].count_nonzero() == 0
+    assert torch.equal(matrix[:16, :16], matrix[32:, 32:])
+    torch.testing.assert_close(matrix.double() @ inverse.double(), torch.eye(48).double(),
+                               rtol=0, atol=1e-2)
+
+
+def test_the_reference_learns():
+    """So that its images per second are of training that trains."""
+    images = pixels(32)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    labels = torch.arange(32) % 2
+    data = reference.ImageByImage(images.images, labels)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05)
+    for _ in range(20):
+        rate = reference.train(network, reference.loader(data, 8, 0, shuffle=True), optimizer,
+                               torch.device("cpu"), warm_up=1, steps=3)
+    assert rate > 0
+    inputs = torch.stack([data[i][0] for i in range(32)])
+    assert (network(inputs).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_every_measurement_and_its_report(monkeypatch):
+    monkeypatch.setattr(steps.os, "cpu_count", lambda: 0)          # no worker processes here
+    monkeypatch.setattr(steps, "timed", lambda action, device: (action(), 1.0)[1])
+    size = steps.QUICK
+    found = {name: {side: steps.measure(name, side, size, "cpu") for side in sides}
+             for name, sides in steps.MEASURES.items()}
+    assert all(math.isfinite(value) and value >= 0 for sides in found.values()
+               for results in sides.values() for value in results.values())
+
+    rows, lines = report.table(found, size), report.growth(found, size)
+    assert json.loads(json.dumps([rows, lines])) == [rows, lines]
+    assert len(report.as_text(rows).splitlines()) == len(rows) + 1
+    assert report.growth_png(lines, 8).startswith(b"\x89PNG")
+
+
+def test_targets():
+    sides = {"reference": 1.0, "here": 1.0, "not_kept": 1.0}
+    keys = ["seconds", "images_per_second", "peak_mb", "seconds at m=8"]
+    found = {name: {side: dict.fromkeys(keys, 1.0) for side in sides} for name in steps.MEASURES}
+    found["with_ac"]["here"]["images_per_second"] = 3.0
+    rows = report.table(found, steps.QUICK)
+    assert [row.get("reached") for row in rows] == [
+        False, True, False, False, False, True, None, True, None]
+    assert rows[5]["ratio"] == 3 and rows[7]["ratio"] == pytest.approx(1 / 3)
+    assert "MISSED" in report.as_text(rows)
+    assert not any("target" in row for row in report.table(found, steps.QUICK, targets=False))
