@@ -127,7 +127,8 @@ def through_aug_conv(layer: AugConv, data: Data, cache: str, dtype: torch.dtype,
         # Kept with the channels last, as the convolutions want it.
         out = torch.empty(len(morphed), n, columns, beta, dtype=dtype, device=device)
         blocks = list(zip(morphed.split(250), out.split(250), strict=True))
-        for source, target in tqdm(blocks, desc="Aug-Conv", leave=False, disable=rank() > 0 or None):
+        for source, target in tqdm(blocks, desc="Aug-Conv", leave=False,
+                                   disable=rank() > 0 or None):
             target.copy_(layer(source.to(device)).permute(0, 2, 3, 1))
         return out
 
