@@ -1,10 +1,11 @@
 # make demo: the five steps on the embedded data set.   make test: ruff and pytest.
+# make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
 # make bench: each step's speed beside the reference's algorithm; 12 minutes, nothing else running.
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test stress bench clean
+.PHONY: demo test attack tables stress bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -17,6 +18,12 @@ demo: .venv/runtime
 test: .venv/tests
 	.venv/bin/ruff check .
 	$(STEP) -m pytest
+
+attack: .venv/runtime
+	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
+
+tables: .venv/runtime
+	$(STEP) reproduce_tables.py
 
 stress: .venv/tests
 	$(STEP) -m tests.stress

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import zipfile
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from tests.steps import STEPS, TINY, run
+from tests.steps import STEPS, TINY, Result, killed_before, run
+from utils.artifacts import Saving
 from utils.delivery import identifier
 
 SEED = "918273645546372819"             # a seed that appears nowhere by chance
@@ -24,7 +26,8 @@ TRAINING = {"pretrain.py": "pretrained", "train_with_ac.py": "with_ac", "train_n
 def make_stages(folder: Path) -> dict[str, Path]:
     """The data folder as each step finds it, by the step's name, and as all leave it (`end`).
 
-    `results`: what they leave elsewhere, with all that they have printed.
+    `unfinished`: pretrain.py was killed in its second epoch. `results`: what the steps leave
+    elsewhere, with all that they have printed.
     """
     data, results, stages = folder / "data", folder / "results", {}
     data.mkdir(parents=True)
@@ -34,7 +37,28 @@ def make_stages(folder: Path) -> dict[str, Path]:
         result = run(script, *SETTINGS, "--data_dir", data, "--results_dir", results)
         assert result.status == 0, result
         (results / f"{script}.log").write_text(result.out + result.err)
-    return stages | {"end": data, "results": results}
+    unfinished = folder / "unfinished"
+    killed = run("pretrain.py", *SETTINGS, "--data_dir", unfinished,
+                 before=killed_before("replace", 3))
+    assert killed.status == -signal.SIGKILL
+    with Saving(unfinished / "developer"):               # cleans what the kill has left
+        pass
+    return stages | {"end": data, "unfinished": unfinished, "results": results}
+
+
+def refused(result: Result, *words: str):
+    """Whether a step ended with one line that holds the words, and nothing else."""
+    assert result.status == 1, result
+    assert len(result.message.splitlines()) == 1, result.err
+    assert all(word in result.message for word in words), result.message
+    return True
+
+
+def same(data: Path, stages: dict, script: str) -> bool:
+    """Whether a step has left what it leaves when nothing disturbs it."""
+    after = [*STEPS, "end"][STEPS.index(script) + 1]
+    assert contents(data) == contents(stages[after])
+    return True
 
 
 def snapshot(folder: Path) -> dict:

@@ -1,33 +1,17 @@
-"""Nothing lost: kills, full disks, damaged and hostile files, two runs at once, Ctrl-C.
+"""Nothing lost: kills, full disks, two runs at once, Ctrl-C, secrets, numbers that are not finite.
 
-The short version of tests/stress.py.
+The short version of tests/stress.py, together with tests/test_damage.py.
 """
 
-import hashlib
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.damage import (
-    DAMAGE,
-    MISFITS,
-    READERS,
-    SEED,
-    SETTINGS,
-    TRAINING,
-    change,
-    contents,
-    make_stages,
-    snapshot,
-    vouch,
-)
+from tests.damage import SEED, SETTINGS, TRAINING, refused, same, snapshot
 from tests.steps import (
-    STEPS,
-    Result,
     free_memory,
     full_disk,
     killed_before,
@@ -36,37 +20,8 @@ from tests.steps import (
     start,
     wait_until,
 )
-from utils import artifacts
 from utils.artifacts import Saving, load
-from utils.program import UserError, locked
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory):
-    """The data folder as each step finds it, and as all leave it; not to be changed."""
-    return make_stages(tmp_path_factory.mktemp("stages"))
-
-
-@pytest.fixture
-def at(stages, tmp_path):
-    """at(script): a copy of the data folder as that step finds it."""
-    return lambda stage: shutil.copytree(stages[stage], tmp_path / "data")
-
-
-def refused(result: Result, *words: str):
-    """Whether a step ended with one line that holds the words, and nothing else."""
-    assert result.status == 1, result
-    assert len(result.message.splitlines()) == 1, result.err
-    assert all(word in result.message for word in words), result.message
-    return True
-
-
-def same(data: Path, stages: dict, script: str) -> bool:
-    """Whether a step has left what it leaves when nothing disturbs it."""
-    after = [*STEPS, "end"][STEPS.index(script) + 1]
-    assert contents(data) == contents(stages[after])
-    return True
-
+from utils.program import locked
 
 # Kills
 
@@ -114,9 +69,9 @@ def test_killed_before_the_manifest_is_renamed_the_old_files_are_whole(at):
 
 # Resuming
 
-def test_going_on_where_it_stopped(unfinished, stages, tmp_path):
+def test_going_on_where_it_stopped(at, stages):
     """Half-way, bit for bit, with a schedule, momentum and dropout."""
-    data = shutil.copytree(unfinished, tmp_path / "data")
+    data = at("unfinished")
     result = run("pretrain.py", *SETTINGS, "--data_dir", data)
     assert "going on after epoch 1" in result.out and "epoch   1" not in result.out
     assert same(data, stages, "pretrain.py")
@@ -125,26 +80,16 @@ def test_going_on_where_it_stopped(unfinished, stages, tmp_path):
 
 @pytest.mark.parametrize("name, value", [("lr", "0.5"), ("epochs", "3"), ("train_limit", "60"),
                                          ("schedule", "onecycle"), ("seed", "1")])
-def test_checkpoint_of_other_parameters(unfinished, name, value):
-    before = snapshot(unfinished)
-    result = run("pretrain.py", *SETTINGS, "--data_dir", unfinished, f"--{name}", value)
+def test_checkpoint_of_other_parameters(stages, name, value):
+    data = stages["unfinished"]
+    before = snapshot(data)
+    result = run("pretrain.py", *SETTINGS, "--data_dir", data, f"--{name}", value)
     assert refused(result, "pretrained.checkpoint.pt", f" {name} = ", value, "--restart")
-    assert snapshot(unfinished) == before
+    assert snapshot(data) == before
 
 
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory):
-    """A data folder in which pretrain.py was killed in its second epoch."""
-    data = tmp_path_factory.mktemp("unfinished") / "data"
-    killed = run("pretrain.py", *SETTINGS, "--data_dir", data, before=killed_before("replace", 3))
-    assert killed.status == -signal.SIGKILL
-    with Saving(data / "developer"):                     # cleans what the kill has left
-        pass
-    return data
-
-
-def test_restart_begins_anew(unfinished, stages, tmp_path):
-    data = shutil.copytree(unfinished, tmp_path / "data")
+def test_restart_begins_anew(at, stages):
+    data = at("unfinished")
     result = run("pretrain.py", *SETTINGS, "--data_dir", data, "--restart")
     assert "going on" not in result.out and "epoch   1" in result.out
     assert same(data, stages, "pretrain.py")
@@ -204,147 +149,6 @@ def test_results_folder_that_cannot_be_written_loses_no_result(at, tmp_path):
     result = run(*command)
     assert result.status == 0 and "going on after epoch 1" in result.out
     assert len(list(wrong.glob("*seed0.json"))) == 1
-
-
-# Damaged and hostile files
-
-SOME = ("truncated", "one bit flipped", "text", "removed", "truncated, vouched for",
-        "code, vouched for")
-
-
-@pytest.mark.parametrize("file, script", READERS)
-def test_damaged_file(stages, tmp_path, file, script, kinds=SOME):
-    """Named in one line with the command that makes it again; nothing changes."""
-    data, marker = stages["end"], tmp_path / "code has run"
-    path, command = data / file, [*script.split(), *SETTINGS, "--data_dir", data]
-    kept = [path, path.parent / "manifest.json"]
-    for f in kept:
-        shutil.copy2(f, tmp_path / f.name)
-    for name in kinds:
-        spoil, agreeing = DAMAGE[name]
-        if agreeing and path.suffix == ".json":
-            continue
-        spoil(path, marker)
-        if agreeing:
-            vouch(path)
-        before = snapshot(data)
-        assert refused(run(*command), path.name, "run"), name
-        assert snapshot(data) == before and not marker.exists(), name
-        for f in kept:
-            shutil.copy2(tmp_path / f.name, f)
-
-
-def test_damage_of_every_kind(stages, tmp_path):
-    test_damaged_file(stages, tmp_path, *READERS[0], kinds=tuple(DAMAGE))
-
-
-@pytest.mark.parametrize("nth", range(len(MISFITS)))
-def test_file_of_another_geometry(stages, unfinished, tmp_path, nth):
-    """With a manifest that vouches for it."""
-    file, spoil, script = MISFITS[nth]
-    data = unfinished if "checkpoint" in file else stages["end"]
-    path, restart = data / file, ["--restart"] if script.startswith("train") else []
-    kept = {path, path.parent / "manifest.json"}
-    for f in kept:
-        shutil.copy2(f, tmp_path / f.name)
-    try:
-        spoil(path)
-        before = snapshot(data)
-        assert refused(run(script, *SETTINGS, *restart, "--data_dir", data), path.name)
-        assert snapshot(data) == before
-    finally:
-        for f in kept:
-            shutil.copy2(tmp_path / f.name, f)
-
-
-def test_damaged_checkpoint(unfinished, tmp_path):
-    test_damaged_file({"end": unfinished}, tmp_path, "developer/pretrained.checkpoint.pt",
-                      "pretrain.py", ("truncated", "removed", "code, vouched for"))
-
-
-@pytest.fixture
-def file_of_another_run(at, tmp_path):
-    """A delivery with Aug-Conv of one key and images of another."""
-    data = at("end")
-    other = shutil.copytree(data / "delivery", tmp_path / "other")
-    run("gen_augconv.py", *SETTINGS, "--morph_seed", "8", "--data_dir", data)
-    shutil.copy(other / "aug_conv.pt", data / "delivery" / "aug_conv.pt")
-    return data
-
-
-def test_stale_file_is_named(file_of_another_run):
-    command = ("train_with_ac.py", *SETTINGS, "--data_dir", file_of_another_run)
-    assert refused(run(*command), "aug_conv.pt", "gen_augconv.py")
-
-
-def test_stale_file_with_its_entry_is_noticed(file_of_another_run):
-    """The entry of the old manifest goes with it, the delivery's identifier does not."""
-    manifest = file_of_another_run / "delivery" / "manifest.json"
-    identifier = json.loads(manifest.read_text())["delivery"]
-    vouch(file_of_another_run / "delivery" / "aug_conv.pt")
-    change(manifest, delivery=identifier)
-    command = ("train_with_ac.py", *SETTINGS, "--data_dir", file_of_another_run)
-    assert refused(run(*command), "manifest.json", "do not belong together")
-
-
-def test_remedies_work(at):
-    """What the messages advise mends the damage."""
-    data = at("end")
-    (data / "developer" / "first_layer.pt").unlink()
-    message = run("gen_augconv.py", *SETTINGS, "--data_dir", data).message
-    assert "run `python pretrain.py --restart` again" in message
-    assert run("pretrain.py", *SETTINGS, "--restart", "--data_dir", data).status == 0
-    for folder in ("provider", "delivery"):
-        (data / folder / "manifest.json").write_text("{")
-    for script in ("gen_morphing_matrix.py", "gen_augconv.py"):
-        assert run(script, *SETTINGS, "--data_dir", data).status == 0
-    load(data / "delivery" / "aug_conv.pt")
-
-
-# Saving, seen from inside
-
-def test_an_error_or_ctrl_c_while_saving_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
-    with Saving(tmp_path) as new:
-        new.save("aug_conv.pt", {"weight": torch.zeros(10)})
-    before = snapshot(tmp_path)
-    for error in (KeyboardInterrupt, OSError(28, "No space left on device"), ValueError):
-        with pytest.raises(error if isinstance(error, type) else OSError), Saving(tmp_path) as new:
-            new.save("aug_conv.pt", {"weight": torch.ones(10)})
-            raise error
-        assert snapshot(tmp_path) == before
-
-    class Interrupted:
-        """SHA-256, and Ctrl-C while the third piece passes."""
-
-        def __init__(self):
-            self.left = 3
-
-        def update(self, data):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), Saving(tmp_path) as new, monkeypatch.context() as patch:
-        patch.setattr(artifacts.hashlib, "sha256", Interrupted)
-        new.save("aug_conv.pt", {"weight": torch.ones(10)})
-    assert snapshot(tmp_path) == before
-
-
-def test_hash_while_writing_is_the_files(tmp_path):
-    with Saving(tmp_path) as new:
-        new.save("aug_conv.pt", {"weight": torch.randn(1000, 100), "name": "any"})
-    entry = artifacts.read_manifest(tmp_path)["files"]["aug_conv.pt"]
-    data = (tmp_path / "aug_conv.pt").read_bytes()
-    assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
-def test_a_damaged_manifest_is_not_replaced(tmp_path):
-    (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="is damaged: remove it"), Saving(tmp_path):
-        raise AssertionError("it was entered")
-    with Saving(tmp_path, anew=True) as new:
-        new.write("morphed.png", b"a picture")
-    assert list(artifacts.read_manifest(tmp_path)["files"]) == ["morphed.png"]
 
 
 # One at a time, Ctrl-C
