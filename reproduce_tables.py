@@ -107,7 +107,8 @@ def repairs_table(attack: dict) -> str:
     for repair in attack["repairs"]:
         known = repair.get("known first layer, denoised", repair["known first layer"])
         name = repair["repair"].replace("_", " ")
-        rows.append([f"{name} {repair['strength']:g}" if repair["strength"] else name, images(known),
+        name += f" {repair['strength']:g}" if repair["strength"] else ""
+        rows.append([name, images(known),
                      images(repair["blind"].get("up to colour", repair["blind"]))])
     return markdown(["repair of Aug-Conv", "first layer known", "blind, up to colours"], rows) + (
         f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. The noise's size "

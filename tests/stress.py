@@ -36,7 +36,8 @@ from utils.records import circumstances, to_json
 KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
 FILES = [*READERS, ("developer/pretrained.checkpoint.pt", "pretrain.py"),
          ("developer/no_ac.pt", "train_no_ac.py"), ("developer/with_ac.json", "train_with_ac.py"),
-         ("developer/manifest.json", "train_no_ac.py"), ("provider/manifest.json", "gen_augconv.py")]
+         ("developer/manifest.json", "train_no_ac.py"),
+         ("provider/manifest.json", "gen_augconv.py")]
 
 
 class Tally:
