@@ -64,7 +64,7 @@ def bench_table(bench: dict) -> str:
              f"{row['here']:.4g} {row['unit']}", f"{row['ratio']:.3g}",
              "" if "target" not in row else
              f"{row['target']}: {'reached' if row['reached'] else 'missed'}"]
-            for row in bench["rows"]]
+            for row in bench["table"]]
     return markdown(["figure", "reference's algorithm", "here", "ratio", "target"], rows) + (
         f"\n\n`{bench['command']}` on {on(bench['machine'])}.")
 
@@ -108,11 +108,11 @@ def repairs_table(attack: dict) -> str:
         known = repair.get("known first layer, denoised", repair["known first layer"])
         name = repair["repair"].replace("_", " ")
         name += f" {repair['strength']:g}" if repair["strength"] else ""
-        rows.append([name, images(known),
+        rows.append([name, f"{repair.get('error of the features', 0):.2g}", images(known),
                      images(repair["blind"].get("up to colour", repair["blind"]))])
-    return markdown(["repair of Aug-Conv", "first layer known", "blind, up to colours"], rows) + (
-        f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. The noise's size "
-        "is relative to Aug-Conv's entries.")
+    return markdown(["repair of Aug-Conv", "error of the features", "first layer known", "blind, up to colours"], rows) + (
+        f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. Noise is relative "
+        "to Aug-Conv's entries, channels are those kept of 64.")
 
 
 def matrix_table(attacks: list[dict]) -> str:

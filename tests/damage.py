@@ -83,7 +83,9 @@ def contents(folder: Path) -> dict:
         elif file.name == "manifest.json":
             manifest = json.loads(file.read_text())
             for entry in file.parent.iterdir():
-                if entry != file:
+                # The order of an older delivery's channels, once there is another core.
+                if entry != file and (entry.name in manifest["files"]
+                                      or entry.name != "channel_order.pt"):
                     assert manifest["files"][entry.name]["sha256"] == digest(entry), entry
             found[name] = {k: v for k, v in manifest.items() if k not in ("files", "sha256")}
             found[name]["files"] = sorted(manifest["files"])

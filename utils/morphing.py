@@ -12,7 +12,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK = 64                          # rows handled at once: what a block needs stays in the cache
+BLOCK = 16                          # rows handled at once: what a block needs stays in the cache
 
 
 def core_size(shape: tuple[int, int, int], kappa: int) -> int:
@@ -142,16 +142,16 @@ def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, i
         raise ValueError(f"the first layer takes {layer.in_channels} channels, but the images have "
                          f"{shape[0]}")
 
-    def respond(rows: Tensor) -> Tensor:
-        return F.conv2d(rows.view(-1, *shape), layer.weight, None, layer.stride, layer.padding,
-                        layer.dilation, layer.groups)
-
     q, entries = len(inverse), shape[0] * shape[1] * shape[2]
     try:
-        out_shape = tuple(respond(inverse.new_zeros(1, entries)).shape[1:])
+        out_shape = tuple(F.conv2d(inverse.new_zeros(1, *shape), layer.weight, None, layer.stride,
+                                   layer.padding, layer.dilation, layer.groups).shape[1:])
     except RuntimeError:
         raise ValueError(f"the first layer's kernel is larger than the images, {shape[1]}x"
                          f"{shape[2]}") from None
+    # Filters over all channels: those of a group are zero on the other groups' channels.
+    groups = layer.weight.detach().flatten(1).chunk(layer.groups)
+    filters = torch.block_diag(*groups)[order]
     weight = torch.empty(entries, out_shape[0] * out_shape[1] * out_shape[2], device=inverse.device)
     with torch.inference_mode():
         for start in range(0, entries, q):                        # a copy of M' on the diagonal
@@ -159,8 +159,11 @@ def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, i
                 piece = inverse[first:first + BLOCK]
                 rows = inverse.new_zeros(len(piece), entries)
                 rows[:, start:start + q] = piece
+                patches = F.unfold(rows.view(-1, *shape), layer.kernel_size, layer.dilation,
+                                   layer.padding, layer.stride)
+                # Straight into the matrix: a convolution's own result would have to be copied.
                 target = weight[start + first:start + first + len(piece)]
-                torch.index_select(respond(rows), 1, order, out=target.view(-1, *out_shape))
+                torch.matmul(filters, patches, out=target.view(len(piece), len(filters), -1))
     return weight, out_shape
 
 
