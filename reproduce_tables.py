@@ -110,9 +110,11 @@ def repairs_table(attack: dict) -> str:
         name += f" {repair['strength']:g}" if repair["strength"] else ""
         rows.append([name, f"{repair.get('error of the features', 0):.2g}", images(known),
                      images(repair["blind"].get("up to colour", repair["blind"]))])
-    return markdown(["repair of Aug-Conv", "error of the features", "first layer known", "blind, up to colours"], rows) + (
-        f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. Noise is relative "
-        "to Aug-Conv's entries, channels are those kept of 64.")
+    header = ["repair of Aug-Conv", "error of the features", "first layer known",
+              "blind, up to colours"]
+    return markdown(header, rows) + (
+        f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. Noise is "
+        "relative to Aug-Conv's entries, channels are those kept of 64.")
 
 
 def matrix_table(attacks: list[dict]) -> str:

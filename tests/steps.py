@@ -205,6 +205,25 @@ def _not_a_number_after(steps: int):
     torch.optim.SGD.step = poisonous
 
 
+def singular_cores(count: int) -> Callable[[], None]:
+    """The first cores that are drawn are so many of rank one, but for rounding."""
+    return partial(_singular_cores, count)
+
+
+def _singular_cores(count: int):
+    import torch
+
+    from utils import morphing
+    true, calls = morphing.draw_core, []
+
+    def bad(q, *arguments):
+        calls.append(q)
+        core = true(q, *arguments)
+        return torch.ones(q, q) + 1e-6 * core if len(calls) <= count else core
+
+    morphing.draw_core = bad
+
+
 def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, err: str):
     for number, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)

@@ -30,7 +30,7 @@ from tests.damage import (
     vouch,
 )
 from tests.steps import ROOT, STEPS, Result, full_disk, killed_before, run, start, wait_until
-from utils.artifacts import Saving, write_alone
+from utils.artifacts import write_alone
 from utils.records import circumstances, to_json
 
 KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
@@ -73,12 +73,6 @@ class Stress:
     def __init__(self, folder: Path):
         self.folder, self.tally, self.random = folder, Tally(), random.Random(6)
         self.stages = make_stages(folder / "stages")
-        unfinished = self.stages["unfinished"] = folder / "unfinished"
-        killed = run("pretrain.py", *SETTINGS, "--data_dir", unfinished,
-                     before=killed_before("replace", 3))
-        assert killed.status == -signal.SIGKILL
-        with Saving(unfinished / "developer"):           # cleans what the kill has left
-            pass
         self.after = dict(zip(STEPS, [*STEPS[1:], "end"], strict=True))
 
     @contextmanager

@@ -17,6 +17,7 @@ from tests.steps import (
     killed_before,
     not_a_number_after,
     run,
+    singular_cores,
     start,
     wait_until,
 )
@@ -240,6 +241,16 @@ def test_loss_that_is_not_finite(at):
     assert result.status == 0 and "going on after epoch 1" in result.out
 
 
+def test_ill_conditioned_core_is_drawn_again_a_few_times(at):
+    data = at("gen_morphing_matrix.py")
+    command = ("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data)
+    assert refused(run(*command, before=singular_cores(100)), "in a row were numerically singular")
+    assert not (data / "provider").exists()
+    result = run(*command, before=singular_cores(3))
+    assert result.status == 0
+    assert float(result.out.split("condition number ")[1].split(",")[0]) < 1e5
+
+
 def test_memory_says_what_would_fit_and_it_does(at):
     data = at("gen_augconv.py")
     command = ("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data)
@@ -251,6 +262,7 @@ def test_memory_says_what_would_fit_and_it_does(at):
     assert refused(run(*command, before=free), "96 morphed images", "50 images would fit")
     limits = ("--train_limit", "40", "--test_limit", "10")
     assert run(*command, *limits, before=free).status == 0
-    result = run("train_with_ac.py", *SETTINGS, "--feature_cache", "on", "--data_dir", data,
-                 before=free_memory(1000))
+    command = ("train_with_ac.py", *SETTINGS, "--feature_cache", "on", "--data_dir", data)
+    assert refused(run(*command, before=free_memory(10**4)), "morphed images", "fewer")
+    result = run(*command, before=free_memory(10**5))
     assert result.status == 1 and "--feature_cache off" in result.message

@@ -9,7 +9,7 @@ import torch
 
 from parameter import Parameters
 from utils.artifacts import load, read_manifest
-from utils.program import UserError
+from utils.program import UserError, require_memory
 from utils.training import Data
 
 AGAIN = "run `python gen_augconv.py` again"
@@ -55,6 +55,9 @@ class Delivery:
 
     def data(self) -> Data:
         """Morphed images (N, αm²) float32 and labels of both splits."""
+        require_memory(4 * self._entries() * (self.train_images + self.test_images),
+                       f"reading the morphed images in {self.folder}",
+                       "ask for fewer (gen_augconv.py --train_limit)")
         tensors = []
         for split, count in (("train", self.train_images), ("test", self.test_images)):
             path = self.folder / f"morphed_{split}.pt"
@@ -72,7 +75,8 @@ class Delivery:
     def is_sound(self) -> bool:
         """Whether types and values of the manifest are what gen_augconv.py writes."""
         numbers = (*self.shape, *self.out_shape, self.kappa, self.train_images, self.test_images)
-        return (all(type(x) is int and x > 0 for x in numbers) and type(self.image_padding) is int
+        return (all(type(x) is int and 0 < x < 2**31 for x in numbers)
+                and type(self.image_padding) is int
                 and len(self.shape) == len(self.out_shape) == 3
                 and self.shape[1] == self.shape[2] >= 4 + 2 * self.image_padding >= 4
                 and self.out_shape[1] == self.out_shape[2] and self._entries() % self.kappa == 0
