@@ -230,7 +230,10 @@ def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, 
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdout.reconfigure(line_buffering=False)         # as into a file, wherever pytest prints
+    import gc
+
     import torch
+    gc.freeze()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)

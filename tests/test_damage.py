@@ -101,6 +101,18 @@ def test_stale_file_with_its_entry_is_noticed(file_of_another_run):
     assert refused(run(*command), "manifest.json", "do not belong together")
 
 
+def test_missing_manifest_is_not_begun_anew(at):
+    """It would no longer tell of the files that other steps have left."""
+    data = at("end")
+    (data / "developer" / "manifest.json").unlink()
+    before = snapshot(data)
+    for script in ("pretrain.py", "gen_augconv.py", "train_no_ac.py"):
+        for more in ((), ("--restart",)):
+            assert refused(run(script, *SETTINGS, *more, "--data_dir", data),
+                           "manifest.json is missing", "move ")
+    assert snapshot(data) == before
+
+
 def test_remedies_work(at):
     """What the messages advise mends the damage."""
     data = at("end")
@@ -154,7 +166,7 @@ def test_hash_while_writing_is_the_files(tmp_path):
 
 def test_a_damaged_manifest_is_not_replaced(tmp_path):
     (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="is damaged: remove it"), Saving(tmp_path):
+    with pytest.raises(UserError, match="is damaged: move "), Saving(tmp_path):
         raise AssertionError("it was entered")
     with Saving(tmp_path, anew=True) as new:
         new.write("morphed.png", b"a picture")

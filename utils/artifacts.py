@@ -189,23 +189,28 @@ def settle(folder: Path):
 
 
 def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
-    """The manifest of a folder; raises UserError where it is missing or is not one."""
-    path = Path(folder) / MANIFEST
+    """The manifest of a folder; raises UserError where it is missing or is not one.
+
+    `missing_ok`: as long as nothing is there that it should tell of, it may be missing.
+    """
+    folder = Path(folder)
+    path, wrong = folder / MANIFEST, "damaged"
+    step = {"provider": "gen_morphing_matrix.py", "delivery": "gen_augconv.py"}.get(folder.name)
     try:
         manifest = json.loads(path.read_text())
-        seal = manifest.pop("sha256", None)
-        if not isinstance(manifest["files"], dict) or seal not in (None, _seal(manifest)):
-            raise ValueError
-        return manifest
+        if manifest.pop("sha256") == _seal(manifest) and isinstance(manifest["files"], dict):
+            return manifest
     except FileNotFoundError:
-        if missing_ok:
-            return {"files": {}}
-        step = {"provider": "gen_morphing_matrix.py", "delivery": "gen_augconv.py"}
-        raise UserError(f"{path} is missing: run `python {step[path.parent.name]}` "
-                        "first") from None
+        if not any((folder / name).exists() for name in ARTIFACTS):
+            if missing_ok:
+                return {"files": {}}
+            raise UserError(f"{path} is missing: run `python {step}` first") from None
+        wrong = "missing"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is damaged: remove it, and run the steps again that write to "
-                        f"{path.parent}") from None
+        pass
+    raise UserError(f"{path} is {wrong}: " + (
+        f"run `python {step}` again" if step else
+        f"move {folder} away, and run the steps again that write to it"))
 
 
 def _seal(manifest: dict) -> str:
