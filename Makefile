@@ -1,11 +1,12 @@
 # make demo: the five steps on the embedded data set.   make test: ruff and pytest.
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
+# make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
 # make bench: each step's speed beside the reference's algorithm; 12 minutes, nothing else running.
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test attack tables stress bench clean
+.PHONY: demo test attack tables tables-he stress bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -23,6 +24,10 @@ attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
 
 tables: .venv/runtime
+	$(STEP) reproduce_tables.py
+
+tables-he: .venv/he
+	$(STEP) benchmarks/he.py
 	$(STEP) reproduce_tables.py
 
 stress: .venv/tests
@@ -43,4 +48,8 @@ clean:
 
 .venv/tests: .venv/bin/python requirements.txt requirements-test.txt
 	$(STEP) -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+.venv/he: .venv/bin/python requirements.txt requirements-he.txt
+	$(STEP) -m pip install --quiet -r requirements-he.txt
 	touch $@

@@ -13,19 +13,17 @@ from tqdm import tqdm
 
 from models import first_layer
 from parameter import Parameters
-from utils import adversary
+from utils import adversary, attacks
 from utils.adversary import IMAGES, PUBLIC, Truth, pixels, spread
-from utils.artifacts import Saving, load
+from utils.artifacts import load, write_alone
 from utils.datasets import load_images, unrolled
 from utils.delivery import Delivery, read_delivery
+from utils.figures import rows_png
 from utils.program import UserError, explained, require_memory, run_step
-from utils.records import circumstances, rows_png, stretched, to_json
+from utils.records import circumstances, stretched, to_json
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10
-REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
-           ("channels", 24.0), ("channels", 16.0), ("channels", 8.0), ("noise", 1e-3),
-           ("noise", 1e-2), ("noise", 0.1), ("noise", 1.0))
 EXTRA = (("score", "open data/provider/ and the plain test images, to measure what came back"),
          ("repairs", "with --score: also attack repaired variants of Aug-Conv"))
 
@@ -74,7 +72,7 @@ def main(p: Parameters, flags: set[str]):
               "found" if search["found"] else "did not find", **search))
     if "repairs" in flags and truth is not None:
         result["repairs"] = []
-        for kind, strength in tqdm(REPAIRS, desc="attacking repaired variants", leave=False):
+        for kind, strength in tqdm(attacks.REPAIRS, desc="attacking repairs", leave=False):
             result["repairs"].append(adversary.repaired(
                 kind, strength, weight, delivery, morphed, data.test, plain, filters,
                 layer.padding[0], truth))
@@ -96,11 +94,9 @@ def main(p: Parameters, flags: set[str]):
     if truth is not None:
         rows.insert(0, ("original, private", truth.pixels[shown]))
     folder = Path(p.results_dir or "results")
-    with Saving(folder / "figures") as new:
-        new.write("attack.png", rows_png(rows, zoom=3))
-    with Saving(folder) as new:
-        new.write("attacks.json", to_json(circumstances(p) | result | {
-            "seconds": round(time.perf_counter() - began, 1)}))
+    write_alone(folder / "figures" / "attack.png", rows_png(rows, zoom=3))
+    write_alone(folder / "attacks.json", to_json(circumstances(p) | result | {
+        "seconds": round(time.perf_counter() - began, 1)}))
     print(f"{folder}/attacks.json has the figures, {folder}/figures/attack.png the pictures")
 
 

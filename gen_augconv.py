@@ -15,6 +15,7 @@ from models.aug_conv import AugConv, full_float32
 from utils.artifacts import Saving, load, read_manifest
 from utils.datasets import Images, image_shape, load_images, unrolled
 from utils.delivery import identifier
+from utils.figures import rows_png
 from utils.morphing import (
     compose_aug_conv,
     core_size,
@@ -24,7 +25,7 @@ from utils.morphing import (
     secret_generator,
 )
 from utils.program import UserError, explained, require_memory, run_step
-from utils.records import rows_png, stretched
+from utils.records import stretched
 from utils.training import processes
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst

@@ -1,177 +1,203 @@
-"""Puts the results in results/ into tables, in results/tables.md and in the README.
+"""Step 6: the paper's tables and figures, from what the runs left in results/.
 
-Reads the JSON files that the training scripts (--results_dir results/accuracy), `make bench`,
-`make attack` and `make stress` left. A table whose results are missing names the command.
+Writes results/tables.md, tables.tex, analysis.json and figures/*.png, and the tables of the README.
+A table whose results are missing names the command that makes them. With --measure, sweeps κ first,
+on test images and the first layer in --data_dir (results/kappa.json, figures/kappa.png), and
+weighs the delivery there (results/delivery.json).
 """
 
 import json
-import re
-from math import factorial
 from pathlib import Path
-from statistics import mean
+
+import torch
+
+from models import first_layer
+from models.aug_conv import AugConv, full_float32
+from parameter import Parameters
+from utils import analysis, attacks, result_tables
+from utils.artifacts import load, read_manifest, write_alone
+from utils.datasets import image_shape, load_images, unrolled
+from utils.figures import accuracy_png, overhead_png, rows_png
+from utils.morphing import (
+    compose_aug_conv,
+    core_size,
+    morph,
+    relative_error,
+    secret_generator,
+    usable_core,
+)
+from utils.program import UserError, explained, run_step
+from utils.records import circumstances, stretched, to_json
+from utils.result_tables import CIFAR, ENTRIES, FEATURES, NETWORKS
+from utils.tables import Table, filled
 
 ROOT = Path(__file__).resolve().parent
-NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-COLUMNS = {"pretrained": "plain", "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
-           "no_ac_standardised": "without, standardised"}
+KAPPAS = (1, 3, 12, 48, 192)
+IMAGES, SHOWN = 256, 10
+EXTRA = (("measure", "sweep kappa on real images first, a minute"),)
+RECORDS = ("bench", "attacks", "repairs", "repairs_accuracy", "attack_matrix", "stress", "kappa",
+           "he", "delivery")
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def main(p: Parameters, flags: set[str]):
+    folder = Path(p.results_dir or ROOT / "results")
+    if "measure" in flags:
+        sweep, picture = measure_kappas(p)
+        write_alone(folder / "kappa.json", to_json(sweep))
+        write_alone(folder / "figures" / "kappa.png", picture)
+        delivery = weigh_delivery(p)
+        if delivery is not None:
+            write_alone(folder / "delivery.json", to_json(delivery))
+    runs, records = read_results(folder)
+    tables = made_tables(runs, records)
+    write_alone(folder / "tables.md", as_markdown(tables))
+    write_alone(folder / "tables.tex", "\n\n".join(
+        table.latex() for table in tables.values()) + "\n")
+    write_alone(folder / "analysis.json", to_json(computed()))
+    write_alone(folder / "figures" / "overhead.png", overhead_png(
+        list(KAPPAS), ENTRIES, FEATURES, analysis.vgg_macs("vgg16", 10),
+        analysis.convolution_macs(3, 64, 3, 32), CIFAR))
+    if runs:
+        write_alone(folder / "figures" / "accuracy.png", accuracy_png(curves(runs)))
+    if not p.results_dir:                                # the README's tables are of results/
+        readme = ROOT / "README.md"
+        write_alone(readme, filled(readme.read_text(), as_parts(tables)))
+    print(as_markdown(tables))
+    print(f"{folder}/tables.md, tables.tex, analysis.json and figures/ are written")
 
 
-def accuracy_table(results: list[dict]) -> str:
-    """Test accuracy for each setting, mean over its seeds, then each run's command and minutes."""
-    def setting(result):
-        p, name = result["parameters"], result["data"]["dataset"]
-        if name == "folder":                             # what its images are, the folder tells
-            name = re.search(r"--dataset_dir[ =](\S+)", result["command"])[1].rsplit("/")[-1]
-        return (NAMES.get(name, name), p["model"], result["data"]["train_images"], p["epochs"])
+def read_results(folder: Path) -> tuple[list[dict], dict]:
+    """The training runs, and the other records by name; raises UserError where one is no JSON."""
+    def read(path: Path):
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f"{path} is not JSON: remove it, or run its command again") from None
 
-    rows = []
-    for key in sorted({setting(r) for r in results}):
-        cells = []
-        for name in COLUMNS:
-            values = [100 * r["accuracy"] for r in results
-                      if setting(r) == key and r["run"] == name]
-            cells.append("" if not values else f"{mean(values):.2f}%" + (
-                f" ({min(values):.2f} to {max(values):.2f}, {len(values)} seeds)"
-                if len(values) > 1 else ""))
-        rows.append([f"{key[0]}, {key[1].upper().replace('VGG', 'VGG-')}, {key[2]} images, "
-                     f"{key[3]} epochs", *cells])
-    table = markdown(["test accuracy", *COLUMNS.values()], rows)
-    order = {name: i for i, name in enumerate(COLUMNS)}
-    runs = [[COLUMNS[r["run"]], f"{r['accuracy']:.2%}", str(r["seed"]), f"{r['seconds'] / 60:.1f}",
-             f"`{r['command']}`"] for r in sorted(results, key=lambda r: (order[r["run"]],
-                                                                         r["seed"]))]
-    versions, machine = results[0]["versions"], results[0]["machine"]
-    return (table + "\n\n" + markdown(["run", "accuracy", "seed", "minutes", "command"], runs)
-            + f"\n\nMeasured with torch {versions['torch']}, torchvision "
-            f"{versions['torchvision']} and Python {versions['python']} on "
-            + on(machine) + ".")
+    runs = [read(path) for path in sorted((folder / "accuracy").glob("*seed*.json"))]
+    return runs, {name: read(folder / f"{name}.json") for name in RECORDS
+                  if (folder / f"{name}.json").exists()}
 
 
-def on(machine: dict) -> str:
-    devices = machine.get("cuda") or []
-    return ", ".join(devices) if devices else f"{machine['cores']} cores of {machine['processor']}"
+def made_tables(runs: list[dict], records: dict) -> dict[str, Table | str]:
+    """Each table by its name, or a line with the command that measures what it needs."""
+    makers = {
+        "accuracy": (runs, lambda: result_tables.accuracy_table(runs),
+                     "the training scripts with `--results_dir results/accuracy`"),
+        "paper": (True, lambda: result_tables.paper_table(runs, records), ""),
+        "kappa": ("kappa" in records, lambda: result_tables.kappa_table(records["kappa"], runs),
+                  "`python reproduce_tables.py --measure`"),
+        "he": ("he" in records, lambda: result_tables.he_table(records["he"]), "`make tables-he`"),
+        "bench": ("bench" in records, lambda: result_tables.bench_table(records["bench"]),
+                  "`make bench`"),
+        "attack": ("attacks" in records, lambda: result_tables.attack_table(records["attacks"]),
+                   "`make attack`"),
+        "matrix": ("attack_matrix" in records,
+                   lambda: result_tables.matrix_table(records["attack_matrix"]),
+                   "`python attack.py --score` on other deliveries"),
+        "repairs": ("repairs" in records, lambda: result_tables.repairs_table(
+            records["repairs"], records.get("repairs_accuracy")),
+            "`python attack.py --score --repairs`"),
+        "stress": ("stress" in records, lambda: result_tables.stress_table(records["stress"]),
+                   "`make stress`"),
+        "runs": (runs, lambda: result_tables.runs_table(runs),
+                 "the training scripts with `--results_dir results/accuracy`"),
+    }
+    missing = "Not measured yet: "
+    return {name: make() if there else Table("", [], [], missing + command + ".")
+            for name, (there, make, command) in makers.items()}
 
 
-def bench_table(bench: dict) -> str:
-    """The benchmark's rows: the reference's algorithm and this program, in one run."""
-    rows = [[row["figure"], f"{row['reference']:.4g} {row['unit']}",
-             f"{row['here']:.4g} {row['unit']}", f"{row['ratio']:.3g}",
-             "" if "target" not in row else
-             f"{row['target']}: {'reached' if row['reached'] else 'missed'}"]
-            for row in bench["table"]]
-    return markdown(["figure", "reference's algorithm", "here", "ratio", "target"], rows) + (
-        f"\n\n`{bench['command']}` on {on(bench['machine'])}.")
+def as_parts(tables: dict[str, Table]) -> dict[str, str]:
+    return {name: table.markdown() for name, table in tables.items()}
 
 
-def attack_table(attack: dict) -> str:
-    """What came back in one attack on the project's own delivery."""
-    def scored(report):
-        if "psnr" not in report:
-            return "nothing", ""
-        return (f"{report['psnr']:.0f} dB, SSIM {report['ssim']:.3f}",
-                f"{report['exact']:.0%} of the values exact")
-
-    known, blind, alone = (attack[k] for k in ("known first layer", "blind", "data only"))
-    rows = [["the paper's count: guess the order of 64 channels", f"chance {1 / factorial(64):.1e}",
-             "", ""],
-            ["first layer known (the developer trained it)", *scored(known),
-             f"{known['seconds']:.1f} s, {known['channels right']} of {known['channels']} "
-             "channels"],
-            ["blind: first layer unknown", *scored(blind), f"{blind['seconds']:.1f} s"]]
-    for point in attack["known pairs"]:
-        rows.append([f"{point['pairs']} known pairs, no Aug-Conv ({point['least']} determine the "
-                     "core)", *scored(point), f"{point['seconds']:.1f} s"])
-    rows.append(["morphed images alone, no Aug-Conv", *scored(alone), f"{alone['seconds']:.1f} s"])
-    search = attack["seed search"]
-    return markdown(["attack", "images", "", ""], rows) + (
-        f"\n\n`{attack['command']}`, {attack['images']} test images, "
-        f"{attack['data']['morph_distribution']} core, on {on(attack['machine'])}. A core drawn "
-        f"from a {search['bits']}-bit seed at q = {search['q']} was "
-        f"{'found' if search['found'] else 'not found'} by trying all seeds; 2³² seeds at q = "
-        f"{search['full q']} would take one process {search['years for 2^32']:.1f} years. Cores "
-        f"here are drawn from {search['bits of entropy here']} bits.")
+def as_markdown(tables: dict[str, Table]) -> str:
+    return "\n\n".join(f"## {table.title or name}\n\n{table.markdown()}"
+                       for name, table in tables.items()) + "\n"
 
 
-def repairs_table(attack: dict) -> str:
-    """Changes of Aug-Conv that were hoped to resist, and what came back all the same."""
-    def images(report):
-        return f"{report['psnr']:.0f} dB" if "psnr" in report else "failed"
-
-    rows = []
-    for repair in attack["repairs"]:
-        known = repair.get("known first layer, denoised", repair["known first layer"])
-        name = repair["repair"].replace("_", " ")
-        name += f" {repair['strength']:g}" if repair["strength"] else ""
-        rows.append([name, f"{repair.get('error of the features', 0):.2g}", images(known),
-                     images(repair["blind"].get("up to colour", repair["blind"]))])
-    header = ["repair of Aug-Conv", "error of the features", "first layer known",
-              "blind, up to colours"]
-    return markdown(header, rows) + (
-        f"\n\n`{attack['command']}`, {attack['data']['morph_distribution']} core. Noise is "
-        "relative to Aug-Conv's entries, channels are those kept of 64.")
-
-
-def matrix_table(attacks: list[dict]) -> str:
-    """The two attacks through Aug-Conv over cores, geometries and first layers."""
-    rows = [[a["first layer"], a["data"]["morph_distribution"], str(a["data"]["kappa"]),
-             str(a["data"]["image_padding"]),
-             f"{a['known first layer']['channels right']} of {a['known first layer']['channels']}",
-             f"{a['known first layer']['psnr']:.0f} dB", f"{a['blind']['psnr']:.0f} dB"]
-            for a in attacks]
-    return markdown(["first layer", "core", "κ", "padding", "channels right", "known layer",
-                     "blind"], sorted(rows))
+def computed() -> dict:
+    """What the formulas of utils/analysis.py give for the paper's case, VGG-16 on CIFAR."""
+    network = analysis.vgg_macs("vgg16", 10)
+    return {
+        "network multiply-adds": network,
+        "first layer multiply-adds": analysis.convolution_macs(3, 64, 3, 32),
+        "Aug-Conv multiply-adds": analysis.aug_conv_macs(ENTRIES, FEATURES),
+        "morphing multiply-adds": {k: analysis.morphing_macs(ENTRIES, k) for k in KAPPAS},
+        "published overhead, likely": analysis.likely_published_macs(3, 32, 3, 32) / network,
+        "transmission by the paper's formula": analysis.transmission_by_paper(ENTRIES, ENTRIES,
+                                                                              CIFAR),
+        "transmission by entries": analysis.transmission_by_entries(ENTRIES, FEATURES, CIFAR),
+        "transmission in bytes": analysis.transmission_by_bytes(ENTRIES, FEATURES, CIFAR),
+        "log10 of guessing 64 channels' order": analysis.log10_order_guess(64),
+        "log10 of guessing the core": {e: analysis.log10_core_guess(ENTRIES, e)
+                                       for e in (0.5, 0.1, 0.01, 0.001)},
+        "pairs that determine the core": {k: analysis.pairs_needed(ENTRIES // k, k)
+                                          for k in KAPPAS},
+        "GAZELLE's bytes over an image's": result_tables.HE_BYTES / ENTRIES,
+    }
 
 
-def stress_table(stress: dict) -> str:
-    """Cases of each stress test, and how many ended as they must."""
-    rows = [[test, str(counts.get("cases", "skipped")),
-             ", ".join(f"{n} {what}" for what, n in counts.items() if what != "cases")]
-            for test, counts in stress["counts"].items()]
-    return markdown(["what was done to the steps", "cases", "outcome"], rows) + (
-        f"\n\n`make stress`, {stress['seconds'] / 60:.0f} minutes on {on(stress['machine'])}.")
+def curves(runs: list[dict]) -> dict[str, dict[str, list[list[dict]]]]:
+    """The curves of the runs at κ = 1, by setting and network, for accuracy_png."""
+    runs, panels = [run for run in runs if result_tables.is_paper_kappa(run)], {}
+    for key in sorted({result_tables.setting(run) for run in runs}, reverse=True):
+        here = [run for run in runs if result_tables.setting(run) == key]
+        panels[result_tables.setting_title(key).replace(", VGG", "\nVGG", 1)] = {
+            title: [run["curve"] for run in here if run["run"] == name]
+            for name, title in NETWORKS.items() if any(run["run"] == name for run in here)}
+    return panels
 
 
-def tables() -> dict[str, str]:
-    """Each table by its name, from the JSON files in results/."""
-    results = ROOT / "results"
-    runs = [json.loads(f.read_text()) for f in sorted((results / "accuracy").glob("*seed*.json"))]
-    made = {"accuracy": accuracy_table(runs) if runs else
-            "No runs yet: give the training scripts `--results_dir results/accuracy`."}
-    for name, file, make, command in (
-            ("bench", "bench", bench_table, "make bench"),
-            ("attack", "attacks", attack_table, "make attack"),
-            ("repairs", "repairs", repairs_table, "python attack.py --score --repairs"),
-            ("matrix", "attack_matrix", matrix_table, "attack.py --score on other deliveries"),
-            ("stress", "stress", stress_table, "make stress")):
-        path = results / f"{file}.json"
-        made[name] = (make(json.loads(path.read_text())) if path.exists()
-                      else f"Not measured yet: `{command}`.")
-    return made
+def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
+    """For each κ a core of its own: its condition, the features' error, how images look."""
+    layer_file, shape = Path(p.data_dir) / "developer" / "first_layer.pt", image_shape(p)
+    test = load_images(p, "test")
+    chosen = torch.linspace(0, len(test.images) - 1, min(IMAGES, len(test.images))).long()
+    pixels = test.images[chosen].float() / 255
+    plain = unrolled(test.images[chosen], 0)
+    layer = first_layer.from_file(load(layer_file))
+    order = torch.arange(layer.out_channels)
+    shown = torch.linspace(0, len(plain) - 1, SHOWN).long()
+    sweep, rows = [], [("plain images", pixels[shown])]
+    with explained(), full_float32():
+        expected = layer(plain.view(-1, *shape))
+        brightest = int(expected.var((0, 2, 3)).argmax())
+        for kappa in KAPPAS:
+            q = core_size(shape, kappa)
+            core, inverse, condition = usable_core(q, p.morph_distribution,
+                                                   secret_generator(None, purpose=0))
+            weight, out_shape = compose_aug_conv(layer, inverse, shape, order)
+            morphed = morph(plain, core)
+            features = AugConv(weight, out_shape, layer.bias)(morphed)
+            looks = attacks.score(stretched(morphed, shape), pixels)
+            sweep.append({"kappa": kappa, "q": q, "condition number": condition,
+                          "error of the features": relative_error(features, expected),
+                          "ssim": looks["ssim"], "psnr": looks["psnr"]})
+            print(sweep[-1], flush=True)
+            rows.append((f"morphed, κ = {kappa}: core {q}×{q}", stretched(morphed[shown], shape)))
+            if kappa in (KAPPAS[0], KAPPAS[-1]):
+                rows.append((f"a first-layer feature map of them, through Aug-Conv, κ = {kappa}",
+                             stretched(features[shown, brightest].flatten(1),
+                                       (1, *out_shape[1:]))))
+    name = Path(p.dataset_dir).name if p.dataset == "folder" else p.dataset
+    return circumstances(p) | {"images": len(plain), "images of": name, "sweep": sweep}, rows_png(
+        rows, zoom=3)
 
 
-def filled(text: str, made: dict[str, str]) -> str:
-    """A text with each table between its marks <!-- name --> and <!-- /name -->."""
-    for name, table in made.items():
-        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->",
-                      lambda _, n=name, t=table: f"<!-- {n} -->\n{t}\n<!-- /{n} -->", text,
-                      flags=re.DOTALL)
-    return text
-
-
-def main():
-    made = tables()
-    text = "\n\n".join(f"## {name}\n\n{table}" for name, table in made.items())
-    (ROOT / "results" / "tables.md").write_text(text + "\n")
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(), made))
-    print(text)
+def weigh_delivery(p: Parameters) -> dict | None:
+    """Bytes on disk of what crosses from provider to developer, if there is a delivery."""
+    folder = Path(p.data_dir) / "delivery"
+    if not folder.is_dir():
+        return None
+    manifest = read_manifest(folder)
+    size = {name: file["bytes"] for name, file in manifest["files"].items()}
+    return circumstances(p) | {
+        "images": manifest["train_images"] + manifest["test_images"],
+        "morphed": size["morphed_train.pt"] + size["morphed_test.pt"],
+        "Aug-Conv": size["aug_conv.pt"], "kappa": manifest["kappa"]}
 
 
 if __name__ == "__main__":
-    main()
+    run_step(main, __doc__, extra=EXTRA)

@@ -3,8 +3,9 @@
 `found` is {measurement: {side: {key: median}}} of benchmarks/steps.py, `size` its Size.
 """
 
-import io
 import math
+
+from utils.figures import as_png, pyplot
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -92,10 +93,6 @@ def growth(found: dict, size) -> dict:
 
 def growth_png(lines: dict, side: int) -> bytes:
     """The lines of growth(), measured beside the expected power laws, as a picture."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     def draw(axis, line, letter, name, style, colour):
         x, y, power = line["x"], line["milliseconds"], line["expected_power"]
         axis.plot(x, y, style, color=colour, label=f"{name}, measured")
@@ -106,7 +103,7 @@ def growth_png(lines: dict, side: int) -> bytes:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
     draw(left, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
     draw(left, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
     left.set(title="Composing Aug-Conv (κ = 1)", xlabel="side m of the image, pixels",
@@ -118,7 +115,4 @@ def growth_png(lines: dict, side: int) -> bytes:
               xlabel="κ, copies of the core in M")
     left.legend(fontsize=8)
     right.legend(fontsize=8)
-    data = io.BytesIO()
-    figure.savefig(data, dpi=120)
-    pyplot.close(figure)
-    return data.getvalue()
+    return as_png(figure)

@@ -299,7 +299,7 @@ def main():
               "versions": about["versions"], "machine": about["machine"],
               "seconds": round(time.monotonic() - began), "counts": tally.counts,
               "failures": tally.failures}
-    write_alone(ROOT / "results" / "stress.json", lambda file: file.write(to_json(record).encode()))
+    write_alone(ROOT / "results" / "stress.json", to_json(record))
     print(json.dumps(tally.counts, indent=1))
     sys.exit(1 if tally.failures else 0)
 

@@ -90,11 +90,16 @@ def temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY)
 
 
-def write_alone(path: Path, fill: Callable):
-    """A file that is in no manifest, such as a cache; `fill(file)` writes it."""
+def write_alone(path: Path, content: bytes | str | Callable):
+    """A file that is in no manifest, such as a result; a function as `content` writes to it."""
+    if isinstance(content, str):
+        content = content.encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, fill)
-    os.replace(temporary(path), path)
+    try:
+        _write(path, content if callable(content) else lambda file: file.write(content))
+        os.replace(temporary(path), path)
+    finally:
+        temporary(path).unlink(missing_ok=True)
 
 
 class Saving:

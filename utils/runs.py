@@ -9,8 +9,9 @@ from torch import nn
 
 from parameter import Parameters
 from utils.artifacts import Saving, load, read_manifest, settle, verified, write_alone
+from utils.figures import curve_png
 from utils.program import UserError
-from utils.records import circumstances, curve_csv, curve_png, to_json
+from utils.records import circumstances, curve_csv, to_json
 
 TITLES = {"pretrained": "plain network", "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
           "no_ac_standardised": "without, standardised"}
@@ -62,8 +63,7 @@ def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about
         "identity": run.identity,
     }
     if p.results_dir:
-        write_alone(Path(p.results_dir) / result_name(result),
-                    lambda file: file.write(to_json(result).encode()))
+        write_alone(Path(p.results_dir) / result_name(result), to_json(result))
     with Saving(run.folder) as new:
         new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": p.model,
                                     "classes": about["classes"], "about": about})
