@@ -17,7 +17,7 @@ from parameter import Parameters
 from utils import analysis, attacks, result_tables
 from utils.artifacts import load, read_manifest, write_alone
 from utils.datasets import image_shape, load_images, unrolled
-from utils.figures import accuracy_png, overhead_png, rows_png
+from utils.figures import accuracy_png, overhead_png, pairs_png, rows_png
 from utils.morphing import (
     compose_aug_conv,
     core_size,
@@ -57,6 +57,9 @@ def main(p: Parameters, flags: set[str]):
     write_alone(folder / "figures" / "overhead.png", overhead_png(
         list(KAPPAS), ENTRIES, FEATURES, analysis.vgg_macs("vgg16", 10),
         analysis.convolution_macs(3, 64, 3, 32), CIFAR))
+    if "attacks" in records:
+        write_alone(folder / "figures" / "known_pairs.png",
+                    pairs_png(records["attacks"]["known pairs"]))
     if runs:
         write_alone(folder / "figures" / "accuracy.png", accuracy_png(curves(runs)))
     if not p.results_dir:                                # the README's tables are of results/

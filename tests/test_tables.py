@@ -27,7 +27,8 @@ def test_published_figures():
     assert f"{analysis.transmission_by_paper(3072, 3072, 60_000):.2%}" == "5.12%"
     assert f"{analysis.likely_published_macs(3, 32, 3, 32) / 313_201_664:.2%}" == "9.04%"
     text = cells(result_tables.paper_table(RUNS, RECORDS))
-    for figure in ("7.9e-90", "3072/60000 = 5.12%", "421 888×", "9.04%", "63.7%", "109%", "2.9e-39"):
+    for figure in ("7.9e-90", "3072/60000 = 5.12%", "421 888×", "9.04%", "63.7%", "109%",
+                   "2.9e-39"):
         assert figure in text
 
 

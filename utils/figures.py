@@ -87,6 +87,22 @@ def overhead_png(kappas: list[int], entries: int, features: int, network: int, f
     return as_png(figure)
 
 
+def pairs_png(points: list[dict]) -> bytes:
+    """What comes back of the images without Aug-Conv, over the number of known pairs (attack 4)."""
+    figure, axis = pyplot().subplots(figsize=(6, 3.5), layout="constrained")
+    pairs = [point["pairs"] for point in points]
+    axis.plot(pairs, [point["psnr"] for point in points], "o-", color="tab:blue")
+    axis.axvline(points[0]["least"], color="grey", ls=":", lw=1,
+                 label="as many pairs as the core has rows: q/κ")
+    axis.set(xscale="log", xlabel="known pairs of a plain and a morphed image", ylabel="PSNR, dB",
+             ylim=(0, None), title="Images recovered from known pairs, without Aug-Conv")
+    axis.set_xticks(pairs[:3] + pairs[-1:], [str(n) for n in pairs[:3] + pairs[-1:]])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="upper left")
+    return as_png(figure)
+
+
 def rows_png(rows: list, zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
     from torchvision.utils import make_grid

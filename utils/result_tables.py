@@ -26,7 +26,12 @@ def setting(run: dict) -> tuple:
 
 
 def setting_title(key: tuple) -> str:
-    return f"{key[0]}, {key[1]}, {key[2]:,} images, {key[3]} epochs"
+    return f"{key[0]}, {key[1]}, {grouped(key[2])} images, {key[3]} epochs"
+
+
+def grouped(number: float) -> str:
+    """10000 as 10 000."""
+    return f"{number:,.0f}".replace(",", " ")
 
 
 def is_paper_kappa(run: dict) -> bool:
@@ -127,20 +132,22 @@ def paper_table(runs: list[dict], records: dict[str, dict]) -> Table:
          "uint8 images", f"{more:.0%} more: {sent['morphed images'] / 1e6:.0f} MB and "
          f"{sent['Aug-Conv'] / 1e6:.0f} MB for {sent['plain images'] / 1e6:.0f} MB",
          f"{files['morphed'] / 1e6:.0f} MB and {files['Aug-Conv'] / 1e6:.0f} MB on disk for "
-         f"{files['images']:,} images" if files else none],
+         f"{grouped(files['images'])} images" if files else none],
         ["chance of an attack's success", "7.9·10⁻⁹⁰", "1/64!, guessing the order of 64 channels",
          analysis.power_of_ten(guess),
          "no guess is needed: {} of {} channels right, images at {:.0f} dB, {:.1f} s".format(
              *(attack["known first layer"][key] for key in ("channels right", "channels", "psnr",
                                                             "seconds"))) if attack else none],
         ["chance to guess the core to 1%", "not published", "P(uniform g within 1% of "
-         "uniform x), to the power q²", analysis.power_of_ten(analysis.log10_core_guess(ENTRIES, 0.01)),
+         "uniform x), to the power q²",
+         analysis.power_of_ten(analysis.log10_core_guess(ENTRIES, 0.01)),
          f"not needed either: {analysis.pairs_needed(ENTRIES, 1)} known pairs determine it"],
         ["GAZELLE, computation", "10 000×", "could not be derived: published only", none,
-         f"{he['seconds ratio']:,.0f}× for CKKS, first layer (table below)" if he else none],
+         f"{grouped(he['seconds ratio'])}× for CKKS, first layer (table below)" if he else none],
         ["GAZELLE, data", "421 000×", "1236 MiB (GAZELLE, USENIX Security 2018) over 3072 B",
-         f"{HE_BYTES / ENTRIES:,.0f}×".replace(",", " "),
-         f"{he['bytes ratio']:,.0f}× 3072 B for CKKS, first layer (table below)" if he else none],
+         f"{grouped(HE_BYTES / ENTRIES)}×",
+         f"{grouped(he['bytes ratio'])}× 3072 B for CKKS, first layer (table below)"
+         if he else none],
         ["GAZELLE, chance of success", "2.9·10⁻³⁰", "could not be derived; 2⁻¹²⁸ has the digits, "
          "so the exponent looks like a slip of the pen",
          analysis.power_of_ten(-128 * math.log10(2)), none],
@@ -182,8 +189,8 @@ def kappa_table(record: dict, runs: list[dict]) -> Table:
 
 def he_table(record: dict) -> Table:
     """The first layer on encrypted images, and through MoLe, in one run."""
-    rows = [[row["way"], f"{1000 * row['seconds']:.3g} ms", f"{row['seconds ratio']:,.3g}×",
-             f"{row['bytes']:,}", f"{row['expansion']:,.3g}×", f"{row['largest error']:.1e}"]
+    rows = [[row["way"], f"{1000 * row['seconds']:.3g} ms", f"{row['seconds ratio']:.3g}×",
+             grouped(row["bytes"]), f"{row['expansion']:.3g}×", f"{row['largest error']:.1e}"]
             for row in record["table"]]
     return Table("One first layer, 3→64, 3×3, on a 32×32 image: CKKS against MoLe, per image.",
                  ["way", "time", "over the plain layer", "bytes sent", "over 3072 B",
