@@ -2,7 +2,8 @@
 
 Reads data/delivery/ and what a developer has anyway: the first layer, and plain training images as
 a public sample. Attacked are the test images. Only --score opens data/provider/ and the plain test
-images, to measure. Writes attacks.json and figures/attack.png to --results_dir (results/ if none).
+images, to measure. Writes attacks.json (with --repairs, repairs.json) and figures/attack.png to
+--results_dir; if none, to results/, or without --score to attack/ in --data_dir.
 """
 
 import math
@@ -30,6 +31,8 @@ EXTRA = (("score", "open data/provider/ and the plain test images, to measure wh
 
 def main(p: Parameters, flags: set[str]):
     data_dir, began = Path(p.data_dir), time.perf_counter()
+    if "repairs" in flags and "score" not in flags:
+        raise UserError("--repairs measures what comes back: give --score too")
     delivery = read_delivery(data_dir / "delivery")
     entries, positions = math.prod(delivery.shape), math.prod(delivery.out_shape)
     require_memory(4 * entries * (positions * (4 if "repairs" in flags else 1) + 2 * PUBLIC
@@ -45,6 +48,9 @@ def main(p: Parameters, flags: set[str]):
     public = load_images(p, "train").images
     chosen = spread(len(public), PUBLIC)
     plain = unrolled(public[chosen], delivery.image_padding)
+    if public.shape[-1] + 2 * delivery.image_padding != delivery.shape[-1]:
+        raise UserError(f"images of side {delivery.shape[-1]} were delivered, but the public ones "
+                        f"have {public.shape[-1]}: use the --image_size of gen_augconv.py")
     truth = None
     if "score" in flags:
         truth = read_truth(p, data_dir, delivery, len(public))
@@ -70,7 +76,7 @@ def main(p: Parameters, flags: set[str]):
           "2^32 of torch.rand at {full q}x{full q} take one process {years for 2^32:.2g} years; "
           "cores here are drawn from {bits of entropy here} bits".format(
               "found" if search["found"] else "did not find", **search))
-    if "repairs" in flags and truth is not None:
+    if "repairs" in flags:
         result["repairs"] = []
         for kind, strength in tqdm(attacks.REPAIRS, desc="attacking repairs", leave=False):
             result["repairs"].append(adversary.repaired(
@@ -93,11 +99,12 @@ def main(p: Parameters, flags: set[str]):
         ("from the morphed images alone, without Aug-Conv", blurred)) if images is not None]
     if truth is not None:
         rows.insert(0, ("original, private", truth.pixels[shown]))
-    folder = Path(p.results_dir or "results")
+    folder = Path(p.results_dir or ("results" if truth is not None else data_dir / "attack"))
+    name = "repairs" if "repairs" in flags else "attacks"
     write_alone(folder / "figures" / "attack.png", rows_png(rows, zoom=3))
-    write_alone(folder / "attacks.json", to_json(circumstances(p) | result | {
+    write_alone(folder / f"{name}.json", to_json(circumstances(p) | result | {
         "seconds": round(time.perf_counter() - began, 1)}))
-    print(f"{folder}/attacks.json has the figures, {folder}/figures/attack.png the pictures")
+    print(f"{folder}/{name}.json has the figures, {folder}/figures/attack.png the pictures")
 
 
 def read_truth(p: Parameters, data_dir: Path, delivery: Delivery, train_images: int) -> Truth:

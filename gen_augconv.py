@@ -13,7 +13,7 @@ from tqdm import tqdm
 from models import first_layer
 from models.aug_conv import AugConv, full_float32
 from utils.artifacts import Saving, load, read_manifest
-from utils.datasets import Images, image_shape, load_images, unrolled
+from utils.datasets import Images, image_shape, images_of, load_images, unrolled
 from utils.delivery import identifier
 from utils.figures import rows_png
 from utils.morphing import (
@@ -80,7 +80,7 @@ def main(p):
         new.save("aug_conv.pt", content if bias is None else content | {"bias": bias.cpu()})
         for split, images in (("train", train), ("test", test)):
             new.save(f"morphed_{split}.pt", {"images": morphed[split], "labels": images.labels})
-        new.about(delivery=identifier(new.new), dataset=p.dataset, classes=train.classes,
+        new.about(delivery=identifier(new.new), dataset=images_of(p), classes=train.classes,
                   shape=list(shape), image_padding=p.image_padding, out_shape=list(out_shape),
                   kappa=kappa, train_images=len(train.labels), test_images=len(test.labels),
                   morph_distribution=about.get("morph_distribution", "unknown"))

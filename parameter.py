@@ -92,8 +92,9 @@ class Parameters:
     def experiment(self) -> dict:
         """The settings that decide what a training run computes."""
         provider = ("kappa", "morph_distribution", "image_padding", "morph_seed")
-        return {f.name: getattr(self, f.name) for f in fields(self)
-                if not f.metadata["runtime"] and f.name not in provider}
+        folder = {"dataset_dir": self.dataset_dir} if self.dataset == "folder" else {}
+        return folder | {f.name: getattr(self, f.name) for f in fields(self)
+                         if not f.metadata["runtime"] and f.name not in provider}
 
 
 PRESETS = {

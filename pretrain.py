@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import first_layer
 from models.vgg import VGG
-from utils.datasets import load_images, normalise
+from utils.datasets import images_of, load_images, normalise
 from utils.program import run_step
 from utils.runs import Run, comparison, finish, is_finished
 from utils.training import Data, processes, rank, say, seed_everything, to_device, train
@@ -28,7 +28,7 @@ def main(p):
             data = to_device(Data(train_images.images, train_images.labels, test_images.images,
                                   test_images.labels, normalise), device)
             curve = train(network, data, p, run, p.weight_decay, device)
-            about = {"dataset": p.dataset, "classes": len(train_images.classes),
+            about = {"dataset": images_of(p), "classes": len(train_images.classes),
                      "train_images": len(data.train), "test_images": len(data.test)}
             if rank() == 0:
                 finish(run, network, curve, p, about,

@@ -2,8 +2,8 @@
 
 Writes results/tables.md, tables.tex, analysis.json and figures/*.png, and the tables of the README.
 A table whose results are missing names the command that makes them. With --measure, sweeps κ first,
-on test images and the first layer in --data_dir (results/kappa.json, figures/kappa.png), and
-weighs the delivery there (results/delivery.json).
+on the test images of --dataset and the first layer in --data_dir (results/kappa.json and
+figures/kappa.png), and weighs the delivery there (results/delivery.json).
 """
 
 import json
@@ -15,8 +15,9 @@ from models import first_layer
 from models.aug_conv import AugConv, full_float32
 from parameter import Parameters
 from utils import analysis, attacks, result_tables
+from utils.adversary import spread
 from utils.artifacts import load, read_manifest, write_alone
-from utils.datasets import image_shape, load_images, unrolled
+from utils.datasets import image_shape, images_of, load_images, unrolled
 from utils.figures import accuracy_png, overhead_png, pairs_png, rows_png
 from utils.morphing import (
     compose_aug_conv,
@@ -26,7 +27,7 @@ from utils.morphing import (
     secret_generator,
     usable_core,
 )
-from utils.program import UserError, explained, run_step
+from utils.program import UserError, explained, require_memory, run_step
 from utils.records import circumstances, stretched, to_json
 from utils.result_tables import CIFAR, ENTRIES, FEATURES, NETWORKS
 from utils.tables import Table, filled
@@ -60,11 +61,12 @@ def main(p: Parameters, flags: set[str]):
     if "attacks" in records:
         write_alone(folder / "figures" / "known_pairs.png",
                     pairs_png(records["attacks"]["known pairs"]))
-    if runs:
-        write_alone(folder / "figures" / "accuracy.png", accuracy_png(curves(runs)))
+    if panels := curves(runs):
+        write_alone(folder / "figures" / "accuracy.png", accuracy_png(panels))
     if not p.results_dir:                                # the README's tables are of results/
         readme = ROOT / "README.md"
-        write_alone(readme, filled(readme.read_text(), as_parts(tables)))
+        write_alone(readme, filled(readme.read_text(), {
+            name: table.markdown() for name, table in tables.items()}))
     print(as_markdown(tables))
     print(f"{folder}/tables.md, tables.tex, analysis.json and figures/ are written")
 
@@ -82,8 +84,8 @@ def read_results(folder: Path) -> tuple[list[dict], dict]:
                   if (folder / f"{name}.json").exists()}
 
 
-def made_tables(runs: list[dict], records: dict) -> dict[str, Table | str]:
-    """Each table by its name, or a line with the command that measures what it needs."""
+def made_tables(runs: list[dict], records: dict) -> dict[str, Table]:
+    """Each table by its name; one that lacks its results is the command that measures them."""
     makers = {
         "accuracy": (runs, lambda: result_tables.accuracy_table(runs),
                      "the training scripts with `--results_dir results/accuracy`"),
@@ -94,10 +96,10 @@ def made_tables(runs: list[dict], records: dict) -> dict[str, Table | str]:
         "bench": ("bench" in records, lambda: result_tables.bench_table(records["bench"]),
                   "`make bench`"),
         "attack": ("attacks" in records, lambda: result_tables.attack_table(records["attacks"]),
-                   "`make attack`"),
+                   "`python attack.py --score`"),
         "matrix": ("attack_matrix" in records,
                    lambda: result_tables.matrix_table(records["attack_matrix"]),
-                   "`python attack.py --score` on other deliveries"),
+                   "`python attack.py --score` on several deliveries"),
         "repairs": ("repairs" in records, lambda: result_tables.repairs_table(
             records["repairs"], records.get("repairs_accuracy")),
             "`python attack.py --score --repairs`"),
@@ -109,10 +111,6 @@ def made_tables(runs: list[dict], records: dict) -> dict[str, Table | str]:
     missing = "Not measured yet: "
     return {name: make() if there else Table("", [], [], missing + command + ".")
             for name, (there, make, command) in makers.items()}
-
-
-def as_parts(tables: dict[str, Table]) -> dict[str, str]:
-    return {name: table.markdown() for name, table in tables.items()}
 
 
 def as_markdown(tables: dict[str, Table]) -> str:
@@ -144,7 +142,7 @@ def computed() -> dict:
 
 def curves(runs: list[dict]) -> dict[str, dict[str, list[list[dict]]]]:
     """The curves of the runs at κ = 1, by setting and network, for accuracy_png."""
-    runs, panels = [run for run in runs if result_tables.is_paper_kappa(run)], {}
+    runs, panels = [run for run in runs if result_tables.is_usual(run)], {}
     for key in sorted({result_tables.setting(run) for run in runs}, reverse=True):
         here = [run for run in runs if result_tables.setting(run) == key]
         panels[result_tables.setting_title(key).replace(", VGG", "\nVGG", 1)] = {
@@ -155,22 +153,24 @@ def curves(runs: list[dict]) -> dict[str, dict[str, list[list[dict]]]]:
 
 def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
     """For each κ a core of its own: its condition, the features' error, how images look."""
-    layer_file, shape = Path(p.data_dir) / "developer" / "first_layer.pt", image_shape(p)
-    test = load_images(p, "test")
-    chosen = torch.linspace(0, len(test.images) - 1, min(IMAGES, len(test.images))).long()
-    pixels = test.images[chosen].float() / 255
-    plain = unrolled(test.images[chosen], 0)
-    layer = first_layer.from_file(load(layer_file))
-    order = torch.arange(layer.out_channels)
-    shown = torch.linspace(0, len(plain) - 1, SHOWN).long()
+    if p.image_padding:
+        raise UserError("kappa is swept on images without padding: leave out --image_padding")
+    content, shape = load(Path(p.data_dir) / "developer" / "first_layer.pt"), image_shape(p)
+    test = load_images(p, "test").images
+    test = test[spread(len(test), IMAGES)]
+    pixels, plain, shown = test.float() / 255, unrolled(test, 0), spread(len(test), SHOWN)
     sweep, rows = [], [("plain images", pixels[shown])]
     with explained(), full_float32():
+        layer = first_layer.from_file(content)
+        require_memory(9 * layer.out_channels * shape[1] * shape[2] * plain.shape[1],
+                       "sweeping kappa", "choose a smaller --image_size")   # two float32 matrices
+        order = torch.arange(layer.out_channels)
         expected = layer(plain.view(-1, *shape))
         brightest = int(expected.var((0, 2, 3)).argmax())
         for kappa in KAPPAS:
             q = core_size(shape, kappa)
             core, inverse, condition = usable_core(q, p.morph_distribution,
-                                                   secret_generator(None, purpose=0))
+                                                   secret_generator(p.morph_seed, purpose=0))
             weight, out_shape = compose_aug_conv(layer, inverse, shape, order)
             morphed = morph(plain, core)
             features = AugConv(weight, out_shape, layer.bias)(morphed)
@@ -184,9 +184,8 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
                 rows.append((f"a first-layer feature map of them, through Aug-Conv, κ = {kappa}",
                              stretched(features[shown, brightest].flatten(1),
                                        (1, *out_shape[1:]))))
-    name = Path(p.dataset_dir).name if p.dataset == "folder" else p.dataset
-    return circumstances(p) | {"images": len(plain), "images of": name, "sweep": sweep}, rows_png(
-        rows, zoom=3)
+    return circumstances(p) | {"images": len(plain), "images of": images_of(p),
+                               "sweep": sweep}, rows_png(rows, zoom=3)
 
 
 def weigh_delivery(p: Parameters) -> dict | None:

@@ -36,8 +36,8 @@ def main(p):
             network = VGG(p.model, len(delivery.classes), side=n, dropout=p.dropout)
             if beta != network.first_layer.out_channels:
                 raise UserError(f"Aug-Conv has {beta} channels, but {p.model} wants "
-                                f"{network.first_layer.out_channels}: choose the --model that "
-                                "pretrain.py trained")
+                                f"{network.first_layer.out_channels}: it was composed with the "
+                                "first layer of another network")
             network.first_layer = aug_conv
             data = through_aug_conv(aug_conv, delivery.data(), p.feature_cache,
                                     compute_dtype(p, device), device)

@@ -32,11 +32,8 @@ def main(p: Parameters):
         table.append({"repair": kind, "strength": strength,
                       "accuracy": curve[-1]["test_accuracy"], "curve": curve})
         print(f"{kind} {strength:g}: {curve[-1]['test_accuracy']:.2%}", flush=True)
-    record = circumstances(p)
-    record["command"] = record["command"].replace("repairs.py", "benchmarks/repairs.py", 1)
-    name = Path(p.dataset_dir).name if p.dataset == "folder" else p.dataset
     write_alone(Path(p.results_dir or "results") / "repairs_accuracy.json", to_json(
-        record | {"data": delivery.about(), "images of": name, "table": table}))
+        circumstances(p) | {"data": delivery.about(), "table": table}))
 
 
 def trained(kind: str, strength: float, delivery: Delivery, p: Parameters) -> list[dict]:

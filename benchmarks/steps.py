@@ -31,6 +31,7 @@ from gen_augconv import morph_all
 from models.aug_conv import AugConv, full_float32
 from models.vgg import VGG
 from parameter import Parameters
+from utils.artifacts import write_alone
 from utils.datasets import Images, normalise
 from utils.morphing import (
     compose_aug_conv,
@@ -277,15 +278,14 @@ def main():
     rows = report.table(found, size, targets=not (arguments.quick or cuda))
     lines = report.growth(found, size)
     record = circumstances(p) | {
-        "command": " ".join(["python benchmarks/steps.py", *sys.argv[1:]]), "size": asdict(size),
+        "size": asdict(size),
         "seconds": round(time.perf_counter() - started), "table": rows, "growth": lines,
         "medians": found, "runs": runs}
     suffix = "-" + re.sub(r"\W+", "-", cuda).lower() if cuda else ""
     target = arguments.output / f"bench{suffix}.json"
     picture = arguments.output / "figures" / f"growth{suffix}.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(to_json(record))
-    picture.write_bytes(report.growth_png(lines, size.sides[-1]))
+    write_alone(target, to_json(record))
+    write_alone(picture, report.growth_png(lines, size.sides[-1]))
     print(report.as_text(rows), f"{target} and {picture} are written", sep="\n")
 
 

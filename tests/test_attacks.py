@@ -271,11 +271,13 @@ def test_the_step_needs_nothing_of_the_providers(tmp_path: Path):
     assert "64 of 64 channels right" in scored.out and "7.9e-90" in scored.out
 
     (tmp_path / "data" / "provider").rename(tmp_path / "away")
-    for file in (out / "attacks.json", out / "figures" / "attack.png"):
-        file.unlink()
-    alone = run("attack.py", *flags, "--results_dir", out)
+    alone = run("attack.py", *flags)
     assert alone.status == 0, alone.err
     assert "channels right" not in alone.out
-    assert (out / "attacks.json").exists() and (out / "figures" / "attack.png").exists()
-    refused = run("attack.py", *flags, "--results_dir", out, "--score")
-    assert refused.status == 1 and "provider" in refused.message
+    unscored = tmp_path / "data" / "attack"              # and not beside the scored ones
+    assert (unscored / "attacks.json").exists() and (unscored / "figures/attack.png").exists()
+    for more, words in ((["--score"], "provider"), (["--repairs"], "--score"),
+                        (["--image_size", "12"], "--image_size")):
+        refused = run("attack.py", *flags, *more, "--results_dir", out)
+        assert refused.status == 1 and words in refused.message
+        assert "\n" not in refused.message

@@ -38,14 +38,16 @@ def test_damaged_file(stages, tmp_path, file, script, kinds=SOME):
         spoil, agreeing = DAMAGE[name]
         if agreeing and path.suffix == ".json":
             continue
-        spoil(path, marker)
-        if agreeing:
-            vouch(path)
-        before = snapshot(data)
-        assert refused(run(*command), path.name, "run"), name
-        assert snapshot(data) == before and not marker.exists(), name
-        for f in kept:
-            shutil.copy2(tmp_path / f.name, f)
+        try:
+            spoil(path, marker)
+            if agreeing:
+                vouch(path)
+            before = snapshot(data)
+            assert refused(run(*command), path.name, "run"), name
+            assert snapshot(data) == before and not marker.exists(), name
+        finally:
+            for f in kept:
+                shutil.copy2(tmp_path / f.name, f)
 
 
 def test_damage_of_every_kind(stages, tmp_path):

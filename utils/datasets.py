@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,13 @@ class Images(NamedTuple):
     images: Tensor
     labels: Tensor
     classes: list[str]
+
+
+def images_of(p: Parameters) -> str:
+    """What the images are, for records: the data set's name, or that of the folder of images."""
+    if p.dataset != "folder":
+        return p.dataset
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", Path(p.dataset_dir).resolve().name)[:60] or "folder"
 
 
 def image_shape(p: Parameters) -> tuple[int, int, int]:

@@ -39,7 +39,7 @@ class Delivery:
 
     def identity(self, p: Parameters) -> dict:
         """What makes a run on this delivery the run it is."""
-        own = ("dataset", "image_size", "train_limit", "test_limit")
+        own = ("dataset", "dataset_dir", "image_size", "train_limit", "test_limit")
         return {k: v for k, v in p.experiment().items() if k not in own} | {
             "delivery": self.delivery}
 
@@ -82,7 +82,7 @@ class Delivery:
                 and self.out_shape[1] == self.out_shape[2] and self._entries() % self.kappa == 0
                 and isinstance(self.classes, list) and len(self.classes) >= 2
                 and all(isinstance(x, str) for x in self.classes)
-                and all(re.fullmatch(r"[a-z0-9_]{1,40}", str(x))
+                and all(re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", str(x))
                         for x in (self.dataset, self.morph_distribution)))
 
     def _entries(self) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -12,15 +13,19 @@ from torch import Tensor
 
 from parameter import Parameters
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def circumstances(p: Parameters) -> dict:
     """Command, settings, versions and machine: what a number needs beside it. No secret."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    script = Path(sys.argv[0]).resolve()
+    words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
+             *sys.argv[1:]]
     for i, word in enumerate(words):
         if word.startswith("--morph_seed"):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
     return {
-        "command": "python " + " ".join(words),
+        "command": "python " + shlex.join(words),
         "parameters": p.public(),
         "seed": p.seed,
         "versions": {"python": platform.python_version()}

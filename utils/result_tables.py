@@ -1,28 +1,28 @@
 """The tables of reproduce_tables.py, each made of JSON records from results/; no file is opened."""
 
 import math
-import re
 from statistics import mean, stdev
 
 from utils import analysis
+from utils.artifacts import RUNS as SCRIPTS
+from utils.runs import TITLES as NETWORKS
 from utils.tables import Table
 
 DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-NETWORKS = {"pretrained": "plain", "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
-            "no_ac_standardised": "without, standardised"}
-SCRIPTS = {"pretrained": "pretrain.py", "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",
-           "no_ac_standardised": "train_no_ac.py --standardise"}
 ENTRIES, FEATURES, CIFAR = 3 * 32 * 32, 64 * 32 * 32, 60_000      # VGG-16 on CIFAR, as the paper
 HE_BYTES = 1236 * 2 ** 20           # GAZELLE's traffic per inference (USENIX Security 2018)
 
 
+def dataset(name: str) -> str:
+    return DATASETS.get(name, name)
+
+
 def setting(run: dict) -> tuple:
-    """What runs must agree in to be compared: data set, network, training images, epochs."""
-    p, name = run["parameters"], run["data"]["dataset"]
-    if name == "folder":                                 # what its images are, the folder tells
-        name = re.search(r"--dataset_dir[ =](\S+)", run["command"])[1].rsplit("/")[-1]
-    return (DATASETS.get(name, name), p["model"].upper().replace("VGG", "VGG-"),
-            run["data"]["train_images"], p["epochs"])
+    """What runs must agree in to be compared: data set, network, training images, epochs, ..."""
+    p = run["parameters"]
+    return (dataset(run["data"]["dataset"]), p["model"].upper().replace("VGG", "VGG-"),
+            run["data"]["train_images"], p["epochs"],
+            *(p[key] for key in ("schedule", "lr", "dropout", "batch_size", "momentum")))
 
 
 def setting_title(key: tuple) -> str:
@@ -34,8 +34,12 @@ def grouped(number: float) -> str:
     return f"{number:,.0f}".replace(",", " ")
 
 
-def is_paper_kappa(run: dict) -> bool:
-    return run["data"].get("kappa", 1) == 1
+def is_usual(run: dict, kappas: tuple = (1,)) -> bool:
+    """Whether a run is plain, or on images morphed as in the paper: uniform core, no padding."""
+    data = run["data"]
+    return run["run"] == "pretrained" or (
+        data["kappa"] in kappas and data["morph_distribution"] == "uniform"
+        and data["image_padding"] == 0)
 
 
 def spread(values: list[float]) -> str:
@@ -52,12 +56,13 @@ def on(machine: dict) -> str:
 
 def accuracy_table(runs: list[dict]) -> Table:
     """Test accuracy of each network in each setting; a missing one names its command."""
-    runs, rows = [run for run in runs if is_paper_kappa(run)], []
+    runs, rows = [run for run in runs if is_usual(run)], []
     for key in sorted({setting(run) for run in runs}, reverse=True):
         here = [run for run in runs if setting(run) == key]
         options = here[0]["command"].split(".py ", 1)[1].replace("--standardise ", "")
         cells = [[run["accuracy"] for run in here if run["run"] == name] for name in NETWORKS]
-        rows.append([setting_title(key), *(
+        schedule, lr, dropout = key[4:7]
+        rows.append([f"{setting_title(key)}, {schedule} {lr:g}, dropout {dropout:g}", *(
             spread(cell) if cell else f"`python {SCRIPTS[name]} {options}`"
             for name, cell in zip(NETWORKS, cells, strict=True))])
     return Table("Test accuracy after the last epoch, κ = 1, uniform core. The standardised "
@@ -88,10 +93,10 @@ def paper_table(runs: list[dict], records: dict[str, dict]) -> Table:
     counted = analysis.likely_published_macs(3, 32, 3, 32)
     composed = analysis.aug_conv_macs(ENTRIES, FEATURES) - first
     sent = analysis.transmission_by_bytes(ENTRIES, FEATURES, CIFAR)
-    more = sum(sent.values()) / sent["plain images"] - 1
+    more = (sent["morphed images"] + sent["Aug-Conv"]) / sent["plain images"] - 1
     best = max(map(setting, runs), key=lambda key: (key[2], key[3]), default=None)
     accuracy = {name: [run["accuracy"] for run in runs if run["run"] == name
-                       and setting(run) == best and is_paper_kappa(run)] for name in NETWORKS}
+                       and setting(run) == best and is_usual(run)] for name in NETWORKS}
 
     def measured(name: str) -> str:
         if not accuracy[name] or not accuracy["pretrained"]:
@@ -162,7 +167,9 @@ def kappa_table(record: dict, runs: list[dict]) -> Table:
     rows = []
     network = analysis.vgg_macs("vgg16", 10)
     # Runs at several κ share a setting and a seed; the plain run of both is what they compare with.
-    swept = {(setting(run), run["seed"]) for run in runs if not is_paper_kappa(run)}
+    kappas = tuple(point["kappa"] for point in record["sweep"])
+    runs = [run for run in runs if is_usual(run, kappas)]
+    swept = {(setting(run), run["seed"]) for run in runs if not is_usual(run)}
     runs = [run for run in runs if (setting(run), run["seed"]) in swept]
     plain = [run["accuracy"] for run in runs if run["run"] == "pretrained"]
     for point in record["sweep"]:
@@ -178,11 +185,11 @@ def kappa_table(record: dict, runs: list[dict]) -> Table:
     where = " and ".join(sorted({setting_title(key) for key, _ in swept}))
     seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in swept}))
     return Table(
-        "What κ changes (uniform core, images 3×32×32).",
+        f"What κ changes ({record['parameters']['morph_distribution']} core, images 3×32×32).",
         ["κ", "q", "multiply-adds to morph an image, of VGG-16's", "pairs that give the core",
          "condition number", "error of the features", "SSIM", "PSNR", "accuracy with Aug-Conv"],
         rows, f"`{record['command']}`, {record['images']} test images of "
-        f"{DATASETS.get(record['images of'], record['images of'])}. SSIM and PSNR compare morphed "
+        f"{dataset(record['images of'])}. SSIM and PSNR compare morphed "
         "images, stretched to the range of pixels, with plain ones." + (
             f" Accuracies: {where}, seed {seeds}; plain {spread(plain)}." if plain else ""))
 
@@ -246,6 +253,8 @@ def repairs_table(attack: dict, trained: dict | None) -> Table:
     `trained`: the record of benchmarks/repairs.py, if there is one.
     """
     def images(report):
+        if not report:
+            return "not tried"
         return f"{report['psnr']:.0f} dB" if "psnr" in report else "failed"
 
     accuracy = {} if trained is None else {
@@ -259,10 +268,12 @@ def repairs_table(attack: dict, trained: dict | None) -> Table:
                      images(repair["blind"].get("up to colour", repair["blind"])),
                      accuracy.get((repair["repair"], repair["strength"]), "not run")])
     note = (f"Attacks: `{attack['command']}`, {attack['data']['morph_distribution']} core. Noise "
-            "is relative to Aug-Conv's entries, channels are those kept of 64.")
+            "is relative to Aug-Conv's entries, channels are those kept of 64. Where signs, scales "
+            "or mixing keep the known filters from fitting, the images are the blind attack's.")
     if trained is not None:
         note += (f" Accuracy: `{trained['command']}`, {trained['data']['train_images']} images of "
-                 f"{trained['images of']}, {trained['parameters']['epochs']} epochs, "
+                 f"{dataset(trained['data']['dataset'])}, {trained['parameters']['model']}, "
+                 f"{trained['parameters']['epochs']} epochs, "
                  f"{trained['data']['morph_distribution']} core.")
     return Table("Repairs of Aug-Conv.",
                  ["repair of Aug-Conv", "error of the features", "first layer known",

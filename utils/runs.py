@@ -1,5 +1,6 @@
 """A training run in the developer's folder: what identifies it, its result, and comparing them."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -76,12 +77,17 @@ def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about
 
 
 def result_name(result: dict) -> str:
-    """A file name that tells a result's settings, for a folder that collects many."""
+    """A file name that tells a result's settings, the lesser ones in a hash, for a folder of many.
+    """
     about, p = result["data"], result["parameters"]
     words = [about["dataset"], p["model"], f"n{about['train_images']}", f"e{p['epochs']}",
              result["run"]]
     if "kappa" in about:
         words += [f"k{about['kappa']}", about["morph_distribution"]]
+    rest = {key: p[key] for key in ("batch_size", "lr", "schedule", "decay_epochs", "momentum",
+                                    "weight_decay", "morphed_weight_decay", "dropout", "precision")}
+    rest |= {"image_padding": about.get("image_padding"), "test_images": about["test_images"]}
+    words.append(hashlib.sha256(repr(rest).encode()).hexdigest()[:6])
     return re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()) + f"-seed{p['seed']}.json"
 
 

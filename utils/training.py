@@ -113,6 +113,8 @@ def through_aug_conv(layer: AugConv, data: Data, cache: str, dtype: torch.dtype,
     beta, n, columns = layer.out_shape
     count = len(data.train) + len(data.test)
     size = count * beta * n * columns * dtype.itemsize
+    if device.type == "cpu":
+        size *= world()                                  # the processes share the memory
     if cache == "off" or (cache == "auto" and 1.25 * size + 1e9 > free_memory(device)):
         say(f"Aug-Conv runs batch by batch: its output for all images would take "
             f"{size / 1e9:.1f} GB")
