@@ -59,17 +59,16 @@ def accuracy_table(runs: list[dict]) -> Table:
     runs, rows = [run for run in runs if is_usual(run)], []
     for key in sorted({setting(run) for run in runs}, reverse=True):
         here = [run for run in runs if setting(run) == key]
-        options = here[0]["command"].split(".py ", 1)[1].replace("--standardise ", "")
         cells = [[run["accuracy"] for run in here if run["run"] == name] for name in NETWORKS]
         schedule, lr, dropout = key[4:7]
         rows.append([f"{setting_title(key)}, {schedule} {lr:g}, dropout {dropout:g}", *(
-            spread(cell) if cell else f"`python {SCRIPTS[name]} {options}`"
+            spread(cell) if cell else f"not run: `python {SCRIPTS[name]} …`"
             for name, cell in zip(NETWORKS, cells, strict=True))])
     return Table("Test accuracy after the last epoch, κ = 1, uniform core. The standardised "
                  "control has each entry of the morphed images brought to mean 0 and deviation 1.",
                  ["setting", *NETWORKS.values()], rows,
-                 "A command stands where a run is missing. ± is the standard deviation between "
-                 "seeds.")
+                 "± is the standard deviation between seeds. Where a run is missing stands its "
+                 "command, … for the options of the row's other runs.")
 
 
 def runs_table(runs: list[dict]) -> Table:
