@@ -202,7 +202,8 @@ def he_table(record: dict) -> Table:
                  ["way", "time", "over the plain layer", "bytes sent", "over 3072 B",
                   "largest error"], rows, record["note"] +
                  f" The fastest CKKS takes {record['seconds over MoLe']:.0f} times MoLe's time and "
-                 f"{record['bytes over MoLe']:.0f} times its bytes. `{record['command']}` on one core of {record['machine']['processor']}, "
+                 f"{record['bytes over MoLe']:.0f} times its bytes. "
+                 f"`{record['command']}` on one core of {record['machine']['processor']}, "
                  f"TenSEAL {record['versions']['tenseal']}.")
 
 
