@@ -38,7 +38,7 @@ def curve_png(curve: list[dict], title: str) -> bytes:
 
 def accuracy_png(settings: dict[str, dict[str, list[list[dict]]]]) -> bytes:
     """A panel for each setting, {title: {name of a network: its curves, one a seed}}."""
-    figure, axes = pyplot().subplots(1, len(settings), figsize=(5 * len(settings), 3.8),
+    figure, axes = pyplot().subplots(1, len(settings), figsize=(max(5, 3.6 * len(settings)), 3.8),
                                      squeeze=False, sharey=True, layout="constrained")
     for axis, (title, networks) in zip(axes[0], settings.items(), strict=True):
         for i, (name, curves) in enumerate(networks.items()):
@@ -51,7 +51,8 @@ def accuracy_png(settings: dict[str, dict[str, list[list[dict]]]]) -> bytes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("test accuracy, %")
-    axes[0, -1].legend(fontsize=8, loc=(0.52, 0.2))
+    fullest = max(range(len(settings)), key=lambda i: len(list(settings.values())[i]))
+    axes[0, fullest].legend(fontsize=8, loc=(0.4, 0.2))
     return as_png(figure)
 
 
