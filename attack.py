@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from models import first_layer
 from parameter import Parameters
-from utils import adversary, attacks
+from utils import adversary
 from utils.adversary import IMAGES, PUBLIC, Truth, pixels, spread
 from utils.artifacts import load, write_alone
 from utils.datasets import load_images, unrolled
@@ -78,7 +78,7 @@ def main(p: Parameters, flags: set[str]):
               "found" if search["found"] else "did not find", **search))
     if "repairs" in flags:
         result["repairs"] = []
-        for kind, strength in tqdm(attacks.REPAIRS, desc="attacking repairs", leave=False):
+        for kind, strength in tqdm(adversary.REPAIRS, desc="attacking repairs", leave=False):
             result["repairs"].append(adversary.repaired(
                 kind, strength, weight, delivery, morphed, data.test, plain, filters,
                 layer.padding[0], truth))

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.aug_conv import AugConv
 from models.vgg import VGG
 from parameter import Parameters
-from utils import attacks
+from utils import adversary, attacks
 from utils.artifacts import write_alone
 from utils.delivery import Delivery, read_delivery
 from utils.program import run_step
@@ -27,7 +27,7 @@ from utils.training import compute_dtype, processes, seed_everything, through_au
 
 def main(p: Parameters):
     delivery, table = read_delivery(Path(p.data_dir) / "delivery"), []
-    for kind, strength in (("none", 0.0), *attacks.REPAIRS):
+    for kind, strength in (("none", 0.0), *adversary.REPAIRS):
         curve = trained(kind, strength, delivery, p)
         table.append({"repair": kind, "strength": strength,
                       "accuracy": curve[-1]["test_accuracy"], "curve": curve})

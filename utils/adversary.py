@@ -18,6 +18,10 @@ from utils.delivery import Delivery
 
 IMAGES, PROBES, PUBLIC = 256, 96, 10_000
 SEED_BITS, SEED_Q = 16, 48  # of the reduced key space that is searched
+# The repairs of Aug-Conv that are tried, with their strengths; see attacks.repair.
+REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
+           ("channels", 24.0), ("channels", 16.0), ("channels", 8.0), ("noise", 1e-3),
+           ("noise", 1e-2), ("noise", 0.1), ("noise", 1.0))
 
 
 class Truth(NamedTuple):

@@ -18,11 +18,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torch.nn import functional as F
 
-# The repairs of Aug-Conv that are tried, with their strengths; see `repair`.
-REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
-           ("channels", 24.0), ("channels", 16.0), ("channels", 8.0), ("noise", 1e-3),
-           ("noise", 1e-2), ("noise", 0.1), ("noise", 1.0))
-
 
 def feature_maps(morphed: Tensor, weight: Tensor, out_shape: tuple[int, int, int]) -> Tensor:
     """Attack 1, look: T·C_ac as maps (N, β, n, n) float64, from T (N, αm²), C_ac (αm², βn²).
