@@ -1,121 +1,136 @@
 """Step 4, the provider: composes Aug-Conv from M⁻¹ and the developer's first layer, and morphs.
 
 Reads data/provider/, data/developer/first_layer.pt and the private images. Writes data/delivery/,
-all that goes to the developer, and the secret order of the channels to data/provider/.
+all that goes to the developer; the secret order of the channels, and a picture of private images
+beside their morphed versions, go to data/provider/.
 """
 
+import math
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from models import first_layer
-from models.aug_conv import AugConv, full_float32
-from utils.artifacts import Saving, load, read_manifest
-from utils.datasets import Images, image_shape, images_of, load_images, unrolled
-from utils.delivery import identifier
-from utils.figures import rows_png
-from utils.morphing import (
-    compose_aug_conv,
-    core_size,
-    fitted_padding,
-    morph,
-    relative_error,
-    secret_generator,
-)
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import stretched
-from utils.training import processes
+from models.aug_conv import AugConv
+from utils import morphing
+from utils.artifacts import Saving, load
+from utils.cli import UserError, run_step, user_errors
+from utils.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
+from utils.delivery import Geometry, common_scale, deliver, restored, rounded
+from utils.distributed import processes, rank, say
+from utils.memory import require_memory
+from utils.morphing import secret_generator
+from utils.pictures import draw, rows_png, stretched
+from utils.provider import Key, read_key
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
 
 
 def main(p):
-    data_dir, shape = Path(p.data_dir), image_shape(p)
+    data_dir = Path(p.data_dir)
+    channels, side, _ = image_shape(p)
+    shape = (channels, side + 2 * p.image_padding, side + 2 * p.image_padding)
     layer_file = data_dir / "developer" / "first_layer.pt"
-    core_file = data_dir / "provider" / "morphing_matrix.pt"
-    layer_content = load(layer_file)
-    core, kappa = read_core(core_file, shape)
-    inverse, _ = read_core(core_file.with_name("inverse_matrix.pt"), shape)
-    about = read_manifest(core_file.parent)
-    with explained(layer_file):
-        layer = first_layer.from_file(layer_content)
-        layer.padding = fitted_padding(layer.padding, p.image_padding)
-
-    train, test = load_images(p, "train"), load_images(p, "test")
-    entries, count = core_size(shape, 1), len(train.labels) + len(test.labels)
-    features = layer.out_channels * shape[1] * shape[2]
-    fixed = 4 * entries * features // (layer.stride[0] * layer.stride[1]) + 5 * 10**8
-    require_memory(fixed + 4 * entries * count, f"Aug-Conv with {count} morphed images",
-                   lambda free: f"{max(0, free - fixed) // (4 * entries)} images would fit "
-                                "(--train_limit, --test_limit)")
-    order = torch.from_numpy(
-        secret_generator(p.morph_seed, purpose=1).permutation(layer.out_channels))
-    with processes(p) as device, explained(layer_file), full_float32():
-        weight, out_shape = compose_aug_conv(layer.to(device), inverse.to(device), shape,
-                                             order.to(device))
-        bias = None if layer.bias is None else layer.bias[order.to(device)]
-        exact = core.double().to(device)
-        morphed = {split: morph_all(images, exact, p.image_padding, split)
+    layer, mean, std = load(layer_file, first_layer.from_file)
+    key = read_key(data_dir / "provider", shape)
+    geometry = Geometry(key.id, shape, p.image_padding, p.image_fit, key.kappa, key.tile,
+                        key.morph_distribution, p.delivery_dtype, mean, std)
+    with processes(p) as device:
+        layer = layer.to(device)
+        order, aug_conv = compose(p, layer_file, layer, key, shape)
+        train, test = (load_images(p, split) for split in ("train", "test"))
+        sources = {split: Prepared(images.images, mean, std, p.image_padding)
                    for split, images in (("train", train), ("test", test))}
-        plain = unrolled(test.images[:64], p.image_padding)
-        expected = layer(plain.view(-1, *shape).to(device))[:, order.to(device)]
-        error = relative_error(
-            AugConv(weight, out_shape, bias)(morphed["test"][:64].to(device)), expected)
+        core, scale = key.core.double().to(device), 1.0
+        if p.delivery_dtype == "int8":
+            scale = common_scale(list(sources.values()), core, geometry)
+        plain = sources["test"][:64].to(device)
+        morphed = rounded(morphing.morph(plain, core, key.tile), p.delivery_dtype, scale)
+        check(aug_conv, restored(morphed, scale), layer, plain, order, p, key)
+        delivery, secret = (Saving(data_dir / "delivery", anew=True),
+                            Saving(data_dir / "provider", secret=True))
+        with ExitStack() as saved:
+            if rank() == 0:
+                saved.enter_context(secret)
+                saved.enter_context(delivery)
+                delivery.save("aug_conv.pt", contents(aug_conv))
+                for split, images in (("train", train), ("test", test)):
+                    delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
+            for split, images in sources.items():
+                deliver(delivery, f"morphed_{split}.npy", images, core, geometry, scale)
+            if rank() == 0:
+                delivery.about(
+                    **asdict(geometry), dataset=dataset_name(p), classes=train.classes,
+                    out_shape=aug_conv.out_shape, layer=first_layer.fingerprint(layer),
+                    shuffle_channels=p.shuffle_channels, train_images=len(train.labels),
+                    test_images=len(test.labels), scale=scale,
+                    pixels=data_digest(train.images, test.images))
+                secret.save("channel_order.pt", {"order": order.cpu(),
+                                                 "delivery": delivery.prepare()["id"]})
+                secret.prepare()         # so that a full disk stops both
+        if rank() == 0:
+            tell(data_dir, delivery, plain, restored(morphed, scale), geometry)
+
+
+def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor, AugConv]:
+    """The order of Aug-Conv's channels, and Aug-Conv, on the layer's device."""
+    device = layer.weight.device
+    with user_errors(layer_file):
+        own, layer.padding = layer.padding, morphing.fitted_padding(layer.padding, p.image_padding)
+        if not key.tile:
+            numbers = math.prod(shape) * math.prod(morphing.features_shape(layer, shape))
+            require_memory("aug_conv", numbers, purpose="Aug-Conv", advice="draw the core with "
+                           "--tile, or choose a smaller --image_size")
+        order = torch.arange(layer.out_channels)
+        if p.shuffle_channels:
+            order = torch.from_numpy(
+                secret_generator(p.morph_seed, purpose=1).permutation(layer.out_channels))
+        order, inverse = order.to(device), key.inverse.to(device)
+        parts = (morphing.compose_by_tiles(layer, inverse, key.tile, shape, order) if key.tile
+                 else morphing.compose_aug_conv(layer, inverse, shape, order))
+    return order, AugConv(**parts, bias=None if layer.bias is None else layer.bias[order])
+
+
+def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tensor, p, key: Key):
+    """Raises UserError where Aug-Conv's features are not the plain ones; tells how close they are.
+    """
+    features = aug_conv(morphed)
+    error = morphing.relative_error(features, layer(plain)[:, order])
     if not error < WRONG:
-        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1e}: "
-                        f"{core_file} is too ill-conditioned, or inverse_matrix.pt is another's: "
-                        "run `python gen_morphing_matrix.py` again")
-
-    delivery = data_dir / "delivery"
-    picture = rows_png([("plain images, as the provider has them",
-                         stretched(plain[:10], shape)),
-                        ("the same images morphed, as the developer gets them",
-                         stretched(morphed["test"][:10], shape))])
-    with (Saving(data_dir / "developer") as pictures,
-          Saving(data_dir / "provider", secret=True) as secret,
-          Saving(delivery, anew=True) as new):
-        content = {"weight": weight.cpu(), "out_shape": out_shape}
-        new.save("aug_conv.pt", content if bias is None else content | {"bias": bias.cpu()})
-        for split, images in (("train", train), ("test", test)):
-            new.save(f"morphed_{split}.pt", {"images": morphed[split], "labels": images.labels})
-        new.about(delivery=identifier(new.new), dataset=images_of(p), classes=train.classes,
-                  shape=list(shape), image_padding=p.image_padding, out_shape=list(out_shape),
-                  kappa=kappa, train_images=len(train.labels), test_images=len(test.labels),
-                  morph_distribution=about.get("morph_distribution", "unknown"))
-        secret.save("channel_order.pt", {"order": order})
-        pictures.write("morphed.png", picture)
-        secret.prepare()                # so that a full disk stops all three
-        pictures.prepare()
-    print(f"Aug-Conv {weight.shape[0]}x{weight.shape[1]}, features {out_shape[0]}x{out_shape[1]}x"
-          f"{out_shape[2]}: relative error against the plain first layer {error:.1e}")
-    print(f"{delivery}/ is what goes to the developer: " + ", ".join(
-        f"{name} {file['bytes'] / 1e6:.0f} MB" for name, file in new.new.items()))
-    print(f"{data_dir}/developer/morphed.png shows images beside their morphed versions")
+        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: " + (
+            "the core is too ill-conditioned, or inverse_matrix.pt is another's: run `python "
+            "gen_morphing_matrix.py` again" if p.delivery_dtype == "float32" else
+            f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core; float32 "
+            "works, and so does int8 or float16 with gen_morphing_matrix.py --morph_distribution "
+            "orthogonal"))
+    say(f"Aug-Conv {'x'.join(map(str, aug_conv.weight.shape))}, features "
+        f"{'x'.join(map(str, features.shape[1:]))}: relative error against the plain first layer "
+        f"{error:.1e}")
 
 
-def read_core(file: Path, shape: tuple[int, int, int]) -> tuple[Tensor, int]:
-    """A core (q, q), or its inverse, and kappa; raises UserError where it is for other images."""
-    content = load(file)
-    core, kappa = content["core"], content["kappa"]
-    with explained(file):
-        q = core_size(shape, kappa)
-    if core.shape != (q, q):
-        raise UserError(f"{file} is a core {len(core)}x{core.shape[1]} with kappa {kappa}, not one "
-                        f"for images {shape[0]}x{shape[1]}x{shape[2]}: run `python "
-                        "gen_morphing_matrix.py` with this --image_size and --image_padding")
-    return core, kappa
+def contents(aug_conv: AugConv) -> dict:
+    content = {"weight": aug_conv.weight.cpu(), "out_shape": aug_conv.out_shape,
+               "step": aug_conv.step, "offset": aug_conv.offset}
+    return content if aug_conv.bias is None else content | {"bias": aug_conv.bias.cpu()}
 
 
-def morph_all(data: Images, core: Tensor, padding: int, split: str) -> Tensor:
-    """The morphed images (N, αm²) float32 of a split, on the CPU."""
-    side = data.images.shape[-1] + 2 * padding
-    out = torch.empty(len(data.images), data.images.shape[1] * side * side)
-    blocks = list(zip(data.images.split(1000), out.split(1000), strict=True))
-    for source, target in tqdm(blocks, desc=f"morphing {split} images", leave=False, disable=None):
-        target.copy_(morph(unrolled(source.to(core.device), padding), core))
-    return out
+def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geometry: Geometry):
+    files = delivery.manifest["files"]
+    print(f"{delivery.folder}/ is what goes to the developer: " + ", ".join(
+        f"{name} {files[name]['bytes'] / 1e6:.1f} MB" for name in delivery.names
+        if not name.startswith("labels")))
+    if draw(data_dir / "provider" / "morphed.png", lambda: rows_png(
+            [("plain images, as the provider has them", stretched(plain[:10], geometry.shape)),
+             ("the same images morphed, as the developer gets them",
+              stretched(geometry.placed(morphed[:10]), geometry.shape))]), mode=0o600):
+        print(f"{data_dir}/provider/morphed.png shows private images beside their morphed versions")
 
 
 if __name__ == "__main__":

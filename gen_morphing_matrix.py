@@ -4,39 +4,47 @@ Reads nothing but the geometry of the images. Writes data/provider/, which is ne
 """
 
 import math
+import sys
 from pathlib import Path
 
-from utils.artifacts import Saving
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from utils.artifacts import Saving, is_private
+from utils.cli import UserError, run_step, user_errors
 from utils.datasets import image_shape
+from utils.memory import NEEDS, require_memory
 from utils.morphing import core_size, residual, secret_generator, usable_core
-from utils.program import explained, require_memory, run_step
 
 
 def main(p):
-    shape = image_shape(p)
-    with explained():
-        q, entries = core_size(shape, p.kappa), core_size(shape, 1)
+    channels, side, _ = image_shape(p)
+    shape = (channels, side + 2 * p.image_padding, side + 2 * p.image_padding)
+    if p.tile and p.kappa > 1:
+        raise UserError("kappa and tile are two ways to divide an image: choose one")
+    with user_errors():
+        q, entries = core_size(shape, p.kappa, p.tile), core_size(shape)
 
     def fitting(free: int) -> str:
-        least = math.ceil(entries / math.isqrt(free // 48))
-        return f"--kappa {next(k for k in range(least, entries + 1) if entries % k == 0)} would fit"
+        least = math.ceil(entries / math.isqrt(free // NEEDS["core"](1)))
+        return (f"--kappa {next(k for k in range(least, entries + 1) if entries % k == 0)} or a "
+                "--tile would fit" if not p.tile else "choose a smaller --tile")
 
-    require_memory(48 * q * q, f"a core of {q}x{q}", fitting)      # six matrices in float64
-    with explained():
+    require_memory("core", q, purpose=f"a core of {q}x{q}", advice=fitting)
+    with user_errors():
         core, inverse, condition = usable_core(q, p.morph_distribution,
                                                secret_generator(p.morph_seed, purpose=0))
 
     folder = Path(p.data_dir) / "provider"
     with Saving(folder, secret=True, anew=True) as new:
         for name, matrix in [("morphing_matrix", core), ("inverse_matrix", inverse)]:
-            new.save(f"{name}.pt", {"core": matrix, "kappa": p.kappa})
+            new.save(f"{name}.pt", {"core": matrix, "kappa": p.kappa, "tile": p.tile})
         new.about(morph_distribution=p.morph_distribution)
-    print(f"core {q}x{q}, {p.morph_distribution}, kappa {p.kappa}: M is {q * p.kappa}x"
-          f"{q * p.kappa}")
+    blocks = f"tiles of side {p.tile}" if p.tile else (
+        f"kappa {p.kappa}: M is {q * p.kappa}x{q * p.kappa}")
+    print(f"core {q}x{q}, {p.morph_distribution}, {blocks}")
     print(f"condition number {condition:.3g}, largest entry of |M·M⁻¹ - 1| "
           f"{residual(core, inverse):.1e}")
-    print(f"{folder}/morphing_matrix.pt and inverse_matrix.pt are SECRET: only their owner can "
-          "read them")
+    print(f"{folder}/morphing_matrix.pt and inverse_matrix.pt are SECRET"
+          + (": only their owner can read them" if is_private(folder) else ""))
 
 
 if __name__ == "__main__":

@@ -1,156 +1,101 @@
-"""Every setting of the five steps: edit a default here to sweep it, or pass `--name value`.
+"""Every setting of the steps: edit a default here to sweep it, or pass `--name value` to a step.
 
-The defaults are those of the reference scripts of the paper (arXiv:1909.07632).
+The defaults are the paper's (arXiv:1909.07632) and those of its authors' scripts. The command line
+wins over an edit here, and an edit here over a preset: a preset replaces a default only as long as
+it is the paper's. A group's first line names the steps that use it; `--help` prints the comments.
 """
 
-import argparse
-import math
-import sys
-import typing
-from dataclasses import asdict, dataclass, field, fields, replace
-
-
-def setting(default, help, *, choices=None, least=None, below=None, runtime=False):
-    """A field of Parameters. `runtime`: how to run, not what is computed (paths, device)."""
-    return field(default=default, metadata=dict(
-        help=help, choices=choices, least=least, below=below, runtime=runtime))
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Parameters:
-    # data
-    dataset: str = setting("cifar10", "images to train on",
-                           choices=("cifar10", "cifar100", "folder", "shapes"))
-    dataset_dir: str = setting("data/datasets", "where CIFAR is kept, or the tree of images that "
-                               "`folder` reads: train/<class>/* and test/<class>/*", runtime=True)
-    image_size: int = setting(32, "side of the images of `folder` and `shapes`, in pixels", least=4,
-                              below=10_000)
-    train_limit: int = setting(0, "use so many training images, 0 for all", least=0)
-    test_limit: int = setting(0, "use so many test images, 0 for all", least=0)
-    data_dir: str = setting("data", "where the steps keep what they make", runtime=True)
-    results_dir: str = setting("", "also write the result of a training run to this folder, "
-                               "under a name that tells its settings", runtime=True)
-    # network and training
-    model: str = setting("vgg16", "network", choices=("vgg11", "vgg13", "vgg16", "vgg19"))
-    epochs: int = setting(300, "passes over the training images", least=1)
-    batch_size: int = setting(64, "images in a step of the optimizer, over all processes", least=2)
-    lr: float = setting(0.001, "learning rate of SGD (its peak, with `onecycle`)", least=0)
-    schedule: str = setting("halve", "learning rate: `halve` it every decay_epochs, or raise and "
-                            "lower it once (`onecycle`)", choices=("halve", "onecycle"))
-    decay_epochs: int = setting(60, "epochs between two halvings of the learning rate", least=1)
-    momentum: float = setting(0.9, "momentum of SGD", least=0, below=1)
-    weight_decay: float = setting(5e-6, "weight decay of the plain network", least=0)
-    morphed_weight_decay: float = setting(5e-7, "weight decay on morphed images", least=0)
-    dropout: float = setting(0.5, "probability to drop a channel", least=0, below=1)
-    seed: int = setting(0, "weights, batches and dropout", least=0, below=2**63)
-    standardise: bool = setting(False, "train_no_ac.py: standardise each entry of the morphed "
-                                "images first; a fairer control than the reference's")
-    # morphing: gen_morphing_matrix.py draws, the steps after it read what was drawn
-    kappa: int = setting(1, "copies of the morphing core on the diagonal of M", least=1)
-    morph_distribution: str = setting("uniform", "how the core is drawn",
-                                      choices=("uniform", "normal", "orthogonal"))
-    image_padding: int = setting(0, "zeros put around an image before it is morphed", least=0,
-                                 below=1000)
-    morph_seed: int | None = setting(None, "SECRET seed of core and channel order, for tests; "
-                                     "none: 256 bits from the operating system", least=0)
-    # how to run
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", runtime=True)
-    precision: str = setting("auto", "what the network computes in: bfloat16 where the processor "
-                             "has it (auto), or always the same", choices=("auto", "fp32", "bf16"))
-    feature_cache: str = setting("auto", "keep Aug-Conv's output for all images: `auto` if it fits "
-                                 "in memory", choices=("auto", "on", "off"), runtime=True)
-    compile: bool = setting(False, "run the network through torch.compile", runtime=True)
-    restart: bool = setting(False, "train anew, even where a run could go on", runtime=True)
+    # -- Images: pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py reproduce_tables.py
+    dataset: str = "cifar10"        # cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10,
+                                    # shapes (embedded), or folder (your own, see dataset_dir)
+    image_size: int = 0             # side in pixels; 0: the data set's own, 32 for folder, shapes
+    channels: Literal[0, 1, 3] = 0  # grey or colour, converted; 0: the data set's own
+    # -- Image files: pretrain.py gen_augconv.py attack.py reproduce_tables.py
+    dataset_dir: str = "data/datasets"      # where data sets are kept, or the tree of images that
+                                            # folder reads: train/<class>/* and test/<class>/*
+    train_limit: int = 0            # use so many training images, of all classes; 0: all
+    test_limit: int = 0             # use so many test images; 0: all
+    image_fit: Literal["crop", "pad", "stretch"] = "crop"   # how an image of folder becomes square
+    # -- Pixels: pretrain.py gen_augconv.py morph_images.py attack.py reproduce_tables.py
+    pixel_range: tuple[float, float] | None = None  # LOW HIGH: values of image files for 0 and 255
+    max_pixels: int = 89_478_485    # an image file with more pixels is refused
+    # -- Network: pretrain.py train_with_ac.py train_no_ac.py
+    model: str = "vgg16"            # vgg11, vgg13, vgg16, vgg19, resnet18_cifar, a classification
+                                    # network of torchvision, or package.module:callable
+    init: str = ""                  # start from the weights in this file
+    # -- Training: pretrain.py train_with_ac.py train_no_ac.py
+    epochs: int = 300               # passes over the training images
+    lr: float = 0.001               # learning rate of SGD (its peak with onecycle)
+    schedule: Literal["halve", "onecycle"] = "halve"    # halve lr every decay_epochs, or raise and
+                                                        # lower it once
+    decay_epochs: int = 60          # epochs between two halvings of the learning rate
+    momentum: float = 0.9           # momentum of SGD
+    dropout: float = 0.5            # probability that VGG drops a channel
+    seed: int = 0                   # weights, batches and dropout
+    restart: bool = False           # train from scratch, even where a run could go on
+    # -- Batches: pretrain.py train_with_ac.py train_no_ac.py predict.py
+    batch_size: int = 64            # images in a step of the optimizer, over all processes
+    # -- Plain network: pretrain.py
+    weight_decay: float = 5e-6      # weight decay on plain images
+    frozen_first_layer: str = ""    # put the layer in this file first and do not train it: the
+                                    # fair partner of Aug-Conv, whose first layer comes trained
+    # -- Morphed training: train_with_ac.py train_no_ac.py
+    morphed_weight_decay: float = 5e-7      # weight decay on morphed images
+    # -- Control: train_no_ac.py
+    standardise: bool = False       # bring each entry of the morphed images to mean 0, deviation 1
+    # -- Padding: gen_morphing_matrix.py gen_augconv.py
+    image_padding: int = 0          # zeros put around an image before it is morphed
+    # -- Core: gen_morphing_matrix.py reproduce_tables.py
+    kappa: int = 1                  # copies of the morphing core on the diagonal of M
+    tile: int = 0                   # side of square tiles that share the core; 0: the paper's kappa
+    morph_distribution: Literal["uniform", "normal", "orthogonal"] = "uniform"  # of the core
+    # -- Delivery: gen_augconv.py
+    shuffle_channels: bool = True   # Aug-Conv's channels in secret order; no: for trained networks
+    delivery_dtype: Literal["float32", "float16", "int8"] = "float32"   # of the morphed images
+    # -- Secret: gen_morphing_matrix.py gen_augconv.py reproduce_tables.py
+    morph_seed: int | None = None   # SECRET seed of core and channel order, for tests; none: 256
+                                    # bits from the operating system
+    # -- Queries: morph_images.py predict.py
+    name: str = "queries"           # of the folder in data_dir/queries
+    # -- New images: morph_images.py
+    images: tuple[str, ...] = ()    # folders or files to morph
+    hide_names: bool = False        # hand over numbers instead of the files' names
+    # -- Prediction: predict.py
+    network: str = "with_ac"        # whose predictions: with_ac, or pretrained (unshuffled Aug-Conv)
+    # -- Provider: train_with_ac.py predict.py
+    delivery: tuple[str, ...] = ()  # folders of deliveries, several to train on several providers'
+                                    # images; none: the one in data_dir
+    # -- Aug-Conv's output: pretrain.py train_with_ac.py
+    feature_cache: Literal["auto", "on", "off"] = "auto"    # keep a frozen first layer's output for
+                                                            # all images: auto if it fits in memory
+    # -- Adversary: attack.py
+    score: bool = False             # open data_dir/provider and plain test images, to measure
+    repairs: bool = False           # with score: also attack repaired variants of Aug-Conv
+    # -- Tables: reproduce_tables.py
+    measure: bool = False           # sweep kappa on real images first, a minute
+    # -- Running: pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py morph_images.py predict.py
+    device: str = "auto"            # auto, cpu, cuda or cuda:N
+    # -- Computing: pretrain.py train_with_ac.py train_no_ac.py predict.py
+    precision: Literal["auto", "fp32", "bf16"] = "auto"     # of the network; auto: bfloat16 where
+                                                            # the processor has it
+    compile: bool = False           # run the network through torch.compile
+    # -- Results: pretrain.py train_with_ac.py train_no_ac.py attack.py reproduce_tables.py
+    results_dir: str = ""           # also write the result here, under a name with its settings
+    # -- Folder: every step
+    data_dir: str = "data"          # where the steps keep what they make
 
-    def __post_init__(self):
-        """Raises ValueError with one line that names the field."""
-        for f in fields(self):
-            value, rule = getattr(self, f.name), f.metadata
-            kinds = typing.get_args(f.type) or (f.type,)
-            kinds += (int,) if float in kinds else ()
-            if type(value) not in kinds:
-                names = " or ".join(k.__name__.replace("NoneType", "none") for k in kinds)
-                raise ValueError(f"{f.name} is {value!r}, but must be {names}")
-            if rule["choices"] and value not in rule["choices"]:
-                raise ValueError(f"{f.name} is {value!r}, but must be one of "
-                                 f"{', '.join(rule['choices'])}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{f.name} is {value}, but must be finite")
-            if value is not None and rule["least"] is not None and value < rule["least"]:
-                raise ValueError(f"{f.name} is {value}, but must be at least {rule['least']}")
-            below = rule["below"] or (2**31 if f.type is int else None)
-            if below is not None and value >= below:
-                raise ValueError(f"{f.name} is {value}, but must be below {below}")
-        if self.dataset.startswith("cifar") and self.image_size != 32:
-            raise ValueError(f"image_size is {self.image_size}, but CIFAR's images have side 32")
 
-    def public(self) -> dict:
-        """All settings but the secret one and the paths, for records that others will read."""
-        hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart")
-        return {k: v for k, v in asdict(self).items() if k not in hidden}
-
-    def experiment(self) -> dict:
-        """The settings that decide what a training run computes."""
-        provider = ("kappa", "morph_distribution", "image_padding", "morph_seed")
-        folder = {"dataset_dir": self.dataset_dir} if self.dataset == "folder" else {}
-        return folder | {f.name: getattr(self, f.name) for f in fields(self)
-                         if not f.metadata["runtime"] and f.name not in provider}
-
-
+# What a preset puts in place of a default, as (the paper's value, the preset's).
 PRESETS = {
     "paper": {},
-    "demo": dict(dataset="shapes", train_limit=5000, test_limit=1000, data_dir="data/demo",
-                 model="vgg11", epochs=5, batch_size=32, schedule="onecycle", lr=0.003,
-                 dropout=0.1),
+    "demo": {"dataset": ("cifar10", "shapes"), "train_limit": (0, 5000), "test_limit": (0, 1000),
+             "data_dir": ("data", "data/demo"), "model": ("vgg16", "vgg11"), "epochs": (300, 5),
+             "batch_size": (64, 32), "schedule": ("halve", "onecycle"), "lr": (0.001, 0.003),
+             "dropout": (0.5, 0.1)},
 }
-
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; --help lists every setting\n")
-
-
-def _converter(kind):
-    if kind == int | None:
-        def convert(text):
-            return None if text.lower() == "none" else int(text)
-        convert.__name__ = "int"            # argparse names the type by this in its message
-        return convert
-    return kind
-
-
-def parse(description: str, arguments: list[str] | None = None, extra=()) -> Parameters:
-    """The command line of a step, as Parameters; a mistake ends with one line and status 2.
-
-    `extra` are flags of one step alone, as (name, help); with them, returns (Parameters, set of
-    the flags given).
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = OneLineParser(description=description, allow_abbrev=False,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="paper",
-                        help="defaults to start from (default: paper)")
-    for f in fields(Parameters):
-        help = f.metadata["help"].replace("%", "%%") + " (default: %(default)s)"
-        if f.type is bool:
-            parser.add_argument(f"--{f.name}", action=argparse.BooleanOptionalAction,
-                                default=f.default, help=help)
-        else:
-            parser.add_argument(f"--{f.name}", type=_converter(f.type), default=f.default,
-                                choices=f.metadata["choices"], help=help,
-                                metavar=None if f.metadata["choices"] else f.name.upper())
-    for name, help in extra:
-        parser.add_argument(f"--{name}", action="store_true", help=help)
-
-    finder = OneLineParser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", choices=PRESETS, default="paper")
-    preset = PRESETS[finder.parse_known_args(arguments)[0].preset]
-    parser.set_defaults(**preset)
-    given = vars(parser.parse_args(arguments))
-    given.pop("preset")
-    flags = {name for name, _ in extra if given.pop(name)}
-    try:
-        p = replace(Parameters(), **given)
-    except ValueError as mistake:
-        parser.error(str(mistake))
-    return (p, flags) if extra else p

@@ -1,40 +1,59 @@
 """Step 2, the developer: trains a network on plain public images.
 
-Its first layer goes to the provider; its accuracy is what morphed training is compared with.
+Its first layer goes to the provider; its accuracy is what morphed training is compared with. With
+--frozen_first_layer the network trains behind that layer: the fair partner of Aug-Conv.
 Writes data/developer/.
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
-from models.vgg import VGG
-from utils.datasets import images_of, load_images, normalise
-from utils.program import run_step
-from utils.runs import Run, comparison, finish, is_finished
-from utils.training import Data, processes, rank, say, seed_everything, to_device, train
+from utils import datasets
+from utils.artifacts import read_tensors
+from utils.cli import run_step, user_errors
+from utils.distributed import compute_dtype, processes, say
+from utils.runs import Run, comparison, finish, identity, is_finished
+from utils.training import Data, new_network, through_frozen_layers, to_device, train
 
 
 def main(p):
-    folder = Path(p.data_dir) / "developer"
-    run = Run(folder, "pretrained", p.experiment())
+    folder, shape = Path(p.data_dir) / "developer", datasets.image_shape(p)
     with processes(p) as device:
-        if not p.restart and is_finished(run):
-            say("this run is finished already; --restart trains anew")
-        else:
-            train_images, test_images = load_images(p, "train"), load_images(p, "test")
-            seed_everything(p.seed)
-            network = VGG(p.model, len(train_images.classes), side=p.image_size,
-                          dropout=p.dropout)
-            data = to_device(Data(train_images.images, train_images.labels, test_images.images,
-                                  test_images.labels, normalise), device)
-            curve = train(network, data, p, run, p.weight_decay, device)
-            about = {"dataset": images_of(p), "classes": len(train_images.classes),
-                     "train_images": len(data.train), "test_images": len(data.test)}
-            if rank() == 0:
-                finish(run, network, curve, p, about,
-                       first_layer=first_layer.to_file(network.first_layer))
-        say(f"{folder}/pretrained.pt is the network, first_layer.pt what the provider gets")
-        say(*comparison(folder)[:1])
+        train_set, test_set = (datasets.load_images(p, split) for split in ("train", "test"))
+        frozen = p.frozen_first_layer and read_layer(p.frozen_first_layer)
+        mean, std = frozen[1:] if frozen else datasets.normalisation(p, train_set)
+        about = datasets.about(p, train_set, test_set)
+        run = Run(folder, "pretrained_frozen" if frozen else "pretrained", identity(
+            p, "pretrain.py", pixels=about["pixels"], class_names=train_set.classes,
+            labels=datasets.data_digest(train_set.labels, test_set.labels),
+            normalisation=[mean, std]))
+        if not is_finished(run, p):
+            network, model = new_network(p, len(train_set.classes), shape)
+            name = first_layer.find(network, shape)
+            data = Data(train_set.images, train_set.labels, test_set.images, test_set.labels,
+                        partial(datasets.normalise, mean=mean, std=std))
+            if frozen:
+                data = through_frozen_layers([(frozen[0], data)], p.feature_cache,
+                                             compute_dtype(p, device), device)
+                behind = first_layer.BehindFirstLayer(network, shape)
+                curve = train(behind, data, p, run, p.weight_decay, device)
+                network.set_submodule(name, frozen[0])
+                also = {}
+            else:
+                curve = train(network, to_device(data, device), p, run, p.weight_decay, device)
+                also = {"first_layer": first_layer.to_file(network.get_submodule(name), mean, std)}
+            finish(run, network, model, curve, p, device, about, **also)
+        if not frozen:
+            say(f"{folder}/pretrained.pt is the network, first_layer.pt what the provider gets")
+        say(*comparison(folder, "pretrained", run.name), sep="\n")
+
+
+def read_layer(file: str):
+    with user_errors(file):
+        return first_layer.from_file(read_tensors(Path(file), "name a first_layer.pt"))
 
 
 if __name__ == "__main__":

@@ -4,36 +4,38 @@ Reads data/delivery/ and nothing else of the provider's. Writes data/developer/n
 no_ac_standardised.* with --standardise.
 """
 
+import sys
 from pathlib import Path
 
-from models.vgg import VGG
-from utils.delivery import read_delivery, standardised
-from utils.program import run_step
-from utils.runs import Run, comparison, finish, is_finished
-from utils.training import processes, rank, say, seed_everything, to_device, train
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from models import first_layer
+from utils.cli import run_step
+from utils.delivery import read_delivery, restored, standardiser
+from utils.distributed import processes, say
+from utils.morphing import fitted_padding
+from utils.runs import Run, comparison, finish, identity, is_finished
+from utils.training import Data, new_network, to_device, train
 
 
 def main(p):
-    folder = Path(p.data_dir) / "developer"
-    delivery = read_delivery(Path(p.data_dir) / "delivery")
-    name = "no_ac_standardised" if p.standardise else "no_ac"
-    run = Run(folder, name, delivery.identity(p))
+    folder, delivery = Path(p.data_dir) / "developer", read_delivery(Path(p.data_dir) / "delivery")
+    run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac",
+              identity(p, "train_no_ac.py", delivery=delivery.id))
     with processes(p) as device:
-        if not p.restart and is_finished(run):
-            say("this run is finished already; --restart trains anew")
-        else:
-            channels, side, _ = delivery.shape
-            data = delivery.data()
-            if p.standardise:
-                data = standardised(data)
-            data = to_device(data._replace(prepare=lambda x: x.view(-1, channels, side, side)),
-                             device)
-            seed_everything(p.seed)
-            network = VGG(p.model, len(delivery.classes), channels, side, p.dropout,
-                          first_padding=max(0, 1 - delivery.image_padding))
-            curve = train(network, data, p, run, p.morphed_weight_decay, device)
-            if rank() == 0:
-                finish(run, network, curve, p, delivery.about())
+        say(delivery.described())
+        if not is_finished(run, p):
+            train_set, test_set = delivery.split("train"), delivery.split("test")
+            change = standardiser(train_set[0], delivery.scale) if p.standardise else (lambda x: x)
+            data = Data(*train_set, *test_set, lambda x: delivery.geometry.placed(
+                change(restored(x, delivery.scale))))
+            padding = delivery.geometry.image_padding
+            channels, *sides = data.prepare(data.train[:1]).shape[1:]
+            shape = (channels, *(side - 2 * padding for side in sides))
+            network, model = new_network(p, len(delivery.classes), shape)
+            layer = network.get_submodule(first_layer.find(network, shape))
+            layer.padding = fitted_padding(layer.padding, padding)
+            curve = train(network, to_device(data, device), p, run, p.morphed_weight_decay, device)
+            finish(run, network, model, curve, p, device, delivery.about())
         say(*comparison(folder), sep="\n")
 
 

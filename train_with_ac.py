@@ -1,50 +1,64 @@
 """Step 5, the developer: trains a network behind Aug-Conv on morphed images.
 
-Reads data/delivery/ and nothing else of the provider's. Writes data/developer/with_ac.*
+Reads data/delivery/ and nothing else of the provider's. With several --delivery, one network is
+trained on the images of several providers, each behind its own Aug-Conv. Writes
+data/developer/with_ac.*
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 
-from models.aug_conv import AugConv
-from models.vgg import VGG
-from utils.delivery import read_delivery
-from utils.program import UserError, explained, run_step
-from utils.runs import Run, comparison, finish, is_finished
-from utils.training import (
-    compute_dtype,
-    processes,
-    rank,
-    say,
-    seed_everything,
-    through_aug_conv,
-    train,
-)
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from models import first_layer
+from models.first_layer import BehindFirstLayer
+from utils.cli import UserError, run_step, warn
+from utils.delivery import Delivery, read_deliveries, restored
+from utils.distributed import compute_dtype, processes, say
+from utils.morphing import features_shape
+from utils.runs import Run, comparison, finish, identity, is_finished
+from utils.training import Data, new_network, through_frozen_layers, train
 
 
 def main(p):
-    folder = Path(p.data_dir) / "developer"
-    delivery = read_delivery(Path(p.data_dir) / "delivery")
-    run = Run(folder, "with_ac", delivery.identity(p))
+    folder, deliveries = Path(p.data_dir) / "developer", read_deliveries(p)
+    about = deliveries[0].about()
+    if len(deliveries) > 1:
+        about |= {key: sum(d.about()[key] for d in deliveries)
+                  for key in ("train_images", "test_images")} | {"providers": len(deliveries)}
+    run = Run(folder, "with_ac", identity(p, "train_with_ac.py",
+                                          delivery=[d.id for d in deliveries]))
     with processes(p) as device:
-        if not p.restart and is_finished(run):
-            say("this run is finished already; --restart trains anew")
-        else:
-            with explained(delivery.folder / "aug_conv.pt"):
-                aug_conv = AugConv(*delivery.aug_conv()).to(device)
-            beta, n, _ = aug_conv.out_shape
-            seed_everything(p.seed)
-            network = VGG(p.model, len(delivery.classes), side=n, dropout=p.dropout)
-            if beta != network.first_layer.out_channels:
-                raise UserError(f"Aug-Conv has {beta} channels, but {p.model} wants "
-                                f"{network.first_layer.out_channels}: it was composed with the "
-                                "first layer of another network")
-            network.first_layer = aug_conv
-            data = through_aug_conv(aug_conv, delivery.data(), p.feature_cache,
-                                    compute_dtype(p, device), device)
-            curve = train(network.behind, data, p, run, p.morphed_weight_decay, device)
-            if rank() == 0:
-                finish(run, network, curve, p, delivery.about())
-        say(*comparison(folder)[:2], sep="\n")
+        say(*(d.described() for d in deliveries), sep="\n")
+        if not is_finished(run, p):
+            network, model = new_network(p, len(deliveries[0].classes), deliveries[0].plain_shape)
+            check_layer(network, deliveries, p)
+            data = through_frozen_layers([(d.aug_conv(), morphed_data(d)) for d in deliveries],
+                                         p.feature_cache, compute_dtype(p, device), device)
+            behind = BehindFirstLayer(network, deliveries[0].plain_shape)
+            curve = train(behind, data, p, run, p.morphed_weight_decay, device)
+            finish(run, network, model | {"delivery": [d.id for d in deliveries]}, curve, p, device,
+                   about)
+        say(*comparison(folder, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
+
+
+def morphed_data(delivery: Delivery) -> Data:
+    return Data(*delivery.split("train"), *delivery.split("test"),
+                partial(restored, scale=delivery.scale))
+
+
+def check_layer(network, deliveries: list[Delivery], p):
+    """Raises UserError where the network's first layer does not give what Aug-Conv does."""
+    shape = deliveries[0].plain_shape
+    own = features_shape(network.get_submodule(first_layer.find(network, shape)), shape)
+    for d in deliveries:
+        if d.out_shape != own:
+            raise UserError(f"Aug-Conv gives {'x'.join(map(str, d.out_shape))} features, but the "
+                            f"first layer of {p.model} {'x'.join(map(str, own))}: it was composed "
+                            "with the first layer of another network, see --model")
+    if p.init and any(d.shuffle_channels for d in deliveries):
+        warn("--init gives layers trained on channels in their own order, but Aug-Conv's are "
+             "shuffled: gen_augconv.py --shuffle_channels no keeps them")
 
 
 if __name__ == "__main__":

@@ -1,325 +1,308 @@
-"""The files that the steps hand to each other: saved whole or not at all, checked when loaded.
+"""The files that the steps hand to each other: written whole or not at all, checked when read.
 
-A file is a dictionary of tensors and plain values by torch.save. Beside the files of a folder lies
-`manifest.json` with the SHA-256 of each. A folder's new files are written under temporary names;
-the renaming of the manifest makes them valid, all at once, and then they take their places.
+A folder's `manifest.json` has the SHA-256 of its files, what they are about, and an id of it all.
+A kill while files take their places leaves some that are not the manifest's: who reads them next
+says so, and names the command that makes them again.
 """
 
+import errno
 import hashlib
 import json
 import os
 import warnings
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from utils.program import UserError
+from utils.cli import UserError, tolerated, warn
 
-RUNS = {"pretrained": "pretrain.py", "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",
+RUNS = {"pretrained": "pretrain.py", "pretrained_frozen": "pretrain.py --frozen_first_layer FILE",
+        "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",
         "no_ac_standardised": "train_no_ac.py --standardise"}
-# Which step makes a file, and what is in it: for a tensor its dtype and number of dimensions.
-# A key with a question mark may be absent.
-ARTIFACTS = {
-    **{f"{run}.pt": (step, {"network": dict, "model": str, "classes": int})
-       for run, step in RUNS.items()},
-    **{f"{run}.checkpoint.pt": (step, {"network": dict, "optimizer": dict, "scheduler": dict,
-                                       "curve": list, "identity": dict})
-       for run, step in RUNS.items()},
-    **{f"{run}.json": (step, {}) for run, step in RUNS.items()},
-    "first_layer.pt": ("pretrain.py", {"weight": (torch.float32, 4), "bias?": (torch.float32, 1),
-                                       "stride": tuple, "padding": tuple, "dilation": tuple,
-                                       "groups": int}),
-    "morphing_matrix.pt": ("gen_morphing_matrix.py", {"core": (torch.float32, 2), "kappa": int}),
-    "inverse_matrix.pt": ("gen_morphing_matrix.py", {"core": (torch.float32, 2), "kappa": int}),
-    "channel_order.pt": ("gen_augconv.py", {"order": (torch.int64, 1)}),
-    "aug_conv.pt": ("gen_augconv.py", {"weight": (torch.float32, 2), "bias?": (torch.float32, 1),
-                                       "out_shape": tuple}),
-    "morphed_train.pt": ("gen_augconv.py", {"images": (torch.float32, 2),
-                                            "labels": (torch.int64, 1)}),
-    "morphed_test.pt": ("gen_augconv.py", {"images": (torch.float32, 2),
-                                           "labels": (torch.int64, 1)}),
-}
+# Which step makes a file.
+MAKERS = {f"{run}{suffix}": step for run, step in RUNS.items()
+          for suffix in (".pt", ".checkpoint.pt", ".json")} | {
+    "first_layer.pt": "pretrain.py", "morphing_matrix.pt": "gen_morphing_matrix.py",
+    "inverse_matrix.pt": "gen_morphing_matrix.py", "provider": "gen_morphing_matrix.py",
+    "queries": "morph_images.py", "morphed.npy": "morph_images.py", "labels.npy": "morph_images.py"}
 MANIFEST, TEMPORARY = "manifest.json", ".partial"
 
 
-class _Tap:
-    """A file for torch.save that hashes what passes through.
-
-    torch's C++ writer loses what write() raises, Ctrl-C too, so it is kept and raised afterwards.
-    """
-
-    def __init__(self, file):
-        self.file, self.sha256, self.size, self.error = file, hashlib.sha256(), 0, None
-
-    def write(self, data) -> int:
-        size = memoryview(data).nbytes
-        try:
-            if self.error is None:
-                self.file.write(data)
-                self.sha256.update(data)
-                self.size += size
-        except BaseException as error:
-            self.error = error
-        return size
-
-    def flush(self):
-        pass
+def maker(path: Path) -> str:
+    """The step that makes a file, or a folder."""
+    return MAKERS.get(path.name) or MAKERS.get(path.parent.name, "gen_augconv.py")
 
 
-def _write(path: Path, fill: Callable, mode: int = 0o666) -> dict:
-    """Has `fill` write what will be `path` under its temporary name, down to the disk; gives the
-    manifest's entry. An OSError names the file."""
-    try:
-        descriptor = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with open(descriptor, "wb") as file:
-            tap = _Tap(file)
-            fill(tap)
-            if tap.error is not None:
-                raise tap.error
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    return {"sha256": tap.sha256.hexdigest(), "bytes": tap.size}
+def remedy(path: Path) -> str:
+    step = maker(path)
+    again = "" if step.startswith(("gen_", "morph_")) else " --restart"
+    return f"run `python {step}{again}` again"
 
 
 def temporary(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY)
 
 
-def write_alone(path: Path, content: bytes | str | Callable):
-    """A file that is in no manifest, such as a result; a function as `content` writes to it."""
-    if isinstance(content, str):
-        content = content.encode()
+class _Writer:
+    """A file for torch.save, whose C++ writer loses what write() raises, Ctrl-C too."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            if self.error is None:
+                self.file.write(data)
+        except BaseException as error:
+            self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self):
+        pass
+
+
+def write_temporary(path: Path, content: bytes | str | dict | Callable, mode: int = 0o666):
+    """Writes what will be `path` under its temporary name, down to the disk: bytes, a text, tensors
+    and plain values by torch.save, or what a function writes. An OSError names the file."""
+    try:
+        temporary(path).unlink(missing_ok=True)
+        descriptor = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "wb") as file:
+            if callable(content):
+                content(file)
+            elif isinstance(content, dict):
+                writer = _Writer(file)
+                torch.save(content, writer)
+                if writer.error is not None:
+                    raise writer.error
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def write_alone(path: Path, content: bytes | str | dict | Callable, mode: int = 0o666):
+    """A file that is in no manifest, such as a result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _write(path, content if callable(content) else lambda file: file.write(content))
+        write_temporary(path, content, mode)
         os.replace(temporary(path), path)
+        _flush_names(path.parent)
     finally:
         temporary(path).unlink(missing_ok=True)
 
 
+def write_rows(path: Path, shape: tuple, dtype: np.dtype, first: int, rows: Tensor):
+    """Rows of a .npy array that `header_only` began, from `first` on.
+
+    Not through a memory map, which a full disk would answer with a signal instead of an error.
+    """
+    size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    try:
+        with open(temporary(path), "r+b", buffering=0) as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            file.seek(first * size, os.SEEK_CUR)
+            file.write(np.ascontiguousarray(rows.cpu().numpy(), dtype=dtype))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 class Saving:
-    """Saves to one folder, all or nothing.
+    """Saves files to one folder, together, its manifest last.
 
         with Saving(folder) as new:
             new.save("aug_conv.pt", {...})
             new.about(kappa=1)          # into the manifest
 
-    An error in the block leaves the folder as it was; a kill leaves either all of the old files or
-    all of the new ones, some perhaps under their temporary names, where `load` finds them.
-    `secret`: only its owner may read it. `anew`: no file or value that was there before is valid
-    any more. Raises UserError where the manifest that is to be continued is damaged.
+    An error in the block leaves the folder as it was. `secret`: only its owner may read it.
+    `anew`: no file or value that was there before is valid any more. Raises UserError where the
+    manifest that is to be continued is damaged.
     """
 
     def __init__(self, folder: Path, secret: bool = False, anew: bool = False):
-        self.folder, self.secret, self.anew = Path(folder), secret, anew
-        self.new, self.info, self.dropped, self.prepared = {}, {}, [], False
+        self.folder, self.anew, self.secret = Path(folder), anew, secret
+        self.mode, self.names, self.info, self.manifest = 0o600 if secret else 0o666, [], {}, None
 
     def __enter__(self):
         self.folder.mkdir(mode=0o700 if self.secret else 0o777, parents=True, exist_ok=True)
         if self.secret:
-            self.folder.chmod(0o700)
+            keep_private(self.folder)
         self.old = {"files": {}} if self.anew else read_manifest(self.folder, missing_ok=True)
-        settle(self.folder)
+        self._clean()
         return self
 
-    def _write(self, name: str, fill: Callable) -> dict:
-        return _write(self.folder / name, fill, 0o600 if self.secret else 0o666)
-
-    def save(self, name: str, content: dict):
-        """Writes a dictionary of tensors and plain values."""
-        self.new[name] = self._write(name, lambda tap: torch.save(content, tap))
-
-    def write(self, name: str, content: bytes | str):
-        """Writes a picture or a text."""
-        data = content.encode() if isinstance(content, str) else content
-        self.new[name] = self._write(name, lambda tap: tap.write(data))
+    def save(self, name: str, content: bytes | str | dict | Callable):
+        self.names.append(name)
+        write_temporary(self.folder / name, content, self.mode)
 
     def about(self, **info):
         """Adds plain values to the manifest."""
         self.info |= info
 
-    def drop(self, name: str):
-        """Removes a file once the new ones are valid."""
-        self.dropped.append(name)
-
-    def prepare(self):
-        """Writes the manifest; nothing is left to do then that a full disk could stop."""
-        files = self.old["files"] | self.new
-        manifest = self.old | self.info | {
-            "files": {name: files[name] for name in files if name not in self.dropped}}
-        text = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1).encode()
-        self._write(MANIFEST, lambda tap: tap.write(text))
-        self.prepared = True
+    def prepare(self) -> dict:
+        """Writes the manifest beside its place and gives it; a full disk can then stop nothing."""
+        files = self.old["files"] | {name: digest(temporary(self.folder / name))
+                                     for name in self.names}
+        self.manifest = self.old | self.info | {"files": files}
+        self.manifest["id"] = _id(self.manifest)
+        write_temporary(self.folder / MANIFEST, json.dumps(self.manifest, indent=1), self.mode)
+        return self.manifest
 
     def __exit__(self, kind, error, traceback):
         try:
             if kind is None:
-                if not self.prepared:
+                if self.manifest is None:
                     self.prepare()
-                _sync(self.folder)
-                for name in [MANIFEST, *self.new]:
+                for name in [*self.names, MANIFEST]:
                     os.replace(temporary(self.folder / name), self.folder / name)
-                for name in self.dropped:
-                    (self.folder / name).unlink(missing_ok=True)
-                _sync(self.folder)
+                _flush_names(self.folder)
         finally:
-            settle(self.folder)
+            self._clean()
 
-
-def _sync(folder: Path):
-    """The names of a folder, down to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def settle(folder: Path):
-    """Ends what was interrupted: a temporary file takes its place if it is the one that the
-    manifest tells of, and goes otherwise."""
-    if int(os.environ.get("RANK", 0)) > 0:               # under torchrun the first process saves
-        return
-    for leftover in folder.glob(f"*{TEMPORARY}"):
-        path, entry = leftover.with_suffix(""), None
-        with suppress(UserError):
-            entry = read_manifest(folder, missing_ok=True)["files"].get(path.name)
-        if _is_entry(entry, leftover) and not _is_entry(entry, path):
-            os.replace(leftover, path)
-        else:
+    def _clean(self):
+        for leftover in self.folder.glob(f"*{TEMPORARY}"):
             leftover.unlink()
 
 
-def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
-    """The manifest of a folder; raises UserError where it is missing or is not one.
+def keep_private(folder: Path):
+    """Lets nobody but a folder's owner in; says so where its file system cannot."""
+    with tolerated(f"{folder} can be read by others", errno.EPERM):
+        folder.chmod(0o700)
+    if not is_private(folder):
+        warn(f"{folder} can be read by others: its file system keeps no modes")
 
-    `missing_ok`: as long as nothing is there that it should tell of, it may be missing.
-    """
-    folder = Path(folder)
-    path, wrong = folder / MANIFEST, "damaged"
-    step = {"provider": "gen_morphing_matrix.py", "delivery": "gen_augconv.py"}.get(folder.name)
+
+def is_private(folder: Path) -> bool:
+    return folder.stat().st_mode & 0o077 == 0
+
+
+def _flush_names(folder: Path):
+    descriptor = os.open(folder, os.O_RDONLY)
+    with tolerated(f"{folder}: a power cut may undo the last files", errno.EINVAL):
+        os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def digest(path: Path) -> dict:
+    """What a manifest has of a file: its SHA-256 and bytes."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+    return {"sha256": sha256.hexdigest(), "bytes": path.stat().st_size}
+
+
+def _id(manifest: dict) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "id"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
+    """The manifest of a folder; raises UserError where it is missing or is not one."""
+    path = Path(folder) / MANIFEST
+    step = None if folder.name == "developer" else maker(folder)
     try:
-        manifest = json.loads(path.read_text())
-        if manifest.pop("sha256") == _seal(manifest) and isinstance(manifest["files"], dict):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["id"] == _id(manifest) and isinstance(manifest["files"], dict):
             return manifest
     except FileNotFoundError:
-        if not any((folder / name).exists() for name in ARTIFACTS):
-            if missing_ok:
-                return {"files": {}}
-            raise UserError(f"{path} is missing: run `python {step}` first") from None
-        wrong = "missing"
+        if missing_ok:
+            return {"files": {}}
+        raise UserError(f"{path} is missing: run `python {step}` first") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise UserError(f"{path} is {wrong}: " + (
+    raise UserError(f"{path} is damaged: " + (
         f"run `python {step}` again" if step else
         f"move {folder} away, and run the steps again that write to it"))
 
 
-def _seal(manifest: dict) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _is_entry(entry, path: Path) -> bool:
-    """Whether a file is the one of a manifest's entry."""
-    if not isinstance(entry, dict) or not path.is_file():
-        return False
-    if entry.get("bytes") != path.stat().st_size:
-        return False
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest() == entry.get("sha256")
-
-
 def verified(path: Path) -> Path:
-    """Where the file lies that a manifest has as `path`.
+    """The same path, of a file that is the one of its folder's manifest.
 
-    Raises UserError, in one line with the command that makes it, where that file is missing or
-    another one lies there.
+    Raises UserError, in one line with the command that makes it, where it is not.
     """
-    path = Path(path)
-    entry = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
-    for place in (path, temporary(path)):                # the latter where a step was killed
-        if _is_entry(entry, place):
-            return place
-    step = ARTIFACTS[path.name][0]
-    if not path.exists() and entry is None:
-        raise UserError(f"{path} is missing: run `python {step}` first")
-    wrong = (f"is damaged, or not the file that belongs to {path.parent / MANIFEST}"
-             if path.exists() else "is missing")
-    raise UserError(f"{path} {wrong}: {_again(path)}")
+    known = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
+    if known is None and not path.exists():
+        raise UserError(f"{path} is missing: run `python {maker(path)}` first")
+    if known is None or not path.is_file() or known != digest(path):
+        wrong = (f"is damaged, or not the file that belongs to {path.parent / MANIFEST}"
+                 if path.exists() else "is missing")
+        raise UserError(f"{path} {wrong}: {remedy(path)}")
+    return path
 
 
-def _again(path: Path) -> str:
-    step = ARTIFACTS[path.name][0]
-    return f"run `python {step}{'' if step.startswith('gen_') else ' --restart'}` again"
+def load(path: Path, build: Callable = dict):
+    """What `build` makes of a file of tensors and plain values, checked against its manifest.
 
-
-def load(path: Path) -> dict:
-    """Loads an artifact onto the CPU, checked against the folder's manifest and ARTIFACTS.
-
-    Only tensors and plain values are read (weights_only=True): code in a file does not run.
-
-    Raises UserError, in one line with the command that makes the file, where it is missing, not
-    the one of the manifest, or not of the documented form (keys, dtypes, dimensions, finite).
+    Raises UserError where the file is missing, damaged, or nothing that `build` can use.
     """
-    path = Path(path)
-    content = read_checkpoint(verified(path), _again(path))
-    for key, form in ARTIFACTS[path.name][1].items():
-        if not _has_form(content, key, form):
-            raise UserError(f"{path} is not of the documented form ({key} is missing, of another "
-                            f"type, or not finite): {_again(path)}")
-    return content
+    content = read_tensors(verified(path), remedy(path))
+    try:
+        return build(content)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
+        raise UserError(f"{path} is not of the documented form ({' '.join(str(wrong).split())[:100]}"
+                        f"): {remedy(path)}") from None
 
 
-def _has_form(content, key, form) -> bool:
-    if not isinstance(content, dict):
-        return False
-    if key.rstrip("?") not in content:
-        return key.endswith("?")
-    value = content[key.rstrip("?")]
-    if isinstance(form, type):
-        return isinstance(value, form)
-    dtype, dimensions = form
-    # With stride 0 few numbers could claim any shape: there must be as many in the file.
-    return (isinstance(value, torch.Tensor) and value.layout == torch.strided
-            and value.dtype == dtype and value.ndim == dimensions
-            and 0 < value.nbytes <= value.untyped_storage().nbytes()
-            and (dtype == torch.int64 or is_finite(value)))
+def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
+    """A checked .npy file as a tensor that reads it where it lies: it need not fit in memory.
+
+    Raises UserError where it is damaged, or not of this shape and dtype.
+    """
+    try:
+        array = np.load(verified(path), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OverflowError):
+        array = np.empty(0)
+    if array.shape != tuple(shape) or array.dtype != dtype or not array.flags.c_contiguous:
+        raise UserError(f"{path} is not an array {tuple(shape)} of {dtype}: {remedy(path)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # nothing is written to it
+        return torch.from_numpy(array)
 
 
-def is_finite(x: torch.Tensor) -> bool:
-    """Whether all entries are finite, without a mask as large as x."""
-    return all(bool(block.isfinite().all()) for block in x.split(1024))
+def read_tensors(path: Path, advice: str) -> dict:
+    """A dictionary by torch.save, its checksums compared; code in it does not run (weights_only).
 
-
-def same_form(a, b) -> bool:
-    """Whether two nested values agree in types, keys, lengths, shapes and dtypes."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.shape == b.shape and a.dtype == b.dtype
-    if isinstance(a, dict):
-        return (isinstance(b, dict) and a.keys() == b.keys()
-                and all(same_form(a[key], b[key]) for key in a))
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same_form, a, b))
-    return type(a) is type(b)
-
-
-def read_checkpoint(path: Path, remedy: str = "remove it") -> dict:
-    """A dictionary by torch.save, unchecked; raises UserError where it is not one."""
+    Raises UserError where it is not one, or holds tensors that are not what they seem or not
+    finite.
+    """
     try:
         with zipfile.ZipFile(path) as archive:           # more than it can hold: a bomb
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            if (sum(file.file_size for file in archive.infolist()) > path.stat().st_size
+                    or archive.testzip() is not None):
                 raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception:                                    # whatever a hostile file leads to
-        raise UserError(f"{path} is damaged, or holds more than tensors and plain values: "
-                        f"{remedy}") from None
+        content = None
+    if not isinstance(content, dict) or not _is_plain(content):
+        raise UserError(f"{path} is damaged, holds more than tensors and plain values, or is not "
+                        f"finite: {advice}")
+    return content
+
+
+def _is_plain(content) -> bool:
+    """Whether nested values hold finite tensors with as many numbers as they claim (stride 0 could
+    claim any shape)."""
+    if isinstance(content, Tensor):
+        return (content.layout == torch.strided
+                and content.nbytes <= content.untyped_storage().nbytes()
+                and (content.numel() == 0 or content.ndim == 0 or is_finite(content)))
+    values = content.values() if isinstance(content, dict) else content
+    return not isinstance(content, (dict, list, tuple)) or all(map(_is_plain, values))
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether all entries are finite, without a mask as large as x."""
+    return not x.is_floating_point() or all(bool(rows.isfinite().all()) for rows in x.split(1024))

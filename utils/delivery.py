@@ -1,128 +1,250 @@
-"""What the provider delivers, as the developer reads it: data/delivery/ and nothing else."""
+"""What crosses from provider to developer, as it is written and read: data/delivery/ and queries."""
 
-import hashlib
-import re
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
 
+from models.aug_conv import AugConv
 from parameter import Parameters
-from utils.artifacts import load, read_manifest
-from utils.program import UserError, require_memory
-from utils.training import Data
+from utils.artifacts import Saving, load, load_array, read_manifest, write_rows
+from utils.cli import UserError
+from utils.distributed import rank, wait_for_all, world
+from utils.memory import require_memory
+from utils.morphing import core_size, morph, morphed_shape
 
-AGAIN = "run `python gen_augconv.py` again"
+BLOCK = 1000            # images that are morphed or read at once
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What morphed images are, as their manifest says: enough to morph others in the same way."""
+
+    key: str                            # public id of the core
+    shape: tuple[int, int, int]         # (α, m, m) that is morphed, padding included
+    image_padding: int
+    image_fit: str
+    kappa: int
+    tile: int
+    morph_distribution: str
+    delivery_dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def morphed(self) -> tuple[int, ...]:
+        return morphed_shape(self.shape, self.tile)
+
+    def placed(self, morphed: Tensor) -> Tensor:
+        """Morphed images as images (B, α, m, m), each tile put back in its place."""
+        if self.tile:
+            return F.pixel_shuffle(morphed, self.tile)
+        return morphed.view(-1, *self.shape)
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """The manifest: geometry of the images (α, m, m) and of Aug-Conv's output (β, n, n)."""
+    """A delivery's manifest; its files are read, and checked, when they are asked for."""
 
     folder: Path
-    delivery: str                       # ties Aug-Conv and the morphed images to each other
+    id: str
+    geometry: Geometry
     dataset: str
     classes: list[str]
-    shape: tuple[int, int, int]
     out_shape: tuple[int, int, int]
-    image_padding: int
-    kappa: int
-    morph_distribution: str
+    layer: str                          # digest of the first layer that Aug-Conv was composed with
+    shuffle_channels: bool
     train_images: int
     test_images: int
+    scale: float                        # of int8 images: a step of T
+    pixels: str                         # digest of the plain images, as pretrain.py has of its own
 
     def about(self) -> dict:
         """What a result says of the data."""
-        return {"dataset": self.dataset, "classes": len(self.classes), "kappa": self.kappa,
-                "morph_distribution": self.morph_distribution, "image_padding": self.image_padding,
-                "train_images": self.train_images, "test_images": self.test_images}
+        g = self.geometry
+        return {"dataset": self.dataset, "classes": len(self.classes), "channels": g.shape[0],
+                "image_size": g.shape[1] - 2 * g.image_padding, "image_fit": g.image_fit,
+                "train_images": self.train_images, "test_images": self.test_images,
+                "kappa": None if g.tile else g.kappa, "tile": g.tile,
+                "morph_distribution": g.morph_distribution, "image_padding": g.image_padding,
+                "delivery_dtype": g.delivery_dtype, "shuffle_channels": self.shuffle_channels,
+                "pixels": self.pixels}
 
-    def identity(self, p: Parameters) -> dict:
-        """What makes a run on this delivery the run it is."""
-        own = ("dataset", "dataset_dir", "image_size", "train_limit", "test_limit")
-        return {k: v for k, v in p.experiment().items() if k not in own} | {
-            "delivery": self.delivery}
+    @property
+    def plain_shape(self) -> tuple[int, int, int]:
+        """(α, m, m) of the images before they were padded: what a network is built for."""
+        channels, side, _ = self.geometry.shape
+        return (channels, *[side - 2 * self.geometry.image_padding] * 2)
 
-    def aug_conv(self) -> tuple:
-        """Weight, output shape and bias (or None) of Aug-Conv."""
-        path = self.folder / "aug_conv.pt"
-        content = load(path)
-        weight, out_shape = content["weight"], content["out_shape"]
-        if (tuple(out_shape) != self.out_shape or len(weight) != self._entries()):
-            raise UserError(f"{path} is for other images or another first layer than "
-                            f"{self.folder / 'manifest.json'} says: {AGAIN}")
-        return weight, out_shape, content.get("bias")
+    def described(self) -> str:
+        g = self.geometry
+        return (f"delivery of {self.train_images} + {self.test_images} images of {self.dataset}, "
+                f"{'x'.join(map(str, self.plain_shape))}: {g.morph_distribution} core, "
+                + (f"tiles of side {g.tile}" if g.tile else f"kappa {g.kappa}")
+                + f", {g.delivery_dtype}, id {self.id[:12]}")
 
-    def data(self) -> Data:
-        """Morphed images (N, αm²) float32 and labels of both splits."""
-        require_memory(4 * self._entries() * (self.train_images + self.test_images),
-                       f"reading the morphed images in {self.folder}",
-                       "ask for fewer (gen_augconv.py --train_limit)")
-        tensors = []
-        for split, count in (("train", self.train_images), ("test", self.test_images)):
-            path = self.folder / f"morphed_{split}.pt"
-            content = load(path)
-            images, labels = content["images"], content["labels"]
-            if images.shape != (count, self._entries()) or labels.shape != (count,):
-                raise UserError(f"{path} is of another geometry than "
-                                f"{self.folder / 'manifest.json'} says: {AGAIN}")
-            if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
-                raise UserError(f"{path} has labels beyond its {len(self.classes)} classes: "
-                                f"{AGAIN}")
-            tensors += [images, labels]
-        return Data(*tensors, prepare=lambda x: x)
+    def aug_conv(self) -> AugConv:
+        def build(content: dict) -> AugConv:
+            layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
+                            content["step"], content["offset"])
+            rows = self.geometry.morphed[0]
+            if layer.out_shape != self.out_shape or len(layer.weight) != rows or (
+                    layer.weight.ndim != 1 + len(self.geometry.morphed) and self.geometry.tile):
+                raise ValueError("it is for other images or another first layer than "
+                                 "manifest.json says")
+            return layer
 
-    def is_sound(self) -> bool:
-        """Whether types and values of the manifest are what gen_augconv.py writes."""
-        numbers = (*self.shape, *self.out_shape, self.kappa, self.train_images, self.test_images)
-        return (all(type(x) is int and 0 < x < 2**31 for x in numbers)
-                and type(self.image_padding) is int
-                and len(self.shape) == len(self.out_shape) == 3
-                and self.shape[1] == self.shape[2] >= 4 + 2 * self.image_padding >= 4
-                and self.out_shape[1] == self.out_shape[2] and self._entries() % self.kappa == 0
-                and isinstance(self.classes, list) and len(self.classes) >= 2
-                and all(isinstance(x, str) for x in self.classes)
-                and all(re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", str(x))
-                        for x in (self.dataset, self.morph_distribution)))
+        numbers = math.prod(self.geometry.morphed) * math.prod(self.out_shape)
+        require_memory("tensor", 0 if self.geometry.tile else numbers,
+                       purpose="Aug-Conv", advice="compose it with --tile, or for smaller images")
+        return load(self.folder / "aug_conv.pt", build)
 
-    def _entries(self) -> int:
-        return self.shape[0] * self.shape[1] * self.shape[2]
+    def split(self, split: str) -> tuple[Tensor, Tensor]:
+        """Morphed images of `train` or `test`, where they lie, and labels (N) int64 in memory."""
+        count = self.train_images if split == "train" else self.test_images
+        return (morphed_array(self.folder / f"morphed_{split}.npy", self.geometry, count),
+                labels_array(self.folder / f"labels_{split}.npy", count, len(self.classes)))
+
+
+def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
+    """Raises UserError where the file is damaged, of another geometry, or not finite."""
+    array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
+    if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
+        raise UserError(f"{path} has values that are not finite: run `python gen_augconv.py` again")
+    return array
+
+
+def labels_array(path: Path, count: int, classes: int) -> Tensor:
+    labels = load_array(path, (count,), "int64")
+    if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(f"{path} has labels beyond its {classes} classes: run `python "
+                        "gen_augconv.py` again")
+    return labels.clone()
+
+
+def read_geometry(manifest: dict) -> Geometry:
+    """Of a manifest; raises KeyError, TypeError or ValueError where it makes no sense."""
+    values = {name: manifest[name] for name in Geometry.__dataclass_fields__}
+    g = Geometry(**{name: tuple(value) if isinstance(value, list) else value
+                    for name, value in values.items()})
+    numbers = (*g.shape, g.kappa, g.tile + 1, g.image_padding + 1)
+    if not (all(type(x) is int and 0 < x < 2**20 for x in numbers) and len(g.shape) == 3
+            and g.shape[1] == g.shape[2] > 2 * g.image_padding
+            and len(g.mean) == len(g.std) == g.shape[0] and min(g.std) > 0
+            and all(map(math.isfinite, g.mean + g.std))
+            and g.delivery_dtype in ("float32", "float16", "int8")
+            and all(isinstance(x, str) for x in (g.key, g.image_fit, g.morph_distribution))):
+        raise ValueError
+    core_size(g.shape, g.kappa, g.tile)
+    return g
 
 
 def read_delivery(folder: Path) -> Delivery:
-    """The delivery in a folder, its files not yet read.
-
-    Raises UserError where there is none, where its files come from several runs of the provider, or
-    where the manifest makes no sense.
-    """
+    """The delivery in a folder; raises UserError where there is none, or its manifest is none."""
     manifest = read_manifest(folder)
     try:
-        delivery = Delivery(folder, **{
-            name: tuple(manifest[name]) if "shape" in name else manifest[name]
-            for name in Delivery.__dataclass_fields__ if name != "folder"})
-        tied = delivery.delivery == identifier(manifest["files"])
-    except (KeyError, TypeError):
-        raise UserError(f"{folder / 'manifest.json'} is damaged: {AGAIN}") from None
-    if not tied:
-        raise UserError(f"{folder / 'manifest.json'} tells of files that do not belong together: "
-                        f"{AGAIN}")
-    if not delivery.is_sound():
-        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: {AGAIN}")
-    return delivery
+        values = {name: manifest[name] for name in Delivery.__dataclass_fields__
+                  if name not in ("folder", "geometry", "out_shape")}
+        d = Delivery(folder, geometry=read_geometry(manifest),
+                     out_shape=tuple(manifest["out_shape"]), **values)
+        counts = (d.train_images, d.test_images, *d.out_shape)
+        if not (all(type(x) is int and 0 < x < 2**31 for x in counts) and len(d.out_shape) == 3
+                and len(d.classes) >= 2 and all(isinstance(x, str) for x in d.classes)
+                and 0 < d.scale < math.inf and type(d.shuffle_channels) is bool
+                and all(isinstance(x, str) for x in (d.dataset, d.layer, d.pixels))):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
+                        "gen_augconv.py` again") from None
+    return d
 
 
-def identifier(files: dict) -> str:
-    """What ties the files of a delivery to each other, from their entries in the manifest."""
-    return hashlib.sha256("".join(
-        entry["sha256"] for _, entry in sorted(files.items())).encode()).hexdigest()
+def read_deliveries(p: Parameters) -> list[Delivery]:
+    """The deliveries of --delivery, or the one in data_dir.
+
+    Raises UserError where one network cannot be trained on them all.
+    """
+    folders = [Path(folder) for folder in p.delivery] or [Path(p.data_dir) / "delivery"]
+    deliveries = [read_delivery(folder) for folder in folders]
+    first = deliveries[0]
+    for d in deliveries[1:]:
+        for what, own, its in (("another first layer", d.layer, first.layer),
+                               ("other classes", d.classes, first.classes),
+                               ("other images", d.plain_shape, first.plain_shape)):
+            if own != its:
+                raise UserError(f"{d.folder} is for {what} than {first.folder}: one network needs "
+                                "the same")
+    if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
+        raise UserError("several deliveries need their channels in the same order: run `python "
+                        "gen_augconv.py --shuffle_channels no` for each")
+    return deliveries
 
 
-def standardised(data: Data) -> Data:
-    """Each entry of the morphed images to mean 0 and deviation 1 over the training images.
+def rounded(morphed: Tensor, dtype: str, scale: float) -> Tensor:
+    """T as it is delivered: float32 and float16 as they are, int8 in steps of `scale`."""
+    if dtype == "int8":
+        return (morphed / scale).round().clamp(-127, 127).to(torch.int8)
+    return morphed.to(getattr(torch, dtype))
+
+
+def restored(delivered: Tensor, scale: float) -> Tensor:
+    """T as Aug-Conv takes it, float32."""
+    return delivered.float() * scale if delivered.dtype == torch.int8 else delivered.float()
+
+
+def standardiser(train: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
+    """Brings each entry of T to mean 0 and deviation 1 over the training images.
 
     A uniform core adds a large common component to every entry. Any developer can take it away.
     """
-    deviation, mean = torch.std_mean(data.train.double(), dim=0)
-    scale = 1 / deviation.clamp_min(1e-12)
-    return data._replace(train=((data.train - mean) * scale).float(),
-                         test=((data.test - mean) * scale).float())
+    total = squares = torch.zeros(train.shape[1:], dtype=torch.float64)
+    for part in train.split(BLOCK):
+        total = total + restored(part, scale).double().sum(0)
+    mean = total / len(train)
+    for part in train.split(BLOCK):
+        squares = squares + (restored(part, scale).double() - mean).square().sum(0)
+    factor = 1 / (squares / (len(train) - 1)).sqrt().clamp_min(1e-12)
+    return lambda x: ((x - mean.to(x.device)) * factor.to(x.device)).float()
+
+
+def common_scale(sources: list[Callable], core: Tensor, geometry: Geometry) -> float:
+    """The step of int8 images: 1/127 of the largest |T| of all blocks of the sources."""
+    largest = torch.zeros((), device=core.device)
+    for images in sources:
+        for _, t in _morphed(images, core, geometry, "scaling"):
+            largest = torch.maximum(largest, t.abs().max())
+    if world() > 1:
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return max(largest.item(), 1e-30) / 127
+
+
+def deliver(new: Saving, name: str, images: Callable, core: Tensor, geometry: Geometry,
+            scale: float):
+    """Morphs images, a block at a time, into rows of a .npy file that `new` saves.
+
+    len(images) of them; `images[slice]` gives normalised, padded ones (B, α, m, m). The processes
+    of torchrun share the blocks.
+    """
+    shape, dtype = (len(images), *geometry.morphed), np.dtype(geometry.delivery_dtype)
+    if rank() == 0:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+                  "shape": shape}
+        new.save(name, lambda file: np.lib.format.write_array_header_1_0(file, header))
+    wait_for_all()
+    for first, t in _morphed(images, core, geometry, f"morphing, {name}"):
+        write_rows(new.folder / name, shape, dtype, first,
+                   rounded(t, geometry.delivery_dtype, scale))
+    wait_for_all()
+
+
+def _morphed(images, core: Tensor, geometry: Geometry, what: str):
+    """This process's blocks of T, float32, each with its first row."""
+    for first in tqdm(range(0, len(images), BLOCK)[rank()::world()], desc=what, leave=False,
+                      disable=rank() > 0 or None):
+        yield first, morph(images[first:first + BLOCK].to(core.device), core, geometry.tile)

@@ -1,7 +1,9 @@
 """Morphed Learning in tensors (paper, section 3): the core M', morphing T = D·M, and Aug-Conv.
 
 M is block diagonal: κ copies of M' (q×q), q = αm²/κ. So a product with M is a reshape and a product
-with M', and its inverse is κ copies of the inverse of M'. No function here opens a file.
+with M', and its inverse is κ copies of the inverse of M'. Beyond the paper, the blocks may be square
+tiles of s×s pixels, q = αs²; then Aug-Conv does not grow with the image. No function here opens a
+file.
 """
 
 import secrets
@@ -15,8 +17,13 @@ from torch.nn import functional as F
 BLOCK = 16                          # rows handled at once: what a block needs stays in the cache
 
 
-def core_size(shape: tuple[int, int, int], kappa: int) -> int:
-    """q = αm²/κ for images of shape (α, m, m); raises ValueError where κ does not divide αm²."""
+def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int:
+    """q for images of shape (α, m, m): αm²/κ, or αs² with tiles of side s.
+
+    Raises ValueError where κ does not divide αm².
+    """
+    if tile:
+        return shape[0] * tile * tile
     entries = shape[0] * shape[1] * shape[2]
     if kappa < 1 or entries % kappa:
         raise ValueError(f"kappa is {kappa}, which does not divide the {entries} entries of an "
@@ -109,10 +116,27 @@ def residual(core: Tensor, inverse: Tensor) -> float:
     return float(product.abs().max())
 
 
-def morph(images: Tensor, core: Tensor) -> Tensor:
-    """T = D·M: unrolled images (B, αm²) to morphed ones, float32, multiplied in float64."""
-    pieces = images.double().view(-1, len(core))                  # (B·κ, q)
-    return (pieces @ core.double()).view_as(images).float()
+def morphed_shape(shape: tuple[int, int, int], tile: int) -> tuple[int, ...]:
+    """Of a morphed image: (αm²,), or (q, t, t) with tiles, t = m/s rounded up."""
+    if not tile:
+        return (core_size(shape),)
+    return core_size(shape, tile=tile), -(-shape[1] // tile), -(-shape[2] // tile)
+
+
+def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
+    """T = D·M, float32, multiplied in float64: images (B, α, m, m) to (B, αm²), or (B, q, t, t).
+
+    A tile is unrolled by channel, row and column, like an image; an image whose side `tile` does
+    not divide is first padded with zeros to the right and below. The inverse of this layout, tiles
+    back in their places, is F.pixel_shuffle.
+    """
+    core = core.double()
+    if not tile:
+        pieces = images.double().view(-1, len(core))              # (B·κ, q)
+        return (pieces @ core).view(len(images), -1).float()
+    rim = [-side % tile for side in images.shape[2:]]
+    tiles = F.pixel_unshuffle(F.pad(images, (0, rim[1], 0, rim[0])).double(), tile)
+    return (tiles.permute(0, 2, 3, 1) @ core).permute(0, 3, 1, 2).float().contiguous()
 
 
 def fitted_padding(padding: tuple[int, int], image_padding: int) -> tuple[int, int]:
@@ -127,8 +151,8 @@ def fitted_padding(padding: tuple[int, int], image_padding: int) -> tuple[int, i
 
 
 def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, int],
-                     order: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """C_ac = M⁻¹·C, its channel blocks in `order`: the matrix (αm², βn²) float32, and (β, n, n).
+                     order: Tensor) -> dict:
+    """C_ac = M⁻¹·C, its channel blocks in `order`: `weight` (αm², βn²) float32, `out_shape`.
 
     A row of M⁻¹ is an image of shape (α, m, m), and the layer applied to it is that row of M⁻¹·C:
     neither C nor the full M⁻¹ is ever made. The layer's bias is left out (it goes to Aug-Conv's).
@@ -136,19 +160,7 @@ def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, i
 
     Raises ValueError where the layer does not fit the images.
     """
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError("the first layer must pad with zeros, by a number of pixels")
-    if layer.in_channels != shape[0]:
-        raise ValueError(f"the first layer takes {layer.in_channels} channels, but the images have "
-                         f"{shape[0]}")
-
-    q, entries = len(inverse), shape[0] * shape[1] * shape[2]
-    try:
-        out_shape = tuple(F.conv2d(inverse.new_zeros(1, *shape), layer.weight, None, layer.stride,
-                                   layer.padding, layer.dilation, layer.groups).shape[1:])
-    except RuntimeError:
-        raise ValueError(f"the first layer's kernel is larger than the images, {shape[1]}x"
-                         f"{shape[2]}") from None
+    q, entries, out_shape = len(inverse), core_size(shape), features_shape(layer, shape)
     # Filters over all channels: those of a group are zero on the other groups' channels.
     groups = layer.weight.detach().flatten(1).chunk(layer.groups)
     filters = torch.block_diag(*groups)[order]
@@ -164,7 +176,47 @@ def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, i
                 # Straight into the matrix: a convolution's own result would have to be copied.
                 target = weight[start + first:start + first + len(piece)]
                 torch.matmul(filters, patches, out=target.view(len(piece), len(filters), -1))
-    return weight, out_shape
+    return {"weight": weight, "out_shape": out_shape}
+
+
+def compose_by_tiles(layer: nn.Conv2d, inverse: Tensor, tile: int, shape: tuple[int, int, int],
+                     order: Tensor) -> dict:
+    """Aug-Conv for images (α, m, m) that were morphed by tiles, as the arguments of AugConv.
+
+    A row of M'⁻¹ is a tile, and the layer applied to it, with padding for all windows that touch
+    the tile, is what an entry of T adds to the features: a transposed convolution of stride
+    tile/stride. The least such padding that the stride allows is e = dilation·(kernel - 1) rounded
+    up to the layer's own modulo its stride; the features begin `offset` windows after the first.
+    `weight` (q, β, k, l) float32 does not depend on m. Raises ValueError where the layer does not
+    fit the images or the tiles.
+    """
+    out_shape = features_shape(layer, shape)
+    for stride in layer.stride:
+        if tile % stride:
+            raise ValueError(f"tile is {tile}, but must be a multiple of the first layer's stride "
+                             f"{stride}: the next is {-(-tile // stride) * stride}")
+    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    padding = [e + (p - e) % s for e, p, s in zip(reach, layer.padding, layer.stride, strict=True)]
+    with torch.inference_mode():
+        weight = F.conv2d(inverse.view(-1, shape[0], tile, tile), layer.weight, None, layer.stride,
+                          padding, layer.dilation, layer.groups)[:, order]
+    return {"weight": weight.contiguous(), "out_shape": out_shape,
+            "step": tuple(tile // s for s in layer.stride),
+            "offset": tuple((pp - p) // s for pp, p, s in zip(padding, layer.padding, layer.stride,
+                                                              strict=True))}
+
+
+def features_shape(layer: nn.Conv2d, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(β, n, n) of a first layer's features; raises ValueError where it does not fit the images."""
+    if layer.in_channels != shape[0]:
+        raise ValueError(f"the first layer takes {layer.in_channels} channels, but the images have "
+                         f"{shape[0]}")
+    size = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(
+        shape[1:], layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)]
+    if min(size) < 1:
+        raise ValueError(f"the first layer's kernel is larger than the images, {shape[1]}x"
+                         f"{shape[2]}")
+    return layer.out_channels, *size
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:

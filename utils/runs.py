@@ -1,21 +1,44 @@
-"""A training run in the developer's folder: what identifies it, its result, and comparing them."""
+"""A training run in the developer's folder: its data and settings, its checkpoint, its result."""
 
 import hashlib
 import json
+import os
+import platform
 import re
+import resource
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from parameter import Parameters
-from utils.artifacts import Saving, load, read_manifest, settle, verified, write_alone
-from utils.figures import curve_png
-from utils.program import UserError
-from utils.records import circumstances, curve_csv, to_json
+from utils.artifacts import (
+    Saving,
+    load,
+    read_manifest,
+    read_tensors,
+    verified,
+    write_alone,
+)
+from utils.cli import UserError, steps_of
+from utils.distributed import compute_dtype, rank, say
+from utils.pictures import curve_png, draw
 
-TITLES = {"pretrained": "plain network", "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
+          "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
           "no_ac_standardised": "without, standardised"}
+# Settings that do not change what a run computes, and what an identity has of its data.
+RUNNING = ("restart", "data_dir", "results_dir", "device", "compile", "feature_cache", "delivery",
+           "dataset_dir", "train_limit", "test_limit", "max_pixels", "init", "frozen_first_layer")
+DATA = ("pixels", "labels", "class_names", "normalisation", "init", "frozen_first_layer")
+EPOCH = {"epoch", "train_loss", "test_accuracy", "seconds", "train_seconds"}
 
 
 class Run(NamedTuple):
@@ -30,89 +53,210 @@ class Run(NamedTuple):
         return self.folder / f"{self.name}.checkpoint.pt"
 
 
+def identity(p: Parameters, step: str, **data) -> dict:
+    """The settings that decide what a training step computes, and digests of its data."""
+    return {name: value for name, value in asdict(p).items()
+            if step in steps_of(name) and name not in RUNNING} | data
+
+
 def read_result(folder: Path, name: str) -> dict | None:
     """The result that a finished run left, or None; raises UserError where it is damaged."""
     path = folder / f"{name}.json"
     if path.name not in read_manifest(folder, missing_ok=True)["files"]:
         return None
-    return json.loads(verified(path).read_text())
+    return json.loads(verified(path).read_text(encoding="utf-8"))
 
 
-def is_finished(run: Run) -> bool:
-    """Whether this very run has left its result already; raises UserError where it is damaged."""
-    settle(run.folder)
-    result = read_result(run.folder, run.name)
-    if result is None or result["identity"] != run.identity:
+def is_finished(run: Run, p: Parameters) -> bool:
+    """Whether this very run has left its result already, which is then said.
+
+    Raises UserError where its result is damaged, or of the same settings on other data.
+    """
+    if p.restart or run.checkpoint.exists():             # the latter of a run killed at its very end
         return False
-    if run.checkpoint.exists():
-        if run.checkpoint.name in read_manifest(run.folder)["files"]:
-            return False
-        run.checkpoint.unlink(missing_ok=True)           # of a run killed at its very end
+    result = read_result(run.folder, run.name)
+    if result is None:
+        return False
+    old, new = result["identity"], json.loads(json.dumps(run.identity))
+    other = [key for key in new if old.get(key) != new[key]]
+    if other and all(key in DATA for key in other):
+        raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: pass "
+                        "--restart to train on what is there now")
+    if other:
+        return False
     for name in (run.name, "first_layer") if run.name == "pretrained" else (run.name,):
         load(run.folder / f"{name}.pt")
+    say("this run is finished already; --restart trains anew")
     return True
 
 
-def finish(run: Run, network: nn.Module, curve: list[dict], p: Parameters, about: dict, **also):
-    """Saves the network, its result and curve; `also` are more files by name, as dictionaries.
+def listed(keys: list[str]) -> str:
+    return " and ".join(key.replace("_", " ") for key in keys)
 
-    `about`: what the run's data were, for the result. The checkpoint goes once all else is there.
+
+def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
+    """Goes on from a run's checkpoint if there is one; gives the curve so far.
+
+    Raises UserError where the checkpoint is damaged, or of other settings or data.
     """
+    if restart or not run.checkpoint.exists():
+        return []
+
+    state = read_tensors(run.checkpoint, "pass --restart to begin anew")
+    try:
+        old, new = state["identity"], run.identity
+        for key in new | old:
+            if type(old.get(key)) is not type(new.get(key)) or old.get(key) != new.get(key):
+                was = "" if key in DATA else f" = {old.get(key)!r}, not {new.get(key)!r}"
+                raise UserError(f"{run.checkpoint} is of an unfinished run with "
+                                f"{'other ' if key in DATA else ''}{key}{was}: set it back to go "
+                                "on, or pass --restart to begin anew")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        buffers = [optimizer.state[w]["momentum_buffer"].shape == w.shape for w in
+                   network.parameters()] if optimizer.defaults["momentum"] else []
+        if not all(buffers) or any(epoch.keys() != EPOCH for epoch in state["curve"]):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise UserError(f"{run.checkpoint} is not of this network: pass --restart to begin anew"
+                        ) from None
+    say(f"going on after epoch {len(state['curve'])}")
+    return state["curve"]
+
+
+def save_checkpoint(run: Run, network: nn.Module, optimizer, scheduler, curve: list[dict]):
+    """One file, so that a kill leaves either the old or the new one; it checks itself when read."""
+    if rank() == 0:
+        write_alone(run.checkpoint, {
+            "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(), "curve": curve, "identity": run.identity})
+
+
+def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Parameters,
+           device: torch.device, about: dict, **also: dict):
+    """Saves a trained network with the arguments that build it, its result, and its curve.
+
+    `about`: what the run's data were; `also`: more files by name. The checkpoint goes once all
+    else is there, and pictures come after all that counts.
+    """
+    if rank() > 0:
+        return
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin"
+                                                                 else 1024)
     result = {
-        "run": run.name, "accuracy": curve[-1]["test_accuracy"], **circumstances(p), "data": about,
-        "seconds": round(sum(e["seconds"] for e in curve), 1), "curve": curve,
-        "identity": run.identity,
-    }
+        "run": run.name, "accuracy": curve[-1]["test_accuracy"], **provenance(p),
+        "provenance": used_settings(run, p, device, about), "data": about,
+        "seconds": round(sum(e["seconds"] for e in curve), 1), "peak_mb": round(peak / 1e6),
+        "trained_parameters": sum(w.numel() for w in network.parameters() if w.requires_grad),
+        "curve": curve, "identity": run.identity}
     if p.results_dir:
         write_alone(Path(p.results_dir) / result_name(result), to_json(result))
     with Saving(run.folder) as new:
-        new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": p.model,
-                                    "classes": about["classes"], "about": about})
+        new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": model,
+                                    "about": about})
         for name, content in also.items():
             new.save(f"{name}.pt", content)
-        new.write(f"{run.name}.csv", curve_csv(curve))
-        new.write(f"{run.name}.png", curve_png(curve, f"{TITLES[run.name]}, {about['dataset']}"))
-        new.write(f"{run.name}.json", to_json(result))
-        new.drop(run.checkpoint.name)
+        new.save(f"{run.name}.csv", curve_csv(curve))
+        new.save(f"{run.name}.json", to_json(result))
+    run.checkpoint.unlink(missing_ok=True)
+    draw(run.folder / f"{run.name}.png", curve_png, curve,
+         f"{TITLES[run.name]}, {about['dataset']}")
+
+
+def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) -> dict:
+    """All that changes a run's outcome, as it was used, but the seed: what results are grouped by.
+    """
+    decay = p.weight_decay if run.name.startswith("pretrained") else p.morphed_weight_decay
+    return {"run": run.name, **{k: v for k, v in about.items() if k != "pixels"},
+            "model": p.model, "init": Path(p.init).name, "epochs": p.epochs,
+            "batch_size": p.batch_size, "lr": p.lr, "schedule": p.schedule,
+            "decay_epochs": p.decay_epochs if p.schedule == "halve" else None,
+            "momentum": p.momentum, "weight_decay": decay, "dropout": p.dropout,
+            "precision": str(compute_dtype(p, device)).removeprefix("torch.")}
 
 
 def result_name(result: dict) -> str:
-    """A file name that tells a result's settings, the lesser ones in a hash, for a folder of many.
-    """
-    about, p = result["data"], result["parameters"]
-    words = [about["dataset"], p["model"], f"n{about['train_images']}", f"e{p['epochs']}",
+    """A file name that tells the settings, the lesser ones in a hash, for a folder of many."""
+    used = result["provenance"]
+    words = [used["dataset"], used["model"], f"n{used['train_images']}", f"e{used['epochs']}",
              result["run"]]
-    if "kappa" in about:
-        words += [f"k{about['kappa']}", about["morph_distribution"]]
-    rest = {key: p[key] for key in ("batch_size", "lr", "schedule", "decay_epochs", "momentum",
-                                    "weight_decay", "morphed_weight_decay", "dropout", "precision")}
-    rest |= {"image_padding": about.get("image_padding"), "test_images": about["test_images"]}
-    words.append(hashlib.sha256(repr(rest).encode()).hexdigest()[:6])
-    return re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()) + f"-seed{p['seed']}.json"
+    if "tile" in used:
+        words += [f"s{used['tile']}" if used["tile"] else f"k{used['kappa']}",
+                  used["morph_distribution"]]
+        words += [used["delivery_dtype"]] if used["delivery_dtype"] != "float32" else []
+    words.append(hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:8])
+    return re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()) + f"-seed{result['seed']}.json"
 
 
-def comparison(folder: Path) -> list[str]:
+def comparison(folder: Path, *names: str) -> list[str]:
     """A line for each finished run of a folder, compared with the plain network's accuracy."""
     plain, lines = None, []
-    for name, title in TITLES.items():
+    for name in dict.fromkeys(names) or TITLES:
         try:
             result = read_result(folder, name)
         except (UserError, OSError) as mistake:
-            lines.append(f"{title}: {mistake}")
+            lines.append(f"{TITLES[name]}: {mistake}")
             continue
         if result is None:
             continue
         plain = result if name == "pretrained" else plain
-        line = f"{title + ':':23}{result['accuracy']:7.2%}"
+        line = f"{TITLES[name] + ':':23}{result['accuracy']:7.2%}"
         if plain is not None and name != "pretrained":
             points = 100 * (result["accuracy"] - plain["accuracy"])
             line += f", {abs(points):.2f} points {'above' if points >= 0 else 'below'} plain"
-            other = [key for key in ("model", "epochs", "batch_size", "lr", "schedule", "dropout")
-                     if result["identity"].get(key) != plain["identity"].get(key)]
-            if result["data"]["train_images"] != plain["data"]["train_images"]:
-                other.append("train_limit")
-            line += f" (which had another {', '.join(other)})" if other else ""
+            own, its = ({k: v for k, v in r["provenance"].items()
+                         if k not in ("run", "weight_decay")} | {"pixels": r["data"]["pixels"]}
+                        for r in (result, plain))
+            other = [key for key in its if own.get(key) != its[key]]
+            line += f" (which had other {listed(other)})" if other else ""
         elif name != "pretrained":
             line += " (no plain network to compare with: run `python pretrain.py`)"
         lines.append(line)
     return lines
+
+
+def provenance(p: Parameters) -> dict:
+    """Command, settings, versions, code and machine: what a number needs beside it. No secret."""
+    script = Path(sys.argv[0]).resolve()
+    words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
+             *sys.argv[1:]]
+    for i, word in enumerate(words):
+        if word.startswith("--morph_seed"):
+            words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
+    hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart", "delivery",
+              "images", "init", "frozen_first_layer")
+    return {"command": "python " + shlex.join(words),
+            "parameters": {k: v for k, v in asdict(p).items() if k not in hidden}, "seed": p.seed,
+            "versions": {"python": platform.python_version()} | {
+                name: version(name) for name in ("torch", "torchvision", "numpy", "scipy")},
+            "code": code_version(), "machine": machine()}
+
+
+def code_version() -> str:
+    """Of the program: git's description, with what is not committed; unknown without git."""
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"],
+                              capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def machine() -> dict:
+    """Processor, its cores, and the CUDA devices if any."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": name, "cores": os.cpu_count(), "cuda": devices, "system": sys.platform}
+
+
+def to_json(record: dict) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def curve_csv(curve: list[dict]) -> str:
+    """A line per epoch, under the names of its values."""
+    rows = [",".join(curve[0])] + [",".join(f"{v:.6g}" for v in epoch.values()) for epoch in curve]
+    return "\n".join(rows) + "\n"
