@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
 from models import first_layer
 from models.aug_conv import AugConv
 from utils import morphing
 from utils.artifacts import Saving, load
 from utils.cli import UserError, run_step, user_errors
-from utils.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
 from utils.distributed import processes, rank, say
 from utils.memory import require_memory
@@ -39,6 +39,7 @@ def main(p):
     shape = (channels, side + 2 * p.image_padding, side + 2 * p.image_padding)
     layer_file = data_dir / "developer" / "first_layer.pt"
     layer, mean, std = load(layer_file, first_layer.from_file)
+    fingerprint = first_layer.fingerprint(layer)
     key = read_key(data_dir / "provider", shape)
     geometry = Geometry(key.id, shape, p.image_padding, p.image_fit, key.kappa, key.tile,
                         key.morph_distribution, p.delivery_dtype, mean, std)
@@ -62,13 +63,14 @@ def main(p):
                 saved.enter_context(delivery)
                 delivery.save("aug_conv.pt", contents(aug_conv))
                 for split, images in (("train", train), ("test", test)):
-                    delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
+                    delivery.save(f"labels_{split}.npy",
+                                  partial(np.save, arr=images.labels.numpy()))
             for split, images in sources.items():
                 deliver(delivery, f"morphed_{split}.npy", images, core, geometry, scale)
             if rank() == 0:
                 delivery.about(
                     **asdict(geometry), dataset=dataset_name(p), classes=train.classes,
-                    out_shape=aug_conv.out_shape, layer=first_layer.fingerprint(layer),
+                    out_shape=aug_conv.out_shape, layer=fingerprint,
                     shuffle_channels=p.shuffle_channels, train_images=len(train.labels),
                     test_images=len(test.labels), scale=scale,
                     pixels=data_digest(train.images, test.images))
@@ -83,7 +85,7 @@ def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor,
     """The order of Aug-Conv's channels, and Aug-Conv, on the layer's device."""
     device = layer.weight.device
     with user_errors(layer_file):
-        own, layer.padding = layer.padding, morphing.fitted_padding(layer.padding, p.image_padding)
+        layer.padding = morphing.fitted_padding(layer.padding, p.image_padding)
         if not key.tile:
             numbers = math.prod(shape) * math.prod(morphing.features_shape(layer, shape))
             require_memory("aug_conv", numbers, purpose="Aug-Conv", advice="draw the core with "

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from images.datasets import image_shape
 from utils.artifacts import Saving, is_private
 from utils.cli import UserError, run_step, user_errors
-from utils.datasets import image_shape
 from utils.memory import NEEDS, require_memory
 from utils.morphing import core_size, residual, secret_generator, usable_core
 

@@ -13,23 +13,25 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import numpy as np
 import torch
 
+from images.datasets import Prepared, decoded
+from images.files import list_images, shown
 from utils.artifacts import Saving
 from utils.cli import UserError, run_step
-from utils.datasets import Prepared, decoded
 from utils.delivery import Delivery, common_scale, deliver, query_folder, read_delivery
 from utils.distributed import processes
-from utils.images import list_images
 from utils.provider import read_key
 
 
 def main(p):
-    delivery = read_delivery(Path(p.data_dir) / "delivery")
-    geometry, folder = delivery.geometry, query_folder(p)
+    delivery, folder = read_delivery(Path(p.data_dir) / "delivery"), query_folder(p)
+    geometry = delivery.geometry
     key = read_key(Path(p.data_dir) / "provider", geometry.shape)
     if key.id != geometry.key:
-        raise UserError(f"data/delivery is of key {geometry.key}, but data/provider holds "
+        raise UserError(f"{delivery.folder} is of key {geometry.key}, but the provider's is "
                         f"{key.id}: run `python gen_augconv.py` again")
-    files, labels = find(p, delivery)
+    if p.name == "test":
+        raise UserError("the name test means the delivered test images: choose another --name")
+    files, names, labels = find(p, delivery)
     images = decoded(files, delivery.plain_shape, geometry.image_fit, p, "queries")
     source = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     with processes(p) as device, Saving(folder, anew=True) as new:
@@ -39,29 +41,31 @@ def main(p):
         deliver(new, "morphed.npy", source, core, geometry, scale)
         if labels is not None:
             new.save("labels.npy", partial(np.save, arr=labels.numpy()))
-        new.about(**asdict(geometry), images=len(files), scale=scale, labelled=labels is not None,
-                  classes=delivery.classes, names=[str(i) for i in range(len(files))]
-                  if p.hide_names else [str(file) for file in files])
+        new.about(**asdict(geometry), images=len(files), scale=scale, names=names)
     print(f"{len(files)} images{'' if labels is None else ', labelled,'} are morphed with key "
           f"{key.id}: {folder}/ is what goes to the developer")
 
 
-def find(p, delivery: Delivery) -> tuple[list[Path], torch.Tensor | None]:
-    """The image files of --images, and their labels if all lie in folders of the classes' names."""
+def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | None]:
+    """The files of --images, the names to hand over, and labels if all lie in folders of the
+    classes' names."""
     if not p.images:
         raise UserError("--images is missing: name folders or files to morph")
-    files, skipped = [], 0
+    files, names, skipped = [], [], 0
     for path in map(Path, p.images):
         found, left_out = list_images(path) if path.is_dir() else ([path], 0)
+        names += [shown(file.relative_to(path) if path.is_dir() else file.name) for file in found]
         files, skipped = files + found, skipped + left_out
     if skipped:
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
-        raise UserError(f"{', '.join(p.images)} holds no images")
-    names = [file.parent.name for file in files]
-    if not all(name in delivery.classes for name in names):
-        return files, None
-    return files, torch.tensor([delivery.classes.index(name) for name in names])
+        raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
+    if p.hide_names:
+        names = [str(i) for i in range(len(files))]
+    kinds = [file.parent.name for file in files]
+    if not all(kind in delivery.classes for kind in kinds):
+        return files, names, None
+    return files, names, torch.tensor([delivery.classes.index(kind) for kind in kinds])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Parameters:
     init: str = ""                  # start from the weights in this file
     # -- Training: pretrain.py train_with_ac.py train_no_ac.py
     epochs: int = 300               # passes over the training images
+    batch_size: int = 64            # images in a step of the optimizer, over all processes
     lr: float = 0.001               # learning rate of SGD (its peak with onecycle)
     schedule: Literal["halve", "onecycle"] = "halve"    # halve lr every decay_epochs, or raise and
                                                         # lower it once
@@ -39,8 +40,6 @@ class Parameters:
     dropout: float = 0.5            # probability that VGG drops a channel
     seed: int = 0                   # weights, batches and dropout
     restart: bool = False           # train from scratch, even where a run could go on
-    # -- Batches: pretrain.py train_with_ac.py train_no_ac.py predict.py
-    batch_size: int = 64            # images in a step of the optimizer, over all processes
     # -- Plain network: pretrain.py
     weight_decay: float = 5e-6      # weight decay on plain images
     frozen_first_layer: str = ""    # put the layer in this file first and do not train it: the
@@ -67,7 +66,8 @@ class Parameters:
     images: tuple[str, ...] = ()    # folders or files to morph
     hide_names: bool = False        # hand over numbers instead of the files' names
     # -- Prediction: predict.py
-    network: str = "with_ac"        # whose predictions: with_ac, or pretrained (unshuffled Aug-Conv)
+    network: str = "with_ac"        # that predicts: with_ac, or pretrained (unshuffled Aug-Conv)
+    predict_batch: int = 250        # images that are predicted at once; training evaluates 250
     # -- Provider: train_with_ac.py predict.py
     delivery: tuple[str, ...] = ()  # folders of deliveries, several to train on several providers'
                                     # images; none: the one in data_dir
@@ -79,7 +79,7 @@ class Parameters:
     repairs: bool = False           # with score: also attack repaired variants of Aug-Conv
     # -- Tables: reproduce_tables.py
     measure: bool = False           # sweep kappa on real images first, a minute
-    # -- Running: pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py morph_images.py predict.py
+    # -- Device: pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py morph_images.py predict.py
     device: str = "auto"            # auto, cpu, cuda or cuda:N
     # -- Computing: pretrain.py train_with_ac.py train_no_ac.py predict.py
     precision: Literal["auto", "fp32", "bf16"] = "auto"     # of the network; auto: bfloat16 where

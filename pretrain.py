@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from images import datasets
 from models import first_layer
-from utils import datasets
 from utils.artifacts import read_tensors
 from utils.cli import run_step, user_errors
 from utils.distributed import compute_dtype, processes, say

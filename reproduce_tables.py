@@ -10,14 +10,16 @@ import json
 from pathlib import Path
 
 import torch
+from utils.program import UserError, explained, require_memory, run_step
+from utils.records import circumstances, stretched, to_json
 
+from images.datasets import image_shape, images_of, load_images, unrolled
 from models import first_layer
 from models.aug_conv import AugConv, full_float32
 from parameter import Parameters
 from utils import analysis, attacks, result_tables
 from utils.adversary import spread
 from utils.artifacts import load, read_manifest, write_alone
-from utils.datasets import image_shape, images_of, load_images, unrolled
 from utils.figures import accuracy_png, overhead_png, pairs_png, rows_png
 from utils.morphing import (
     compose_aug_conv,
@@ -27,8 +29,6 @@ from utils.morphing import (
     secret_generator,
     usable_core,
 )
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import circumstances, stretched, to_json
 from utils.result_tables import CIFAR, ENTRIES, FEATURES, NETWORKS
 from utils.tables import Table, filled
 

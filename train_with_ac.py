@@ -37,8 +37,10 @@ def main(p):
                                          p.feature_cache, compute_dtype(p, device), device)
             behind = BehindFirstLayer(network, deliveries[0].plain_shape)
             curve = train(behind, data, p, run, p.morphed_weight_decay, device)
-            finish(run, network, model | {"delivery": [d.id for d in deliveries]}, curve, p, device,
-                   about)
+            shuffled = any(d.shuffle_channels for d in deliveries)
+            model["aug_conv"] = {"deliveries": [d.id for d in deliveries],
+                                 "layer": None if shuffled else deliveries[0].layer}
+            finish(run, network, model, curve, p, device, about)
         say(*comparison(folder, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
 
 

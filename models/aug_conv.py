@@ -22,8 +22,8 @@ class AugConv(nn.Module):
                  step: tuple[int, int] = (0, 0), offset: tuple[int, int] = (0, 0)):
         super().__init__()
         beta, rows, columns = out_shape
-        if not (weight.ndim == 2 and weight.shape[1] == beta * rows * columns
-                or weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0):
+        if not ((weight.ndim == 2 and weight.shape[1] == beta * rows * columns)
+                or (weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0)):
             raise ValueError(f"a weight of shape {tuple(weight.shape)} does not give features of "
                              f"shape {tuple(out_shape)}")
         if bias is not None and bias.shape != (beta,):
@@ -47,8 +47,8 @@ def transposed_convolution(x: Tensor, weight: Tensor, size: tuple[int, int],
                            step: tuple[int, int], offset: tuple[int, int]) -> Tensor:
     """F.conv_transpose2d(x, weight, stride=step), `size` of it from `offset` on, zeros around it.
 
-    x (B, q, t, u), weight (q, β, k, l), result (B, β, *size) channels-last. One matrix product, then
-    the blocks of `step` that the kernels overlap in are added up in place: several times as fast as
+    x (B, q, t, u), weight (q, β, k, l), result (B, β, *size) channels-last. One matrix product,
+    then the blocks of `step` that the kernels overlap in are added up in place: several times as fast as
     PyTorch's own on the CPU, where kernels are little larger than their stride.
     """
     (batch, q, *tiles), (_, beta, *kernel) = x.shape, weight.shape

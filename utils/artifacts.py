@@ -248,8 +248,8 @@ def load(path: Path, build: Callable = dict):
     try:
         return build(content)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
-        raise UserError(f"{path} is not of the documented form ({' '.join(str(wrong).split())[:100]}"
-                        f"): {remedy(path)}") from None
+        raise UserError(f"{path} is not of the documented form ("
+                        f"{' '.join(str(wrong).split())[:100]}): {remedy(path)}") from None
 
 
 def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:

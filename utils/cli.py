@@ -22,7 +22,7 @@ from parameter import PRESETS, Parameters
 # The least value of a setting, and what it must be below.
 RANGES = {"image_size": (0, 10_000), "image_padding": (0, 1000), "train_limit": (0, None),
           "test_limit": (0, None), "max_pixels": (1, 10**12), "epochs": (1, None),
-          "batch_size": (1, None), "lr": (0, None), "decay_epochs": (1, None), "momentum": (0, 1),
+          "batch_size": (2, None), "predict_batch": (1, None), "lr": (0, None), "decay_epochs": (1, None), "momentum": (0, 1),
           "weight_decay": (0, None), "morphed_weight_decay": (0, None), "dropout": (0, 1),
           "seed": (0, 2**63), "kappa": (1, None), "tile": (0, 10_000), "morph_seed": (0, math.inf)}
 PATHS = ("dataset_dir", "init", "results_dir", "frozen_first_layer", "images", "delivery",

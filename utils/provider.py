@@ -34,8 +34,8 @@ def read_key(folder: Path, shape: tuple[int, int, int]) -> Key:
         with user_errors(path):
             q = core_size(shape, kappa, tile)
         if core.shape != (q, q) or core.dtype != torch.float32:
-            raise UserError(f"{path} is a core {'x'.join(map(str, core.shape))} with kappa {kappa}, "
-                            f"not one for images {shape[0]}x{shape[1]}x{shape[2]}: run `python "
+            raise UserError(f"{path} is a core {'x'.join(map(str, core.shape))} with kappa {kappa},"
+                            f" not one for images {shape[0]}x{shape[1]}x{shape[2]}: run `python "
                             "gen_morphing_matrix.py` with this --image_size and --image_padding")
         matrices[name] = core, kappa, tile
     manifest = read_manifest(folder)

@@ -72,7 +72,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
 
     Raises UserError where its result is damaged, or of the same settings on other data.
     """
-    if p.restart or run.checkpoint.exists():             # the latter of a run killed at its very end
+    if p.restart or run.checkpoint.exists():             # the latter of one killed at its end
         return False
     result = read_result(run.folder, run.name)
     if result is None:
@@ -80,8 +80,8 @@ def is_finished(run: Run, p: Parameters) -> bool:
     old, new = result["identity"], json.loads(json.dumps(run.identity))
     other = [key for key in new if old.get(key) != new[key]]
     if other and all(key in DATA for key in other):
-        raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: pass "
-                        "--restart to train on what is there now")
+        raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
+                        "pass --restart to train on what is there now")
     if other:
         return False
     for name in (run.name, "first_layer") if run.name == "pretrained" else (run.name,):

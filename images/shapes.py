@@ -80,3 +80,14 @@ def draw(count: int, side: int, seed: int) -> tuple[Tensor, Tensor]:
         picture = picture + 0.04 * torch.randn(picture.shape, generator=g)
         images[first:first + n] = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
     return images, labels
+
+
+if __name__ == "__main__":                               # python -m images.shapes FOLDER COUNT
+    import sys
+    from pathlib import Path
+
+    from torchvision.io import write_png
+    for i, (image, label) in enumerate(zip(*draw(int(sys.argv[2]), 32, seed=2), strict=True)):
+        place = Path(sys.argv[1]) / CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        write_png(image, str(place / f"{i:03d}.png"))

@@ -22,8 +22,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What NAS boxes, archivers, viewers and scripts leave, beside names that start with a dot.
 SIDE_FOLDERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "__pycache__",
                 "$recycle.bin", "recycler", "lost+found", "system volume information"}
-SIDE_FILES = {f".{end}" for end in "aae csv db html ini json jsonl lnk log mat md md5 npy npz pkl "
-              "pt py rst sha256 toml tsv txt url xml xmp yaml yml".split()}
+SIDE_FILES = {f".{end}" for end in ["aae", "csv", "db", "html", "ini", "json", "jsonl", "lnk", "log", "mat", "md", "md5", "npy", "npz", "pkl", "pt", "py", "rst", "sha256", "toml", "tsv", "txt", "url", "xml", "xmp", "yaml", "yml"]}
 TURNS = dict(zip(range(2, 9), (                          # by EXIF's number
     Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE,
     Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90), strict=True))

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.datasets.utils import calculate_md5
 
+from images import files as image_files
+from images import shapes
 from parameter import Parameters
-from utils import images as image_files
-from utils import shapes
 from utils.artifacts import digest, keep_private, temporary, write_alone, write_temporary
 from utils.cli import UserError
 from utils.distributed import first_process_first, say
@@ -86,7 +86,7 @@ def load_images(p: Parameters, split: str) -> Images:
 
 
 def subset(labels: Tensor, limit: int, split: str, classes: list[str]) -> Tensor | slice:
-    """Indices of `limit` images (0: all), every class in its proportion and none left out that fits.
+    """Indices of `limit` images (0: all), every class in its proportion none left out that fits.
 
     Each class in a random order of its own counts evenly from 0 to 1, its first image before all
     others'; the lowest are taken. Raises UserError where there are fewer images.
@@ -140,7 +140,7 @@ def normalisation(p: Parameters, train: Images) -> tuple[tuple, tuple]:
     mean, std = DATASETS[p.dataset][3:]
     channels = train.images.shape[1]
     if mean is None or len(mean) != channels:
-        total, squares, count = torch.zeros(2, channels, dtype=torch.float64).unbind() + (0,)
+        total, squares, count = *torch.zeros(2, channels, dtype=torch.float64), 0
         for part in train.images.split(1000):
             values = part.double() / 255
             total, squares = total + values.sum((0, 2, 3)), squares + (values ** 2).sum((0, 2, 3))
@@ -228,7 +228,8 @@ def _folder(p: Parameters, split: str, shape: tuple[int, int, int], limit: int) 
             raise UserError(f"class {image_files.shown(min(missing))} is in only one of {root} and "
                             f"{other}")
     if tree.skipped:
-        say(f"{tree.skipped} files under {root} are skipped: hidden, side files, or in side folders")
+        say(f"{tree.skipped} files under {root} are skipped: hidden, side files or in side "
+            "folders")
     labels = torch.tensor(tree.labels)
     chosen = subset(labels, limit, split, tree.classes)
     files = np.array(tree.files, dtype=object)[chosen].tolist()
