@@ -22,8 +22,9 @@ from parameter import PRESETS, Parameters
 # The least value of a setting, and what it must be below.
 RANGES = {"image_size": (0, 10_000), "image_padding": (0, 1000), "train_limit": (0, None),
           "test_limit": (0, None), "max_pixels": (1, 10**12), "epochs": (1, None),
-          "batch_size": (2, None), "predict_batch": (1, None), "lr": (0, None), "decay_epochs": (1, None), "momentum": (0, 1),
-          "weight_decay": (0, None), "morphed_weight_decay": (0, None), "dropout": (0, 1),
+          "batch_size": (2, None), "predict_batch": (1, None), "lr": (0, None),
+          "decay_epochs": (1, None), "momentum": (0, 1), "weight_decay": (0, None),
+          "morphed_weight_decay": (0, None), "dropout": (0, 1),
           "seed": (0, 2**63), "kappa": (1, None), "tile": (0, 10_000), "morph_seed": (0, math.inf)}
 PATHS = ("dataset_dir", "init", "results_dir", "frozen_first_layer", "images", "delivery",
          "data_dir")
@@ -78,7 +79,8 @@ def documented() -> list[tuple[str, list[str], dict[str, str]]]:
     groups, name = [], ""
     for line in inspect.getsource(Parameters).splitlines():
         if header := re.match(r" +# -- (.+?): (.+)", line):
-            groups.append((header[1], header[2].split(), {}))
+            steps = header[2].replace("train_*.py", "train_with_ac.py train_no_ac.py").split()
+            groups.append((header[1], steps, {}))
         elif setting := re.match(r" +(\w+): .+?  # (.+)", line):
             name = setting[1]
             groups[-1][2][name] = setting[2]
@@ -195,7 +197,7 @@ def _open_streams():
         except OSError:                                  # or the next file opened would take it
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "r+", encoding="utf-8"))
+            setattr(sys, stream, Path(os.devnull).open("r+", encoding="utf-8"))
         elif number and hasattr(getattr(sys, stream), "reconfigure"):
             getattr(sys, stream).reconfigure(errors="backslashreplace")
 

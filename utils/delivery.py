@@ -224,8 +224,8 @@ def read_query(p: Parameters, delivery: Delivery) -> Query:
                         "morph_images.py` again") from None
     if geometry.key != delivery.geometry.key:
         raise UserError(f"{folder} was morphed with key {geometry.key}, but {delivery.folder} is "
-                        f"of key {delivery.geometry.key}: run `python morph_images.py` again, or name "
-                        "the --delivery of that key")
+                        f"of key {delivery.geometry.key}: run `python morph_images.py` again, or "
+                        "name the --delivery of that key")
     if geometry != delivery.geometry:
         raise UserError(f"{folder} holds other images than {delivery.folder}: run `python "
                         "morph_images.py` again")
