@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from utils.artifacts import Saving, load, load_array, read_manifest, write_rows
+from utils.artifacts import Saving, load, load_array, read_manifest, remedy, write_rows
 from utils.cli import UserError
 from utils.distributed import rank, wait_for_all, world
 from utils.memory import require_memory
@@ -104,9 +104,8 @@ class Delivery:
         def build(content: dict) -> AugConv:
             layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
                             content["step"], content["offset"])
-            rows = self.geometry.morphed[0]
-            if layer.out_shape != self.out_shape or len(layer.weight) != rows or (
-                    layer.weight.ndim != 1 + len(self.geometry.morphed) and self.geometry.tile):
+            blank = layer(torch.zeros(1, *self.geometry.morphed))
+            if blank.shape[1:] != self.out_shape or layer.weight.dtype != torch.float32:
                 raise ValueError("it is for other images or another first layer than "
                                  "manifest.json says")
             return layer
@@ -127,15 +126,14 @@ def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
     if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
-        raise UserError(f"{path} has values that are not finite: run `python gen_augconv.py` again")
+        raise UserError(f"{path} has values that are not finite: {remedy(path)}")
     return array
 
 
 def labels_array(path: Path, count: int, classes: int) -> Tensor:
     labels = load_array(path, (count,), "int64")
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise UserError(f"{path} has labels beyond its {classes} classes: run `python "
-                        "gen_augconv.py` again")
+        raise UserError(f"{path} has labels beyond its {classes} classes: {remedy(path)}")
     return labels.clone()
 
 

@@ -111,6 +111,8 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
                 raise UserError(f"{run.checkpoint} is of an unfinished run with "
                                 f"{'other ' if key in DATA else ''}{key}{was}: set it back to go "
                                 "on, or pass --restart to begin anew")
+        if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
+            raise ValueError
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -137,8 +139,8 @@ def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Para
            device: torch.device, about: dict, **also: dict):
     """Saves a trained network with the arguments that build it, its result, and its curve.
 
-    `about`: what the run's data were; `also`: more files by name. The checkpoint goes once all
-    else is there, and pictures come after all that counts.
+    `about`: what the run's data were; `also`: more files by name. The picture comes after all that
+    counts, and the checkpoint goes once all is there: a kill in between then loses nothing.
     """
     if rank() > 0:
         return
@@ -159,9 +161,9 @@ def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Para
             new.save(f"{name}.pt", content)
         new.save(f"{run.name}.csv", curve_csv(curve))
         new.save(f"{run.name}.json", to_json(result))
-    run.checkpoint.unlink(missing_ok=True)
     draw(run.folder / f"{run.name}.png", curve_png, curve,
          f"{TITLES[run.name]}, {about['dataset']}")
+    run.checkpoint.unlink(missing_ok=True)
 
 
 def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) -> dict:
