@@ -51,8 +51,9 @@ def check(p: Parameters) -> Parameters:
         if typing.get_origin(f.type) is tuple:
             right = isinstance(value, tuple) and all(isinstance(x, str) for x in value)
         elif f.name == "pixel_range":
-            right = value is None or (len(value) == 2 and all(map(math.isfinite, value))
-                                      and value[0] < value[1])
+            right = value is None or (
+                isinstance(value, tuple) and [type(x) in (int, float) for x in value] == [True] * 2
+                and all(map(math.isfinite, value)) and value[0] < value[1])
         else:
             right = type(value) in kinds + ((int,) if float in kinds else ())
         if not right:
@@ -133,8 +134,8 @@ def parse(description: str, arguments: list[str] | None = None, step: str = "") 
     groups, kinds = documented(), {f.name: f for f in fields(Parameters)}
     is_named = any(step in steps for _, steps, _ in groups)
     used, owners = set(), {}
-    for title, steps, settings in sorted(groups, key=lambda group: step not in group[1]):
-        own = not is_named or step in steps or steps == ["every", "step"]
+    for title, steps, settings in sorted(groups, key=lambda g: not {step, "every"} & set(g[1])):
+        own = not is_named or {step, "every"} & set(steps)
         box = parser.add_argument_group(title if own else f"not used here, but by {title} in "
                                         f"{', '.join(steps)}")
         for name, help in settings.items():
