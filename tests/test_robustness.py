@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from utils.program import locked
 
 from tests.damage import SEED, SETTINGS, TRAINING, refused, same, snapshot
 from tests.steps import (
@@ -22,7 +23,6 @@ from tests.steps import (
     wait_until,
 )
 from utils.artifacts import Saving, load
-from utils.program import locked
 
 # Kills
 
