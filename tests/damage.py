@@ -9,7 +9,6 @@ import shutil
 import signal
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np

@@ -3,7 +3,6 @@
 The short version of tests/stress.py, together with tests/test_damage.py.
 """
 
-import shutil
 import signal
 
 import pytest
@@ -20,7 +19,6 @@ from tests.damage import (
     with_settings,
 )
 from tests.steps import (
-    free_memory,
     full_disk,
     killed_before,
     not_a_number_after,
@@ -254,7 +252,7 @@ def test_permissions_do_not_depend_on_what_was_there(tmp_path):
     assert (folder / "channel_order.pt").stat().st_mode & 0o777 == 0o600
 
 
-# Numbers and memory
+# Numbers
 
 def test_loss_that_is_not_finite(at):
     """The epoch before is kept, whole, and the weights of the bad one are not."""
@@ -277,36 +275,3 @@ def test_ill_conditioned_core_is_drawn_again_a_few_times(at):
     result = step("gen_morphing_matrix.py", data, before=singular_cores(3))
     assert result.status == 0
     assert float(result.out.split("condition number ")[1].split(",")[0]) < 1e5
-
-
-def test_memory_says_what_would_fit_and_it_does(at):
-    data = at("gen_morphing_matrix.py")
-    free = free_memory(48 * 70 ** 2)                     # a core 70x70 and no larger
-    assert refused(step("gen_morphing_matrix.py", data, before=free), "a core of 192x192",
-                   "--kappa 3 or a --tile would fit")
-    assert step("gen_morphing_matrix.py", data, "--kappa", "3", before=free).status == 0
-    needed = 4 * 192 * 4096 + 5 * 10**8
-    assert refused(step("gen_augconv.py", data, before=free_memory(needed - 1)), "Aug-Conv takes",
-                   "--tile")
-    assert step("gen_augconv.py", data, before=free_memory(needed)).status == 0
-    assert refused(step("train_with_ac.py", data, before=free_memory(4 * 192 * 4096 - 1)),
-                   "Aug-Conv takes", "--tile")
-    free = free_memory(10**5)                            # with tiles each step fits
-    assert refused(step("gen_morphing_matrix.py", data, "--tile", "8", before=free),
-                   "choose a smaller --tile")
-    assert step("gen_morphing_matrix.py", data, "--tile", "2", before=free).status == 0
-
-
-def test_a_delivery_larger_than_memory_trains_alike(at):
-    """The weights do not depend on where images and features are read."""
-    data, networks = at("gen_morphing_matrix.py"), []
-    for script in ("gen_morphing_matrix.py", "gen_augconv.py"):
-        assert step(script, data, settings=("--tile", "4")).status == 0
-    free = free_memory(10**5)                            # of 74 kB of images, 1.6 MB of features
-    assert refused(step("train_with_ac.py", data, "--feature_cache", "on", before=free),
-                   "keeping the first layer's output takes", "--feature_cache off")
-    for before, words in ((free, "batch by batch"), (None, "runs once")):
-        result = step("train_with_ac.py", data, "--restart", before=before)
-        assert result.status == 0 and words in result.out
-        networks.append(load(data / "developer" / "with_ac.pt")["network"])
-    assert all(w.equal(networks[1][name]) for name, w in networks[0].items())
