@@ -157,10 +157,9 @@ def run_step(step: Callable, description: str):
     except KeyboardInterrupt:
         sys.exit(f"\n{name}: stopped; files that were complete are kept, and the same command "
                  "goes on from the last finished epoch")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # or Python complains once more at its end
-        sys.exit(f"{name}: nobody reads the output any more; the same command goes on")
     except OSError as mistake:
+        if mistake.filename is None:     # of stdout, and Python would complain again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         where = f"{mistake.filename}: " if mistake.filename else ""
         sys.exit(f"{name}: {where}{mistake.strerror or mistake}; what was there before is whole, "
                  "and the same command goes on")
@@ -182,7 +181,7 @@ def _open_streams():
         if getattr(sys, stream) is None:
             setattr(sys, stream, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
         elif number and hasattr(getattr(sys, stream), "reconfigure"):
-            getattr(sys, stream).reconfigure(errors="backslashreplace")
+            getattr(sys, stream).reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager
