@@ -28,7 +28,7 @@ def small_vit(num_classes: int, image_size: int = 16) -> nn.Module:
 # Networks that Aug-Conv cannot stand in.
 
 def linear(num_classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
+    return nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(3 * 8 * 8, num_classes))
 
 
 def reflecting(num_classes: int) -> nn.Module:
@@ -63,6 +63,11 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return self.rest(F.conv2d(x, self.weight, padding=1))
+
+
+def three_logits(num_classes: int) -> nn.Module:
+    """Whatever is asked for."""
+    return strided(3)
 
 
 def not_a_network(num_classes: int) -> int:
