@@ -19,7 +19,7 @@ from utils.adversary import IMAGES, PUBLIC, Truth, pixels, spread
 from utils.artifacts import load, write_alone
 from utils.datasets import load_images, unrolled
 from utils.delivery import Delivery, read_delivery
-from utils.figures import rows_png
+from utils.pictures import rows_png
 from utils.program import UserError, explained, require_memory, run_step
 from utils.records import circumstances, stretched, to_json
 

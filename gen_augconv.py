@@ -15,7 +15,6 @@ from models.aug_conv import AugConv, full_float32
 from utils.artifacts import Saving, load, read_manifest
 from utils.datasets import Images, image_shape, images_of, load_images, unrolled
 from utils.delivery import identifier
-from utils.figures import rows_png
 from utils.morphing import (
     compose_aug_conv,
     core_size,
@@ -24,6 +23,7 @@ from utils.morphing import (
     relative_error,
     secret_generator,
 )
+from utils.pictures import rows_png
 from utils.program import UserError, explained, require_memory, run_step
 from utils.records import stretched
 from utils.training import processes

@@ -10,7 +10,7 @@ from torch import nn
 
 from parameter import Parameters
 from utils.artifacts import Saving, load, read_manifest, settle, verified, write_alone
-from utils.figures import curve_png
+from utils.pictures import curve_png
 from utils.program import UserError
 from utils.records import circumstances, curve_csv, to_json
 
