@@ -1,119 +1,72 @@
-"""Plots for people, as PNG bytes: curves of training runs, and what MoLe costs over κ."""
+"""The paper's figures as PNG, drawn from records and from formulas."""
 
-import io
-
-from utils import analysis
-
-
-def pyplot():
-    """Matplotlib's, without a screen; imported where it is needed, since it takes a second."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    return pyplot
+from report.formulas import morphing_macs
+from report.paper import ENTRIES, IMAGES, KAPPAS, NETWORK, TILES, computed, tile_costs
+from report.runs import NETWORKS, in_rows
+from utils.pictures import as_png, pyplot
 
 
-def as_png(figure, dpi: int = 120) -> bytes:
-    """A figure as PNG; it is closed."""
-    data = io.BytesIO()
-    figure.savefig(data, dpi=dpi)
-    pyplot().close(figure)
-    return data.getvalue()
-
-
-def curve_png(curve: list[dict], title: str) -> bytes:
-    """Training loss and test accuracy over the epochs of one run."""
-    figure, axis = pyplot().subplots(figsize=(6, 3.5), layout="constrained")
-    epochs = [e["epoch"] for e in curve]
-    axis.plot(epochs, [100 * e["test_accuracy"] for e in curve], "o-", ms=3, color="tab:blue")
-    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100), title=title)
-    axis.yaxis.label.set_color("tab:blue")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    other = axis.twinx()
-    other.plot(epochs, [e["train_loss"] for e in curve], "s--", ms=3, color="tab:orange")
-    other.set_ylabel("train loss", color="tab:orange")
-    other.set_ylim(bottom=0)
-    return as_png(figure)
-
-
-def accuracy_png(settings: dict[str, dict[str, list[list[dict]]]]) -> bytes:
-    """A panel for each setting, {title: {name of a network: its curves, one a seed}}."""
-    figure, axes = pyplot().subplots(1, len(settings), figsize=(max(5, 3.6 * len(settings)), 3.8),
-                                     squeeze=False, sharey=True, layout="constrained")
-    for axis, (title, networks) in zip(axes[0], settings.items(), strict=True):
-        for i, (name, curves) in enumerate(networks.items()):
-            for curve in curves:
-                axis.plot([e["epoch"] for e in curve], [100 * e["test_accuracy"] for e in curve],
-                          "so^v"[i % 4] + "-", ms=5 - i % 2, lw=1.2, color=f"C{i}",
-                          label=name if curve is curves[0] else None)
-        axis.axhline(10, color="grey", lw=1, ls=":", label="chance")
-        axis.set(xlabel="epoch", ylim=(0, 100), title=title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+def panels_png(*panels: tuple[dict, list, list[tuple]]) -> bytes:
+    """Panels side by side: the settings of the axes, x, and lines of (label, y, style)."""
+    figure, axes = pyplot().subplots(1, len(panels), squeeze=False, layout="constrained",
+                                     figsize=(max(6, 4.2 * len(panels)), 3.9))
+    for axis, (settings, x, lines) in zip(axes[0], panels, strict=True):
+        for label, y, style in lines:
+            axis.plot(x, y, style, ms=4, lw=1.2, label=label)
+        axis.set(**settings)
+        if len(x) < 10:
+            axis.set_xticks(x, [str(value) for value in x])
+            axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("test accuracy, %")
-    fullest = max(range(len(settings)), key=lambda i: len(list(settings.values())[i]))
-    axes[0, fullest].legend(fontsize=8, loc=(0.4, 0.2))
+        axis.legend(fontsize=7)
     return as_png(figure)
 
 
-def overhead_png(kappas: list[int], entries: int, features: int, network: int, first_layer: int,
-                 images: int) -> bytes:
-    """What MoLe costs over κ: multiply-adds as shares of the network's, and the known pairs that
-    give the core away."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
-    cores = [entries // kappa for kappa in kappas]
-    composed = analysis.aug_conv_macs(entries, features) - first_layer
-    lines = [("provider: morphing an image, αm²·q", "o-", "tab:blue",
-              [analysis.morphing_macs(entries, kappa) / network for kappa in kappas]),
-             ("developer: Aug-Conv in place of the first layer", "s-", "tab:orange",
-              [composed / network] * len(kappas)),
-             ("core over data set, q/N (paper's transmission)", "^-", "tab:green",
-              [q / images for q in cores]),
-             ("Aug-Conv over data set, in entries", "v-", "tab:red",
-              [features / images] * len(kappas))]
-    for name, style, colour, values in lines:
-        left.plot(kappas, [100 * value for value in values], style, color=colour, label=name)
-    left.axhline(9, color="grey", ls=":", lw=1, label="the paper's 9% and 5.12%")
-    left.axhline(5.12, color="grey", ls=":", lw=1)
-    left.set(title="Overhead of MoLe, VGG-16 on CIFAR", ylabel="%", ylim=(5e-3, 1e5))
-    right.plot(kappas, [analysis.pairs_needed(q, kappa)
-                        for q, kappa in zip(cores, kappas, strict=True)], "o-", color="tab:blue")
-    right.set(title="Known pairs that determine the core, q/κ", ylabel="pairs", ylim=(0.5, 6000))
-    for axis in (left, right):
-        axis.set(xscale="log", yscale="log", xlabel="κ, copies of the core in M")
-        axis.set_xticks(kappas, [str(kappa) for kappa in kappas])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    left.legend(fontsize=8, loc="upper center")
-    return as_png(figure)
+def overhead_png() -> bytes:
+    """What MoLe costs over κ and over the side of tiles, and Aug-Conv's memory over the image's."""
+    log, made, sides = {"xscale": "log", "yscale": "log", "ylabel": "%"}, computed(), (32, 64, 128)
+    shares = {key: [100 * tile[key] for tile in made["tiles"]]
+              for key in ("share_of_network", "share_of_data")}
+    return panels_png(
+        (log | {"title": "Overhead of MoLe, VGG-16 on CIFAR", "xlabel": "κ"}, KAPPAS, [
+            ("provider: morphing", [100 * morphing_macs(ENTRIES, kappa) / NETWORK
+                                    for kappa in KAPPAS], "C0o-"),
+            ("developer: Aug-Conv", [100 * made["composed_overhead"] for _ in KAPPAS], "C1s-"),
+            ("core over data set", [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS], "C2^-")]),
+        (log | {"title": "With tiles (32: the paper's)", "xlabel": "side of a tile"}, TILES, [
+            ("Aug-Conv's multiply-adds, of the network's", shares["share_of_network"], "C1s-"),
+            ("Aug-Conv's bytes, of the data's", shares["share_of_data"], "C3v-"),
+            ("published: 9%", [9 for _ in TILES], "k:")]),
+        (log | {"title": "Aug-Conv in float32", "xlabel": "side of the image", "ylabel": "MB"},
+         sides, [(f"tiles of side {tile}" if tile else "dense: m⁴", [
+             tile_costs(tile or side, side)["bytes"] / 1e6 for side in sides], style)
+             for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))]))
 
 
-def pairs_png(points: list[dict]) -> bytes:
-    """What comes back of the images without Aug-Conv, over the number of known pairs (attack 4)."""
-    figure, axis = pyplot().subplots(figsize=(6, 3.5), layout="constrained")
-    pairs = [point["pairs"] for point in points]
-    axis.plot(pairs, [point["psnr"] for point in points], "o-", color="tab:blue")
-    axis.axvline(points[0]["least"], color="grey", ls=":", lw=1,
-                 label="as many pairs as the core has rows: q/κ")
-    axis.set(xscale="log", xlabel="known pairs of a plain and a morphed image", ylabel="PSNR, dB",
-             ylim=(0, None), title="Images recovered from known pairs, without Aug-Conv")
-    axis.set_xticks(pairs[:3] + pairs[-1:], [str(n) for n in pairs[:3] + pairs[-1:]])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="upper left")
-    return as_png(figure)
+def accuracy_png(rows: list) -> bytes:
+    """Test accuracy over the epochs of the runs in rows (report.runs.Row), a panel for each."""
+    panels = []
+    for row in rows:
+        lines = [(title if run is runs[0] else None,
+                  [100 * epoch["test_accuracy"] for epoch in run["curve"]], style)
+                 for (title, _), runs, style in zip(NETWORKS.values(), row.runs.values(),
+                                                    ("C0s-", "C4D-", "C1o-", "C2^-", "C3v-"),
+                                                    strict=True) for run in runs]
+        title = row.setting.replace(", VGG", ",\nVGG") + f"\n{row.morphing}"
+        panels.append(({"title": title, "xlabel": "epoch", "ylabel": "test accuracy, %",
+                        "ylim": (0, 100)}, range(1, 1 + len(lines[0][1])), lines))
+    return panels_png(*panels)
 
 
-def rows_png(rows: list, zoom: int = 2) -> bytes:
-    """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
-    from torchvision.utils import make_grid
-    count, side = len(rows[0][1]), max(images.shape[-1] for _, images in rows)
-    figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
-                                     figsize=(count * side * zoom / 100,
-                                              len(rows) * (side * zoom + 26) / 100))
-    for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
-        grid = make_grid(images.detach().cpu().float().clamp(0, 1), nrow=count, padding=1)
-        axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
-        axis.set_title(title, fontsize=9, loc="left")
-        axis.axis("off")
-    return as_png(figure, dpi=100)
+def drawn(records: dict) -> dict[str, bytes]:
+    """Every figure by its name; those of records that are not there are left out."""
+    found = {"overhead": overhead_png()}
+    if rows := in_rows(records["accuracy"])[:3]:
+        found["accuracy"] = accuracy_png(rows)
+    if points := records.get("attacks", {}).get("known_pairs"):
+        found["known_pairs"] = panels_png(({
+            "title": f"Without Aug-Conv; {points[0]['least']} pairs determine the core",
+            "xlabel": "known pairs", "ylabel": "PSNR of recovered images, dB"},
+            [point["pairs"] for point in points],
+            [("known pairs", [point["psnr"] for point in points], "C0o-")]))
+    return found

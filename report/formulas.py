@@ -1,44 +1,26 @@
-"""The paper's figures as formulas: what MoLe costs, sends and leaves to guess. Nothing is measured.
+"""The paper's figures as formulas: what MoLe costs and sends. Nothing is measured.
 
 Symbols are the paper's (arXiv:1909.07632, section 3): images of α channels and side m, a first
-convolution of β channels of side n with p×p kernels, a core of side q = αm²/κ. A multiply-add
-counts as one operation, as in the paper; torch counts it as two.
+convolution of β channels of side n with p×p kernels, a core of side q = αm²/κ, κ the number of
+tiles where tiles share a core. A multiply-add is one operation, as in the paper; torch counts two.
 """
 
 import math
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from scipy.stats import ttest_1samp
 
 from models.vgg import GROUPS
 
 
-def network_macs(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of a network for one image of `shape`, counted by torch as it runs."""
-    network.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *shape))
-    return counter.get_total_flops() // 2
-
-
 def vgg_macs(model: str, classes: int, channels: int = 3, side: int = 32) -> int:
-    """The same for models.vgg.VGG in closed form: cin·cout·9·n² a convolution, and the classifier.
-
-    VGG-16 on CIFAR: 313.2 million, of which the first layer is 1.8.
-    """
+    """Multiply-adds of models.vgg.VGG for one image, αβp²n² a convolution: 313.2 M for VGG-16."""
     total, inputs, n = 0, channels, side
     for group in GROUPS[model]:
         for outputs in group:
-            total += convolution_macs(inputs, outputs, 3, n)
+            total += 9 * inputs * outputs * n * n
             inputs = outputs
         n = math.ceil(n / 2)
     return total + inputs * n * n * classes
-
-
-def convolution_macs(alpha: int, beta: int, p: int, n: int) -> int:
-    """αβp²n²: multiply-adds of a convolution for one image."""
-    return alpha * beta * p * p * n * n
 
 
 def morphing_macs(entries: int, kappa: int = 1) -> int:
@@ -46,54 +28,25 @@ def morphing_macs(entries: int, kappa: int = 1) -> int:
     return entries * entries // kappa
 
 
-def aug_conv_macs(entries: int, features: int) -> int:
-    """αm²·βn²: multiply-adds of Aug-Conv for one image, a product with the dense matrix."""
-    return entries * features
+def tile_kernel(tile: int, p: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1) -> int:
+    """k, side of the kernel of the tile-wise Aug-Conv, in features: (s + 2pp - e - 1)/S + 1.
 
-
-def likely_published_macs(alpha: int, m: int, p: int, n: int) -> int:
-    """αp²m²n², the only simple count that gives the paper's 9% of VGG-16 (our guess; the paper
-    does not derive it). For α = p = 3 and n = m it equals 3(αm²)²."""
-    return alpha * p * p * m * m * n * n
-
-
-def transmission_by_paper(q: int, entries: int, images: int) -> float:
-    """q·αm² over the data set's entries, images·αm²: 3072 / 60 000 = 5.12% (paper, section 4).
-
-    It counts a matrix as large as M; what is sent is Aug-Conv.
+    e + 1 = d(p - 1) + 1 is the extent of the first layer's kernel, S its stride, and pp, how far
+    outside of a tile its features still see it, the least number ≥ e with pp ≡ padding (mod S).
+    Raises ValueError where S does not divide the tile's side s.
     """
-    return q * entries / (images * entries)
+    if tile % stride:
+        raise ValueError(f"tiles of side {tile} do not fit a first layer of stride {stride}")
+    e = dilation * (p - 1)
+    return (tile + 2 * (e + (padding - e) % stride) - e - 1) // stride + 1
 
 
-def transmission_by_entries(entries: int, features: int, images: int) -> float:
-    """Entries of the Aug-Conv matrix, αm²·βn², over those of the data set."""
-    return features / images
-
-
-def transmission_by_bytes(entries: int, features: int, images: int) -> dict[str, int]:
-    """Bytes of the plain images (uint8), of the morphed ones and of Aug-Conv (float32)."""
-    return {"plain images": images * entries, "morphed images": 4 * images * entries,
-            "Aug-Conv": 4 * entries * features}
-
-
-def log10_order_guess(beta: int) -> float:
-    """log₁₀ of 1/β!, the chance to guess the order of β channels: 7.9·10⁻⁹⁰ for 64."""
-    return -math.lgamma(beta + 1) / math.log(10)
-
-
-def log10_core_guess(q: int, tolerance: float) -> float:
-    """log₁₀ of the chance that a uniform guess has each of q² uniform entries within a tolerance.
-
-    An entry x on [0, 1) is met by a guess g with |g - x| ≤ εx, 0 < ε ≤ 1. For x < a = 1/(1+ε) that
-    interval is 2εx long, above it ends at 1; integrated over x: εa² + (1-a) - (1-ε)(1-a²)/2.
-
-    Raises ValueError for another ε.
-    """
-    if not 0 < tolerance <= 1:
-        raise ValueError(f"the tolerance is {tolerance}, but must be above 0 and at most 1")
-    a = 1 / (1 + tolerance)
-    entry = tolerance * a * a + (1 - a) - (1 - tolerance) * (1 - a * a) / 2
-    return q * q * math.log10(entry)
+def aug_conv_entries(alpha: int, m: int, beta: int, tile: int, p: int = 3) -> tuple[int, int]:
+    """Tiles of an image, and entries of Aug-Conv, which are its multiply-adds for one tile: q·βk²,
+    q = αs², whatever m is; for one tile, the paper's scheme, the dense αm²·βn², n = m."""
+    tiles = math.ceil(m / tile) ** 2
+    side = tile_kernel(tile, p, padding=p // 2) if tiles > 1 else m
+    return tiles, alpha * min(tile, m) ** 2 * beta * side ** 2
 
 
 def pairs_needed(q: int, kappa: int) -> int:
@@ -101,10 +54,14 @@ def pairs_needed(q: int, kappa: int) -> int:
     return math.ceil(q / kappa)
 
 
-def power_of_ten(log10: float, digits: int = 1) -> str:
-    """10 to this power, for exponents that floats do not reach: -89.10 is 7.9e-90."""
-    exponent = math.floor(log10)
-    mantissa = round(10 ** (log10 - exponent), digits)
-    if mantissa >= 10:
-        mantissa, exponent = mantissa / 10, exponent + 1
-    return f"{mantissa:.{digits}f}e{exponent:+03d}"
+def equivalence(differences: list[float], margin: float) -> dict:
+    """`low` and `high` of the 90% interval of the mean of paired differences, and `p_of_tost`: of
+    two one-sided t-tests against ±margin (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).
+
+    `replicated`: p is below 5%, just where the interval lies within the margin.
+    """
+    low, high = ttest_1samp(differences, 0).confidence_interval(0.90)
+    p = max(ttest_1samp(differences, -margin, alternative="greater").pvalue,
+            ttest_1samp(differences, margin, alternative="less").pvalue)
+    return {"low": float(low), "high": float(high), "p_of_tost": float(p),
+            "replicated": bool(p < 0.05)}

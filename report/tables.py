@@ -3,58 +3,82 @@
 import re
 from typing import NamedTuple
 
-SYMBOLS = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{",
-           "}": r"\}", "$": r"\$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-           "κ": r"$\kappa$", "α": r"$\alpha$", "β": r"$\beta$", "·": r"$\cdot$",
-           "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "−": "$-$"}
-SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+FORMATS = {"accuracy": "{:.2%}", "share": "{:.2%}", "exact": "{:.0%}", "psnr": "{:.1f} dB",
+           "ssim": "{:.3f}", "mean": "{:+.2f}", "low": "{:+.2f}", "high": "{:+.2f}",
+           "command": "`{}`", int: "{:,}", float: "{:.4g}"}
+WORDS = {"kappa": "κ", "psnr": "PSNR", "ssim": "SSIM", "ac": "Aug-Conv", "mb": "MB", "tost": "TOST",
+         "pretrained": "plain", "data": "", "versions": "", "morph": ""}
 
 
 class Table(NamedTuple):
-    """Cells are Markdown: plain text, or code between backquotes. `note` stands below, or alone.
-    """
+    """Cells of plain text, or code between backquotes; a note; and the README's form if shorter."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     note: str = ""
+    short: "Table | None" = None
 
     def markdown(self) -> str:
-        if not self.header:
-            return self.note
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        lines = [self.header, ["---"] * len(self.header), *self.rows] if self.header else []
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + (f"\n\n{self.note}" if self.note else "")
+        return "\n\n".join(part for part in (table, self.note) if part)
 
     def latex(self) -> str:
-        """A table environment; it wants the packages booktabs and tabularx."""
+        """A table environment for LuaLaTeX or XeLaTeX, with the packages booktabs and tabularx."""
         if not self.header:
             return "% " + self.note
-        columns = "l" + "X" * (len(self.header) - 1)
-        lines = [" & ".join(map(latex, row)) + r" \\" for row in [self.header, *self.rows]]
+        head, *body = (" & ".join(map(latex, row)) + r" \\" for row in [self.header, *self.rows])
+        note = [rf"\par\smallskip {latex(self.note)}"] if self.note else []
         return "\n".join([
             r"\begin{table}", rf"\caption{{{latex(self.title)}}}", r"\small",
-            rf"\begin{{tabularx}}{{\textwidth}}{{{columns}}}", r"\toprule", lines[0], r"\midrule",
-            *lines[1:], r"\bottomrule", r"\end{tabularx}",
-            *([rf"\par\smallskip {latex(self.note)}"] if self.note else []), r"\end{table}"])
+            rf"\begin{{tabularx}}{{\textwidth}}{{l{'X' * (len(self.header) - 1)}}}", r"\toprule",
+            head, r"\midrule", *body, r"\bottomrule", r"\end{tabularx}", *note, r"\end{table}"])
+
+
+def on(machine: dict) -> str:
+    return ", ".join(machine["cuda"]) or f"{machine['cores']} cores of {machine['processor']}"
+
+
+def formatted(form: str, record: dict) -> str:
+    """A text with values of a record put in, or — where it has none; {n:,} is 10 000.
+
+    {on} is the record's machine in words.
+    """
+    try:
+        about = record | {"on": on(record["machine"])} if "{on}" in form else record
+        return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format_map(about))
+    except (KeyError, TypeError):
+        return "—"
+
+
+def table(title: str, records: list[dict], keys: str, note: str = "") -> Table:
+    """A row for each record, of its values under `keys`, whose words are the header; `blind.psnr`
+    is a value of a dictionary in the record, and — stands for what is not there."""
+    def cell(record: dict | None, key: str) -> str:
+        for name in key.split("."):
+            record = (record or {}).get(name)
+        if record is None or isinstance(record, bool):
+            return {True: "yes", False: "no", None: "—"}[record]
+        if isinstance(record, dict):
+            return ", ".join(f"{value} {word.replace('_', ' ')}" for word, value in record.items())
+        form = FORMATS.get(name, FORMATS.get(type(record), "{}"))
+        return formatted(form.replace("{", "{value"), {"value": record})
+
+    header = [" ".join(WORDS.get(word, word) for word in re.findall("[^_.]+", key)).strip()
+              for key in keys.split()]
+    return Table(title, header, [[cell(one, key) for key in keys.split()] for one in records], note)
 
 
 def latex(text: str) -> str:
-    """Plain text with Markdown's code and bold, Greek letters and superscripts, as LaTeX."""
-    def escaped(text: str) -> str:
-        text = "".join(SYMBOLS.get(letter, letter) for letter in text)
-        return re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: f"$^{{{m[0].translate(SUPERSCRIPTS)}}}$", text)
-
-    parts = re.split(r"`([^`]*)`", text)
-    return "".join(rf"\texttt{{{escaped(part)}}}" if i % 2 else
-                   re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", escaped(part))
-                   for i, part in enumerate(parts))
+    """Plain text with Markdown's code, as LaTeX; Greek letters and the like stay Unicode."""
+    escaped = re.sub(r"([&%#_{}$])", r"\\\1", text)
+    return re.sub("`([^`]*)`", r"\\texttt{\1}", escaped)
 
 
-def filled(text: str, made: dict[str, str]) -> str:
-    """A text with each table between its marks <!-- name --> and <!-- /name -->."""
-    for name, table in made.items():
-        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->",
-                      lambda _, n=name, t=table: f"<!-- {n} -->\n{t}\n<!-- /{n} -->", text,
-                      flags=re.DOTALL)
-    return text
+def filled(text: str, tables: dict[str, Table]) -> str:
+    """A text with each table, or its short form, between marks <!-- name --> and <!-- /name -->."""
+    return re.sub(
+        rf"<!-- ({'|'.join(tables)}) -->.*?<!-- /\1 -->", lambda mark: f"<!-- {mark[1]} -->\n"
+        f"{(tables[mark[1]].short or tables[mark[1]]).markdown()}\n<!-- /{mark[1]} -->", text,
+        flags=re.DOTALL)

@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def circumstances(p: Parameters) -> dict:
     """Command, settings, versions and machine: what a number needs beside it. No secret."""
-    script = Path(sys.argv[0]).resolve()
+    script, module = Path(sys.argv[0]).resolve(), sys.modules["__main__"].__spec__
     words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
              *sys.argv[1:]]
+    if module is not None:                               # python -m benchmarks.steps
+        words[:1] = ["-m", module.name]
     for i, word in enumerate(words):
         if word.startswith("--morph_seed"):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]

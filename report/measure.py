@@ -1,0 +1,54 @@
+"""The κ sweep of `reproduce_tables.py --measure`, on real images and a real first layer."""
+
+from pathlib import Path
+
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from models import first_layer
+from models.aug_conv import AugConv, full_float32
+from parameter import Parameters
+from report.paper import KAPPAS
+from utils import morphing
+from utils.artifacts import load
+from utils.datasets import image_shape, images_of, load_images, unrolled
+from utils.pictures import rows_png
+from utils.program import UserError, explained, require_memory
+from utils.records import circumstances, stretched
+
+IMAGES, SHOWN = 256, slice(0, 250, 25)
+
+
+def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
+    """For each κ a core of its own: its condition, the features' error, how images look."""
+    if p.image_padding:
+        raise UserError("kappa is swept on images without padding: leave out --image_padding")
+    content, shape = load(Path(p.data_dir) / "developer" / "first_layer.pt"), image_shape(p)
+    test = load_images(p, "test").images            # in the order of their classes, perhaps
+    test = test[torch.linspace(0, len(test) - 1, min(len(test), IMAGES)).long()]
+    pixels, plain, sweep = test.float() / 255, unrolled(test, 0), []
+    rows = [("plain images", pixels[SHOWN])]
+    with explained(), full_float32():
+        layer = first_layer.from_file(content)
+        require_memory(9 * layer.out_channels * shape[1] * shape[2] * plain.shape[1],
+                       "sweeping kappa", "choose a smaller --image_size")   # two float32 matrices
+        expected, order = layer(plain.view(-1, *shape)), torch.arange(layer.out_channels)
+        for kappa in KAPPAS:
+            q = morphing.core_size(shape, kappa)
+            core, inverse, condition = morphing.usable_core(
+                q, p.morph_distribution, morphing.secret_generator(p.morph_seed, purpose=0))
+            weight, out_shape = morphing.compose_aug_conv(layer, inverse, shape, order)
+            morphed = morphing.morph(plain, core)
+            features = AugConv(weight, out_shape, layer.bias)(morphed)
+            images = stretched(morphed, shape)
+            ssim = [structural_similarity(a, b, data_range=1, channel_axis=0)
+                    for a, b in zip(pixels.numpy(), images.numpy(), strict=True)]
+            sweep.append({
+                "kappa": kappa, "q": q, "condition_number": condition,
+                "error_of_the_features": morphing.relative_error(features, expected),
+                "ssim": float(sum(ssim) / len(ssim)),
+                "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy()))})
+            print(sweep[-1], flush=True)
+            rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
+    return circumstances(p) | {"images": len(plain), "images_of": images_of(p),
+                               "sweep": sweep}, rows_png(rows, zoom=3)

@@ -1,0 +1,155 @@
+"""Tables of training runs, grouped by the provenance in their records and by nothing else."""
+
+import re
+from itertools import product
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from report.formulas import equivalence, morphing_macs, pairs_needed, vgg_macs
+from report.tables import Table, formatted, on, table
+from utils.provenance import result_name
+
+NETWORKS = {                        # a run's name: its title, and the command that makes it
+    "pretrained": ("plain network", "pretrain.py"),
+    "pretrained_frozen": ("plain, same frozen first layer", "pretrain.py --frozen_first_layer"),
+    "with_ac": ("with Aug-Conv", "train_with_ac.py"),
+    "no_ac": ("without Aug-Conv", "train_no_ac.py"),
+    "no_ac_standardised": ("without, standardised", "train_no_ac.py --standardise")}
+PAPER = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
+         "delivery_dtype": "float32", "shuffle_channels": True}
+PLAIN, TITLE = "—", ("dataset", "model", "train_images", "epochs")
+DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+class Row(NamedTuple):
+    """Runs that may be compared, by their network; plain ones stand in all rows of their setting.
+
+    A setting, in words, is a provenance without the run's name, how images were morphed (keys of
+    PAPER) and the weight decay, in which plain and morphed runs differ by the paper's rule.
+    """
+
+    setting: str
+    morphing: str
+    runs: dict[str, list[dict]]
+
+
+def morphed(how: dict) -> str:
+    """How images were morphed, in words: κ or the tile's side s, the core, what is unusual."""
+    if "morph_distribution" not in how:
+        return PLAIN
+    return ", ".join([f"s = {how['tile']}" if how["tile"] else f"κ = {how['kappa']}",
+                      how["morph_distribution"], *(f"{key} {how[key]}" for key in list(PAPER)[3:]
+                                                   if how[key] != PAPER[key])])
+
+
+def in_rows(runs: list[dict]) -> list[Row]:
+    """Training runs in rows: the most training first, and sweeps of κ behind all else.
+
+    A setting's words are those of TITLE and all in which several differ.
+    """
+    def shared(of: dict) -> set:
+        return {(key, str(value)) for key, value in of.items()
+                if key not in ("run", "weight_decay", *PAPER)}
+
+    common = set.intersection(*(shared(run["provenance"]) for run in runs)) if runs else set()
+    found: dict = {}
+    for run in sorted(runs, key=lambda run: -run["provenance"]["train_images"] *
+                      run["provenance"]["epochs"]):
+        of = run["provenance"]
+        words = formatted("{dataset}, {model}, {train_images:,} images, {epochs} epochs", of | {
+            "dataset": DATASETS.get(of["dataset"], of["dataset"]),
+            "model": of["model"].replace("vgg", "VGG-")})
+        words += "".join(sorted(f", {key} {value}" for key, value in shared(of) - common
+                                if key not in TITLE))
+        ways = found.setdefault(words, {})
+        ways.setdefault(morphed(of), {}).setdefault(of["run"], []).append(run)
+    rows = [Row(words, way, {name: (ways[way] | ways.get(PLAIN, {})).get(name, [])
+                             for name in NETWORKS})
+            for words, ways in found.items() for way in sorted(ways, key=lambda way: (
+                way != morphed(PAPER), len(way), way)) if way != PLAIN or len(ways) == 1]
+    return sorted(rows, key=lambda row: re.match("κ = (?!1,)", row.morphing) is not None)
+
+
+def by_seed(runs: list[dict]) -> dict[float, dict[int, float]]:
+    """Accuracy in percent by weight decay and seed; the mean, where one seed ran several times."""
+    found: dict = {}
+    for run in runs:
+        seeds = found.setdefault(run["provenance"]["weight_decay"], {})
+        seeds.setdefault(run["seed"], []).append(100 * run["accuracy"])
+    return {decay: {seed: mean(values) for seed, values in seeds.items()}
+            for decay, seeds in sorted(found.items())}
+
+
+def format_accuracy(runs: list[dict]) -> str:
+    """The mean and standard deviation over seeds; unlike weight decays are told apart."""
+    found = by_seed(runs)
+    return "; ".join(
+        f"{mean(seeds.values()):.2f}"
+        + (f" ± {stdev(seeds.values()):.2f}%, {len(seeds)} seeds" if len(seeds) > 1 else "%")
+        + (f", weight decay {decay:g}" if len(found) > 1 else "") for decay, seeds in found.items())
+
+
+def accuracy(records: dict) -> Table:
+    """Test accuracy of each network in each row; a missing one names its command."""
+    cells = [[row.setting, row.morphing, *(
+        format_accuracy(row.runs[name]) or f"not run: `python {command} …`"
+        for name, (_, command) in NETWORKS.items())]
+        for row in in_rows(records["accuracy"])]
+    whole = Table("Test accuracy after the last epoch.",
+                  ["setting", "morphing", *(title for title, _ in NETWORKS.values())], cells,
+                  "± is the standard deviation over seeds. Where a run is missing stands its "
+                  "command, … for the options of the row's other runs.")
+    return whole._replace(short=whole._replace(rows=cells[:6]))
+
+
+def equality(records: dict) -> Table:
+    """With Aug-Conv against its fair partner, the plain network behind the same frozen layer."""
+    found = []
+    for row in in_rows(records["accuracy"]):
+        for (decay, mine), (other, partner) in product(*(
+                by_seed(row.runs[name]).items() for name in ("with_ac", "pretrained_frozen"))):
+            points = [mine[seed] - partner[seed] for seed in sorted(mine) if seed in partner]
+            found += [{
+                "setting": row.setting, "morphing": row.morphing, "mean": mean(points),
+                "each_seed": ", ".join(f"{value:+.2f}" for value in points),
+                "weight_decays": f"{decay:g}, {other:g}"} | (
+                    equivalence(points, margin=1) if len(points) > 1 else {})] if points else []
+    return table(
+        "Accuracy with Aug-Conv less that of the plain network behind the same frozen first layer, "
+        "in points, paired by seed.", found,
+        "setting morphing weight_decays each_seed mean low high p_of_tost replicated",
+        "Low to high is the mean's 90% confidence interval. Replicated: it lies within ±1 point. "
+        "TOST: two one-sided t-tests against ±1 point.")
+
+
+def kappa(records: dict) -> Table:
+    """The κ sweep: what a smaller core costs, what it gives away, and the accuracy."""
+    record, core = records["kappa"], records["kappa"]["parameters"]["morph_distribution"]
+    ways = [morphed(PAPER | {"kappa": point["kappa"], "morph_distribution": core})
+            for point in record["sweep"]]
+    rows = [row for row in in_rows(records["accuracy"]) if row.morphing in ways]
+    settings = [row.setting for row in rows]
+    setting = max(settings, key=settings.count, default="none yet")                # with the most κ
+    runs = {row.morphing: row.runs for row in rows if row.setting == setting}
+    points = [point | {
+        "multiply-adds": morphing_macs(3072, point["kappa"]),
+        "share": morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10),
+        "pairs_needed": pairs_needed(point["q"], point["kappa"])} | {
+        name: format_accuracy(here) or None for name, here in runs.get(way, {}).items()}
+        for point, way in zip(record["sweep"], ways, strict=True)]
+    title = f"What κ changes ({core} core, images 3×32×32)."
+    note = formatted("`{command}`, {images} images of {images_of}. Multiply-adds: to morph an "
+                     "image, share: of VGG-16's. SSIM, PSNR: morphed images, stretched to pixels' "
+                     "range, against plain ones. Accuracies: ", record) + setting + "."
+    return table(title, points, "kappa q multiply-adds share pairs_needed condition_number "
+                 "error_of_the_features ssim psnr pretrained with_ac no_ac", note)._replace(
+        short=table(title, points, "kappa q share pairs_needed error_of_the_features ssim with_ac",
+                    note))
+
+
+def each_run(records: dict) -> Table:
+    """Each training run with its command."""
+    return table("Every training run.", [
+        run | {"morphing": morphed(run["provenance"]), "machine": on(run["machine"])}
+        for run in sorted(records["accuracy"], key=result_name)],
+        "run morphing seed accuracy seconds peak_mb machine versions.torch code command")
