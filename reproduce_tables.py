@@ -23,7 +23,7 @@ TABLES = (                          # name, record, what makes the table, what m
     ("accuracy", "accuracy", runs.accuracy, TRAIN),
     ("equality", "accuracy", runs.equality, f"{TRAIN}, `pretrain.py` with `--frozen_first_layer`"),
     ("paper", "accuracy", paper.paper, TRAIN),
-    ("kappa", "kappa", runs.kappa, "`python reproduce_tables.py --measure`"),
+    ("kappa", "kappa", measured.kappa, "`python reproduce_tables.py --measure`"),
     ("agreement", "agreement", measured.agreement, "`python -m benchmarks.agreement`"),
     ("inputs", "inputs", measured.inputs, "`python -m tests.inputs`"),
     ("he", "he", measured.he, "`make tables-he`"),

@@ -22,51 +22,38 @@ def panels_png(*panels: tuple[dict, list, list[tuple]]) -> bytes:
     return as_png(figure)
 
 
-def overhead_png() -> bytes:
-    """What MoLe costs over κ and over the side of tiles, and Aug-Conv's memory over the image's."""
+def drawn(records: dict) -> dict[str, bytes]:
+    """Every figure by its name; those whose records are not there are left out."""
     log, made, sides = {"xscale": "log", "yscale": "log", "ylabel": "%"}, computed(), (32, 64, 128)
-    shares = {key: [100 * tile[key] for tile in made["tiles"]]
-              for key in ("share_of_network", "share_of_data")}
-    return panels_png(
+    styles = dict(zip(NETWORKS, ("C0s-", "C4D-", "C1o-", "C2^-", "C3v-"), strict=True))
+    overhead = [
         (log | {"title": "Overhead of MoLe, VGG-16 on CIFAR", "xlabel": "κ"}, KAPPAS, [
             ("provider: morphing", [100 * morphing_macs(ENTRIES, kappa) / NETWORK
                                     for kappa in KAPPAS], "C0o-"),
             ("developer: Aug-Conv", [100 * made["composed_overhead"] for _ in KAPPAS], "C1s-"),
             ("core over data set", [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS], "C2^-")]),
         (log | {"title": "With tiles (32: the paper's)", "xlabel": "side of a tile"}, TILES, [
-            ("Aug-Conv's multiply-adds, of the network's", shares["share_of_network"], "C1s-"),
-            ("Aug-Conv's bytes, of the data's", shares["share_of_data"], "C3v-"),
+            *((label, [100 * tile[key] for tile in made["tiles"]], style) for label, key, style in (
+                ("Aug-Conv's multiply-adds, of the network's", "share_of_network", "C1s-"),
+                ("Aug-Conv's bytes, of the data's", "share_of_data", "C3v-"))),
             ("published: 9%", [9 for _ in TILES], "k:")]),
         (log | {"title": "Aug-Conv in float32", "xlabel": "side of the image", "ylabel": "MB"},
          sides, [(f"tiles of side {tile}" if tile else "dense: m⁴", [
              tile_costs(tile or side, side)["bytes"] / 1e6 for side in sides], style)
-             for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))]))
-
-
-def accuracy_png(rows: list) -> bytes:
-    """Test accuracy over the epochs of the runs in rows (report.runs.Row), a panel for each."""
-    panels = []
-    for row in rows:
-        lines = [(title if run is runs[0] else None,
-                  [100 * epoch["test_accuracy"] for epoch in run["curve"]], style)
-                 for (title, _), runs, style in zip(NETWORKS.values(), row.runs.values(),
-                                                    ("C0s-", "C4D-", "C1o-", "C2^-", "C3v-"),
-                                                    strict=True) for run in runs]
-        title = row.setting.replace(", VGG", ",\nVGG") + f"\n{row.morphing}"
-        panels.append(({"title": title, "xlabel": "epoch", "ylabel": "test accuracy, %",
-                        "ylim": (0, 100)}, range(1, 1 + len(lines[0][1])), lines))
-    return panels_png(*panels)
-
-
-def drawn(records: dict) -> dict[str, bytes]:
-    """Every figure by its name; those of records that are not there are left out."""
-    found = {"overhead": overhead_png()}
-    if rows := in_rows(records["accuracy"])[:3]:
-        found["accuracy"] = accuracy_png(rows)
-    if points := records.get("attacks", {}).get("known_pairs"):
-        found["known_pairs"] = panels_png(({
-            "title": f"Without Aug-Conv; {points[0]['least']} pairs determine the core",
-            "xlabel": "known pairs", "ylabel": "PSNR of recovered images, dB"},
-            [point["pairs"] for point in points],
-            [("known pairs", [point["psnr"] for point in points], "C0o-")]))
-    return found
+             for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))])]
+    accuracy = [
+        ({"title": row.setting.replace(", VGG", ",\nVGG") + f"\n{row.morphing}",
+          "xlabel": "epoch", "ylabel": "test accuracy, %", "ylim": (0, 100)},
+         range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)),
+         [(NETWORKS[name][0] if run is runs[0] else None,
+           [100 * epoch["test_accuracy"] for epoch in run["curve"]], styles[name])
+          for name, runs in row.runs.items() for run in runs])
+        for row in in_rows(records["accuracy"])[:3]]
+    points = records.get("attacks", {}).get("known_pairs", [])
+    known_pairs = [({"title": f"Without Aug-Conv; {points[0]['least']} pairs determine the core",
+                     "xlabel": "known pairs", "ylabel": "PSNR, dB"},
+                    [point["pairs"] for point in points],
+                    [("recovered images", [point["psnr"] for point in points], "C0o-")])
+                   ] if points else []
+    figures = {"overhead": overhead, "accuracy": accuracy, "known_pairs": known_pairs}
+    return {name: panels_png(*panels) for name, panels in figures.items() if panels}

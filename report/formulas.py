@@ -41,12 +41,10 @@ def tile_kernel(tile: int, p: int = 3, stride: int = 1, padding: int = 1, dilati
     return (tile + 2 * (e + (padding - e) % stride) - e - 1) // stride + 1
 
 
-def aug_conv_entries(alpha: int, m: int, beta: int, tile: int, p: int = 3) -> tuple[int, int]:
-    """Tiles of an image, and entries of Aug-Conv, which are its multiply-adds for one tile: q·βk²,
-    q = αs², whatever m is; for one tile, the paper's scheme, the dense αm²·βn², n = m."""
-    tiles = math.ceil(m / tile) ** 2
-    side = tile_kernel(tile, p, padding=p // 2) if tiles > 1 else m
-    return tiles, alpha * min(tile, m) ** 2 * beta * side ** 2
+def aug_conv_entries(alpha: int, m: int, beta: int, tile: int) -> int:
+    """Entries of Aug-Conv for a 3×3 layer, and its multiply-adds for one tile: q·βk², q = αs²,
+    whatever m is; for one tile, the paper's scheme, the dense αm²·βn², n = m."""
+    return alpha * min(tile, m) ** 2 * beta * (tile_kernel(tile) if tile < m else m) ** 2
 
 
 def pairs_needed(q: int, kappa: int) -> int:
@@ -55,11 +53,9 @@ def pairs_needed(q: int, kappa: int) -> int:
 
 
 def equivalence(differences: list[float], margin: float) -> dict:
-    """`low` and `high` of the 90% interval of the mean of paired differences, and `p_of_tost`: of
-    two one-sided t-tests against ±margin (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987).
-
-    `replicated`: p is below 5%, just where the interval lies within the margin.
-    """
+    """`low` and `high` of the 90% interval of the mean of paired differences, and `p_of_tost`, two
+    one-sided t-tests against ±margin (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987);
+    `replicated`: it is below 5%, just where the interval lies within the margin."""
     low, high = ttest_1samp(differences, 0).confidence_interval(0.90)
     p = max(ttest_1samp(differences, -margin, alternative="greater").pvalue,
             ttest_1samp(differences, margin, alternative="less").pvalue)

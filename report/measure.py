@@ -1,6 +1,7 @@
 """The κ sweep of `reproduce_tables.py --measure`, on real images and a real first layer."""
 
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -41,14 +42,13 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
             morphed = morphing.morph(plain, core)
             features = AugConv(weight, out_shape, layer.bias)(morphed)
             images = stretched(morphed, shape)
-            ssim = [structural_similarity(a, b, data_range=1, channel_axis=0)
+            ssim = [float(structural_similarity(a, b, data_range=1, channel_axis=0))
                     for a, b in zip(pixels.numpy(), images.numpy(), strict=True)]
             sweep.append({
-                "kappa": kappa, "q": q, "condition_number": condition,
-                "error_of_the_features": morphing.relative_error(features, expected),
-                "ssim": float(sum(ssim) / len(ssim)),
-                "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy()))})
+                "kappa": kappa, "q": q, "condition_number": condition, "ssim": fmean(ssim),
+                "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy())),
+                "error_of_the_features": morphing.relative_error(features, expected)})
             print(sweep[-1], flush=True)
             rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
-    return circumstances(p) | {"images": len(plain), "images_of": images_of(p),
-                               "sweep": sweep}, rows_png(rows, zoom=3)
+    about = {"images": len(plain), "images_of": images_of(p), "sweep": sweep}
+    return circumstances(p) | about, rows_png(rows, zoom=3)

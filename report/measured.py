@@ -2,21 +2,20 @@
 
 from collections.abc import Callable
 
+from report.formulas import morphing_macs, pairs_needed, vgg_macs
 from report.tables import Table, formatted, table
 
 
 def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}.",
            short: str = "") -> Callable[[dict], Table]:
-    """What makes a table of a record whose rows are its table; `short`: a key of those in README.
-    """
+    """Makes a table of a record as it is; the README shows rows that have a key `short`, if any."""
     def made(records: dict) -> Table:
         record = records[name]
         if isinstance(record, list):
             return table(title, record, keys)
-        rows = record.get("table", [record])
-        whole = table(title, rows, keys, formatted(note, record))
+        whole = table(title, record.get("table", [record]), keys, formatted(note, record))
         return whole._replace(short=short and table(
-            title, [row for row in rows if short in row], keys, whole.note))
+            title, [row for row in record["table"] if short in row], keys, whole.note))
     return made
 
 
@@ -42,35 +41,43 @@ attack_matrix = direct("attack_matrix", "The attacks over cores, geometries and 
 def attack(records: dict) -> Table:
     """What came back in one attack on the project's own delivery."""
     record = records["attacks"]
-    known = [{"attack": f"{point['pairs']} known pairs, no Aug-Conv ({point['least']} determine "
-                        "the core)"} | point for point in record["known_pairs"]]
-    rows = [{"attack": title} | record[key] for title, key in (
-        ("first layer known (the developer trained it)", "known_first_layer"),
-        ("blind: first layer unknown", "blind"),
-        ("morphed images alone, no Aug-Conv", "data_only"))]
-    return table(
-        "Attacks on the project's own delivery.", [*rows[:2], *known, *rows[2:]],
-        "attack psnr ssim exact seconds channels_right", formatted(
-            "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: "
-            "8-bit values that come back. Trying all seeds of {seed_search[bits]} bits finds a "
-            "core of q = {seed_search[q]}; 2³² seeds at q = {seed_search[full_q]} would take one "
-            "process {seed_search[years_for_2_32]:.1f} years. Cores are drawn from "
-            "{seed_search[bits_of_entropy_here]} bits.", record))
+    rows = [{"attack": "first layer known, by its developer"} | record["known_first_layer"],
+            {"attack": "blind: first layer unknown"} | record["blind"],
+            {"attack": "morphed images alone, no Aug-Conv"} | record["data_only"],
+            *({"attack": f"{point['pairs']} known pairs ({point['least']} determine the core)"}
+              | point for point in record["known_pairs"])]
+    return table("Attacks on the project's own delivery.", rows,
+                 "attack psnr ssim exact seconds channels_right", formatted(
+        "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: 8-bit "
+        "values that come back. Trying all seeds of {seed_search[bits]} bits finds a core of q = "
+        "{seed_search[q]}; 2³² seeds at q = {seed_search[full_q]} would take one process "
+        "{seed_search[years_for_2_32]:.1f} years. Cores are drawn from "
+        "{seed_search[bits_of_entropy_here]} bits.", record))
+
+
+def kappa(records: dict) -> Table:
+    """The κ sweep: what a smaller core costs, and what it gives away."""
+    points = [point | {
+        "share": morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10),
+        "pairs_needed": pairs_needed(point["q"], point["kappa"])}
+        for point in records["kappa"]["sweep"]]
+    title, keys = "What κ changes.", "kappa q share pairs_needed error_of_the_features ssim"
+    note = formatted("`{command}`, {parameters[morph_distribution]} cores, {images} images of "
+                     "{images_of}. Share: of VGG-16's multiply-adds, to morph an image. Images are "
+                     "stretched to pixels' range and compared with plain ones.", records["kappa"])
+    return table(title, points, f"{keys} psnr condition_number", note)._replace(
+        short=table(title, points, keys, note))
 
 
 def repairs(records: dict) -> Table:
-    """Changes of Aug-Conv that were hoped to resist, what came back, and whether training survives.
-    """
+    """Changes of Aug-Conv that were hoped to resist, what came back, and how training does."""
     record, trained = records["repairs"], records.get("repairs_accuracy", {"table": []})
     accuracy = {(row["repair"], row["strength"]): row["accuracy"] for row in trained["table"]}
-    rows = [row | {
-        "accuracy": accuracy.get((row["repair"], row["strength"])),
-        "known_layer": row.get("known_first_layer_denoised", row.get("known_first_layer")),
-        "blind_up_to_colour": row.get("blind", {}).get("up_to_colour", row.get("blind"))}
-        for row in [{"repair": "none", "strength": 0.0}, *record["repairs"]]]
-    return table(
-        "Repairs of Aug-Conv.", rows, "repair strength error_of_the_features known_layer.psnr "
-        "blind_up_to_colour.psnr accuracy", formatted(
-            "Attacks: `{command}`, {data[morph_distribution]} core. Strength: of noise relative to "
-            "Aug-Conv's entries, of channels those kept of 64. ", record) + formatted(
-            "Accuracy: `{command}`, {data[train_images]:,} images.", trained))
+    rows = [row | {"accuracy": accuracy.get((row["repair"], row["strength"]))}
+            for row in [{"repair": "none", "strength": 0.0}, *record["repairs"]]]
+    return table("Repairs of Aug-Conv.", rows, "repair strength error_of_the_features "
+                 "known_first_layer.psnr known_first_layer_denoised.psnr blind.up_to_colour.psnr "
+                 "accuracy", formatted(
+        "Attacks: `{command}`, {data[morph_distribution]} core. Strength: of noise relative to "
+        "Aug-Conv's entries, of channels those kept of 64. Accuracy: ", record) + formatted(
+        "`{command}`, {data[train_images]:,} images.", trained))

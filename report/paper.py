@@ -47,7 +47,7 @@ TILE_ROW = """{tiles} tiles of side {tile} | not published | multiply-adds of Au
 
 def tile_costs(tile: int, m: int = M) -> dict:
     """Aug-Conv of tiles of this side, for images of side m: multiply-adds, bytes, their shares."""
-    tiles, entries = aug_conv_entries(ALPHA, m, BETA, tile)
+    tiles, entries = math.ceil(m / tile) ** 2, aug_conv_entries(ALPHA, m, BETA, tile)
     return {"tile": tile, "tiles": tiles, "macs": tiles * entries, "bytes": 4 * entries,
             "share_of_network": tiles * entries / vgg_macs("vgg16", 10, side=m),
             "share_of_data": 4 * entries / (IMAGES * ALPHA * m * m)}

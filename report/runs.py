@@ -5,7 +5,7 @@ from itertools import product
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from report.formulas import equivalence, morphing_macs, pairs_needed, vgg_macs
+from report.formulas import equivalence
 from report.tables import Table, formatted, on, table
 from utils.provenance import result_name
 
@@ -22,15 +22,11 @@ DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100"
 
 
 class Row(NamedTuple):
-    """Runs that may be compared, by their network; plain ones stand in all rows of their setting.
+    """Runs that may be compared; plain ones stand in each row of their setting."""
 
-    A setting, in words, is a provenance without the run's name, how images were morphed (keys of
-    PAPER) and the weight decay, in which plain and morphed runs differ by the paper's rule.
-    """
-
-    setting: str
-    morphing: str
-    runs: dict[str, list[dict]]
+    setting: str                    # in words: a provenance but for `run`, morphing, weight decay
+    morphing: str                   # in words, see morphed
+    runs: dict[str, list[dict]]     # of each network
 
 
 def morphed(how: dict) -> str:
@@ -45,7 +41,8 @@ def morphed(how: dict) -> str:
 def in_rows(runs: list[dict]) -> list[Row]:
     """Training runs in rows: the most training first, and sweeps of κ behind all else.
 
-    A setting's words are those of TITLE and all in which several differ.
+    Settings are told by TITLE and by all in which several differ. Weight decay is none of that,
+    since plain and morphed runs differ in it by the paper's rule: format_accuracy looks at it.
     """
     def shared(of: dict) -> set:
         return {(key, str(value)) for key, value in of.items()
@@ -61,8 +58,8 @@ def in_rows(runs: list[dict]) -> list[Row]:
             "model": of["model"].replace("vgg", "VGG-")})
         words += "".join(sorted(f", {key} {value}" for key, value in shared(of) - common
                                 if key not in TITLE))
-        ways = found.setdefault(words, {})
-        ways.setdefault(morphed(of), {}).setdefault(of["run"], []).append(run)
+        runs_of = found.setdefault(words, {}).setdefault(morphed(of), {})
+        runs_of.setdefault(of["run"], []).append(run)
     rows = [Row(words, way, {name: (ways[way] | ways.get(PLAIN, {})).get(name, [])
                              for name in NETWORKS})
             for words, ways in found.items() for way in sorted(ways, key=lambda way: (
@@ -90,11 +87,10 @@ def format_accuracy(runs: list[dict]) -> str:
 
 
 def accuracy(records: dict) -> Table:
-    """Test accuracy of each network in each row; a missing one names its command."""
+    """Test accuracy of each network, sweeps of κ and tiles too; a missing run names its command."""
     cells = [[row.setting, row.morphing, *(
         format_accuracy(row.runs[name]) or f"not run: `python {command} …`"
-        for name, (_, command) in NETWORKS.items())]
-        for row in in_rows(records["accuracy"])]
+        for name, (_, command) in NETWORKS.items())] for row in in_rows(records["accuracy"])]
     whole = Table("Test accuracy after the last epoch.",
                   ["setting", "morphing", *(title for title, _ in NETWORKS.values())], cells,
                   "± is the standard deviation over seeds. Where a run is missing stands its "
@@ -109,42 +105,17 @@ def equality(records: dict) -> Table:
         for (decay, mine), (other, partner) in product(*(
                 by_seed(row.runs[name]).items() for name in ("with_ac", "pretrained_frozen"))):
             points = [mine[seed] - partner[seed] for seed in sorted(mine) if seed in partner]
-            found += [{
-                "setting": row.setting, "morphing": row.morphing, "mean": mean(points),
-                "each_seed": ", ".join(f"{value:+.2f}" for value in points),
-                "weight_decays": f"{decay:g}, {other:g}"} | (
-                    equivalence(points, margin=1) if len(points) > 1 else {})] if points else []
+            if points:
+                found.append((equivalence(points, margin=1) if len(points) > 1 else {}) | {
+                    "setting": row.setting, "morphing": row.morphing, "mean": mean(points),
+                    "each_seed": ", ".join(f"{value:+.2f}" for value in points),
+                    "weight_decays": f"{decay:g}, {other:g}"})
     return table(
         "Accuracy with Aug-Conv less that of the plain network behind the same frozen first layer, "
         "in points, paired by seed.", found,
         "setting morphing weight_decays each_seed mean low high p_of_tost replicated",
         "Low to high is the mean's 90% confidence interval. Replicated: it lies within ±1 point. "
         "TOST: two one-sided t-tests against ±1 point.")
-
-
-def kappa(records: dict) -> Table:
-    """The κ sweep: what a smaller core costs, what it gives away, and the accuracy."""
-    record, core = records["kappa"], records["kappa"]["parameters"]["morph_distribution"]
-    ways = [morphed(PAPER | {"kappa": point["kappa"], "morph_distribution": core})
-            for point in record["sweep"]]
-    rows = [row for row in in_rows(records["accuracy"]) if row.morphing in ways]
-    settings = [row.setting for row in rows]
-    setting = max(settings, key=settings.count, default="none yet")                # with the most κ
-    runs = {row.morphing: row.runs for row in rows if row.setting == setting}
-    points = [point | {
-        "multiply-adds": morphing_macs(3072, point["kappa"]),
-        "share": morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10),
-        "pairs_needed": pairs_needed(point["q"], point["kappa"])} | {
-        name: format_accuracy(here) or None for name, here in runs.get(way, {}).items()}
-        for point, way in zip(record["sweep"], ways, strict=True)]
-    title = f"What κ changes ({core} core, images 3×32×32)."
-    note = formatted("`{command}`, {images} images of {images_of}. Multiply-adds: to morph an "
-                     "image, share: of VGG-16's. SSIM, PSNR: morphed images, stretched to pixels' "
-                     "range, against plain ones. Accuracies: ", record) + setting + "."
-    return table(title, points, "kappa q multiply-adds share pairs_needed condition_number "
-                 "error_of_the_features ssim psnr pretrained with_ac no_ac", note)._replace(
-        short=table(title, points, "kappa q share pairs_needed error_of_the_features ssim with_ac",
-                    note))
 
 
 def each_run(records: dict) -> Table:

@@ -29,11 +29,11 @@ class Table(NamedTuple):
         if not self.header:
             return "% " + self.note
         head, *body = (" & ".join(map(latex, row)) + r" \\" for row in [self.header, *self.rows])
-        note = [rf"\par\smallskip {latex(self.note)}"] if self.note else []
         return "\n".join([
-            r"\begin{table}", rf"\caption{{{latex(self.title)}}}", r"\small",
+            rf"\begin{{table}}\caption{{{latex(self.title)}}}\small",
             rf"\begin{{tabularx}}{{\textwidth}}{{l{'X' * (len(self.header) - 1)}}}", r"\toprule",
-            head, r"\midrule", *body, r"\bottomrule", r"\end{tabularx}", *note, r"\end{table}"])
+            head, r"\midrule", *body, r"\bottomrule", r"\end{tabularx}",
+            *([rf"\par {latex(self.note)}"] if self.note else []), r"\end{table}"])
 
 
 def on(machine: dict) -> str:
@@ -41,13 +41,11 @@ def on(machine: dict) -> str:
 
 
 def formatted(form: str, record: dict) -> str:
-    """A text with values of a record put in, or — where it has none; {n:,} is 10 000.
-
-    {on} is the record's machine in words.
-    """
+    """A text with values of a record put in, {on} its machine, or — where it lacks one of them;
+    {n:,} is 10 000."""
     try:
-        about = record | {"on": on(record["machine"])} if "{on}" in form else record
-        return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format_map(about))
+        about = {"on": on(record["machine"])} if "{on}" in form else {}
+        return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format_map(record | about))
     except (KeyError, TypeError):
         return "—"
 
@@ -72,13 +70,10 @@ def table(title: str, records: list[dict], keys: str, note: str = "") -> Table:
 
 def latex(text: str) -> str:
     """Plain text with Markdown's code, as LaTeX; Greek letters and the like stay Unicode."""
-    escaped = re.sub(r"([&%#_{}$])", r"\\\1", text)
-    return re.sub("`([^`]*)`", r"\\texttt{\1}", escaped)
+    return re.sub("`([^`]*)`", r"\\texttt{\1}", re.sub(r"([&%#_{}$])", r"\\\1", text))
 
 
 def filled(text: str, tables: dict[str, Table]) -> str:
     """A text with each table, or its short form, between marks <!-- name --> and <!-- /name -->."""
-    return re.sub(
-        rf"<!-- ({'|'.join(tables)}) -->.*?<!-- /\1 -->", lambda mark: f"<!-- {mark[1]} -->\n"
-        f"{(tables[mark[1]].short or tables[mark[1]]).markdown()}\n<!-- /{mark[1]} -->", text,
-        flags=re.DOTALL)
+    return re.sub(rf"(<!-- ({'|'.join(tables)}) -->\n).*?(\n<!-- /\2 -->)", lambda mark: mark[1] + (
+        tables[mark[2]].short or tables[mark[2]]).markdown() + mark[3], text, flags=re.DOTALL)

@@ -256,10 +256,9 @@ def test_table_of_records():
 def test_latex_is_escaped():
     made = Table("50% & more", ["a_b", "κ"], [["`make x_y`", "10⁻³ × 2"]], "a note #1")
     assert made.latex().splitlines() == [
-        r"\begin{table}", r"\caption{50\% \& more}", r"\small",
-        r"\begin{tabularx}{\textwidth}{lX}", r"\toprule", r"a\_b & κ \\", r"\midrule",
-        r"\texttt{make x\_y} & 10⁻³ × 2 \\", r"\bottomrule", r"\end{tabularx}",
-        r"\par\smallskip a note \#1", r"\end{table}"]
+        r"\begin{table}\caption{50\% \& more}\small", r"\begin{tabularx}{\textwidth}{lX}",
+        r"\toprule", r"a\_b & κ \\", r"\midrule", r"\texttt{make x\_y} & 10⁻³ × 2 \\",
+        r"\bottomrule", r"\end{tabularx}", r"\par a note \#1", r"\end{table}"]
 
 
 def test_every_row_is_as_wide_as_its_header_and_nothing_measured_is_missing():
