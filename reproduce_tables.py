@@ -1,8 +1,7 @@
 """Step 6: the paper's tables and figures, from what the runs left in results/.
 
 Writes results/tables.md, tables.tex, analysis.json and figures/*.png, and the tables of the README.
-A table whose results are missing names the command that makes them. With --measure, sweeps κ first,
-on the test images of --dataset and the first layer in --data_dir: kappa.json, figures/kappa.png.
+With --measure, first sweeps κ on the test images of --dataset and the first layer in --data_dir.
 """
 
 import json
@@ -13,11 +12,10 @@ from report import figures, measured, paper, runs
 from report.measure import measure_kappas
 from report.tables import Table, filled
 from utils.artifacts import write_alone
-from utils.program import UserError, run_step
+from utils.program import explained, run_step
 from utils.records import to_json
 
 ROOT = Path(__file__).resolve().parent
-EXTRA = (("measure", "sweep kappa on real images first, a minute"),)
 TRAIN = "the training scripts with `--results_dir results/accuracy`"
 TABLES = (                          # name, record, what makes the table, what makes the record
     ("accuracy", "accuracy", runs.accuracy, TRAIN),
@@ -58,10 +56,8 @@ def main(p: Parameters, flags: set[str]):
 def read_results(folder: Path) -> dict:
     """Records by their file's name, those of training runs together as `accuracy`."""
     def read(path: Path):
-        try:
+        with explained(f"{path} is not JSON, remove it or run its command again"):
             return json.loads(path.read_text())
-        except ValueError:
-            raise UserError(f"{path} is not JSON: remove it, or run its command again") from None
 
     return {path.stem: read(path) for path in folder.glob("*.json")} | {
         "accuracy": [read(path) for path in sorted(folder.glob("accuracy/*.json"))]}
@@ -75,4 +71,4 @@ def made_tables(records: dict) -> dict[str, Table]:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__, extra=EXTRA)
+    run_step(main, __doc__, extra=(("measure", "sweep kappa on real images, a minute"),))

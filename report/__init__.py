@@ -1,1 +1,0 @@
-"""Formulas, tables and figures of the paper, made from results/ alone; see reproduce_tables.py."""

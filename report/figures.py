@@ -33,9 +33,8 @@ def drawn(records: dict) -> dict[str, bytes]:
             ("developer: Aug-Conv", [100 * made["composed_overhead"] for _ in KAPPAS], "C1s-"),
             ("core over data set", [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS], "C2^-")]),
         (log | {"title": "With tiles (32: the paper's)", "xlabel": "side of a tile"}, TILES, [
-            *((label, [100 * tile[key] for tile in made["tiles"]], style) for label, key, style in (
-                ("Aug-Conv's multiply-adds, of the network's", "share_of_network", "C1s-"),
-                ("Aug-Conv's bytes, of the data's", "share_of_data", "C3v-"))),
+            ("multiply-adds", [100 * tile["share_of_network"] for tile in made["tiles"]], "C1s-"),
+            ("bytes", [100 * tile["share_of_data"] for tile in made["tiles"]], "C3v-"),
             ("published: 9%", [9 for _ in TILES], "k:")]),
         (log | {"title": "Aug-Conv in float32", "xlabel": "side of the image", "ylabel": "MB"},
          sides, [(f"tiles of side {tile}" if tile else "dense: m⁴", [
@@ -44,16 +43,14 @@ def drawn(records: dict) -> dict[str, bytes]:
     accuracy = [
         ({"title": row.setting.replace(", VGG", ",\nVGG") + f"\n{row.morphing}",
           "xlabel": "epoch", "ylabel": "test accuracy, %", "ylim": (0, 100)},
-         range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)),
-         [(NETWORKS[name][0] if run is runs[0] else None,
-           [100 * epoch["test_accuracy"] for epoch in run["curve"]], styles[name])
-          for name, runs in row.runs.items() for run in runs])
+         range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)), [
+             (NETWORKS[name][0] if run is runs[0] else None, [
+                 100 * epoch["test_accuracy"] for epoch in run["curve"]], styles[name])
+             for name, runs in row.runs.items() for run in runs])
         for row in in_rows(records["accuracy"])[:3]]
-    points = records.get("attacks", {}).get("known_pairs", [])
-    known_pairs = [({"title": f"Without Aug-Conv; {points[0]['least']} pairs determine the core",
-                     "xlabel": "known pairs", "ylabel": "PSNR, dB"},
-                    [point["pairs"] for point in points],
-                    [("recovered images", [point["psnr"] for point in points], "C0o-")])
-                   ] if points else []
-    figures = {"overhead": overhead, "accuracy": accuracy, "known_pairs": known_pairs}
+    known = records.get("attacks", {}).get("known_pairs", [])
+    pairs = [({"title": "Without Aug-Conv", "xlabel": "known pairs", "ylabel": "PSNR, dB"},
+              [point["pairs"] for point in known],
+              [("recovered images", [point["psnr"] for point in known], "C0o-")])][:len(known)]
+    figures = {"overhead": overhead, "accuracy": accuracy, "known_pairs": pairs}
     return {name: panels_png(*panels) for name, panels in figures.items() if panels}

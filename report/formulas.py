@@ -1,8 +1,7 @@
-"""The paper's figures as formulas: what MoLe costs and sends. Nothing is measured.
+"""The paper's figures as formulas: what MoLe costs and sends, in multiply-adds and entries.
 
 Symbols are the paper's (arXiv:1909.07632, section 3): images of α channels and side m, a first
-convolution of β channels of side n with p×p kernels, a core of side q = αm²/κ, κ the number of
-tiles where tiles share a core. A multiply-add is one operation, as in the paper; torch counts two.
+convolution of β channels of side n with p×p kernels, a core of side q = αm²/κ, κ tiles if any.
 """
 
 import math
@@ -31,9 +30,8 @@ def morphing_macs(entries: int, kappa: int = 1) -> int:
 def tile_kernel(tile: int, p: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1) -> int:
     """k, side of the kernel of the tile-wise Aug-Conv, in features: (s + 2pp - e - 1)/S + 1.
 
-    e + 1 = d(p - 1) + 1 is the extent of the first layer's kernel, S its stride, and pp, how far
-    outside of a tile its features still see it, the least number ≥ e with pp ≡ padding (mod S).
-    Raises ValueError where S does not divide the tile's side s.
+    e + 1 = d(p - 1) + 1 is the extent of the first layer's kernel, S its stride (which must divide
+    s, else ValueError), and pp the least number ≥ e with pp ≡ padding (mod S).
     """
     if tile % stride:
         raise ValueError(f"tiles of side {tile} do not fit a first layer of stride {stride}")

@@ -14,7 +14,7 @@ from utils import morphing
 from utils.artifacts import load
 from utils.datasets import image_shape, images_of, load_images, unrolled
 from utils.pictures import rows_png
-from utils.program import UserError, explained, require_memory
+from utils.program import UserError, explained
 from utils.records import circumstances, stretched
 
 IMAGES, SHOWN = 256, slice(0, 250, 25)
@@ -27,13 +27,12 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
     content, shape = load(Path(p.data_dir) / "developer" / "first_layer.pt"), image_shape(p)
     test = load_images(p, "test").images            # in the order of their classes, perhaps
     test = test[torch.linspace(0, len(test) - 1, min(len(test), IMAGES)).long()]
-    pixels, plain, sweep = test.float() / 255, unrolled(test, 0), []
-    rows = [("plain images", pixels[SHOWN])]
+    pixels, plain = test.float() / 255, unrolled(test, 0)
+    sweep, rows = [], [("plain images", pixels[SHOWN])]
     with explained(), full_float32():
         layer = first_layer.from_file(content)
-        require_memory(9 * layer.out_channels * shape[1] * shape[2] * plain.shape[1],
-                       "sweeping kappa", "choose a smaller --image_size")   # two float32 matrices
         expected, order = layer(plain.view(-1, *shape)), torch.arange(layer.out_channels)
+        brightest = expected.var((0, 2, 3)).argmax()
         for kappa in KAPPAS:
             q = morphing.core_size(shape, kappa)
             core, inverse, condition = morphing.usable_core(
@@ -42,13 +41,16 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
             morphed = morphing.morph(plain, core)
             features = AugConv(weight, out_shape, layer.bias)(morphed)
             images = stretched(morphed, shape)
-            ssim = [float(structural_similarity(a, b, data_range=1, channel_axis=0))
-                    for a, b in zip(pixels.numpy(), images.numpy(), strict=True)]
+            ssim = [float(structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0))
+                    for a, b in zip(pixels, images, strict=True)]
             sweep.append({
                 "kappa": kappa, "q": q, "condition_number": condition, "ssim": fmean(ssim),
                 "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy())),
                 "error_of_the_features": morphing.relative_error(features, expected)})
             print(sweep[-1], flush=True)
             rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
+            if kappa in (KAPPAS[0], KAPPAS[-1]):
+                maps = stretched(features[SHOWN, brightest].flatten(1), (1, *out_shape[1:]))
+                rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
     about = {"images": len(plain), "images_of": images_of(p), "sweep": sweep}
     return circumstances(p) | about, rows_png(rows, zoom=3)

@@ -1,18 +1,13 @@
 """Tables of what attacks, benchmarks and tests measured, each made of its record in results/."""
 
-from collections.abc import Callable
-
 from report.formulas import morphing_macs, pairs_needed, vgg_macs
 from report.tables import Table, formatted, table
 
 
-def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}.",
-           short: str = "") -> Callable[[dict], Table]:
+def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}.", short: str = ""):
     """Makes a table of a record as it is; the README shows rows that have a key `short`, if any."""
     def made(records: dict) -> Table:
-        record = records[name]
-        if isinstance(record, list):
-            return table(title, record, keys)
+        record = records[name] if isinstance(records[name], dict) else {"table": records[name]}
         whole = table(title, record.get("table", [record]), keys, formatted(note, record))
         return whole._replace(short=short and table(
             title, [row for row in record["table"] if short in row], keys, whole.note))
@@ -30,12 +25,12 @@ stress = direct("stress", "Interruption, damage and hostile files.", "test cases
                 "`{command}`, {seconds:,} seconds on {on}.")
 inputs = direct("inputs", "Image files and folders of all kinds.",
                 "cases right_pixels refused_in_one_line", "`python -m tests.inputs`.")
-agreement = direct("agreement", "Predictions of the plain network's own later layers behind "
-                   "Aug-Conv that are those of the plain network.",
+agreement = direct("agreement", "Equal predictions of the plain network and of its own later "
+                   "layers behind Aug-Conv.",
                    "morph_distribution kappa tile delivery_dtype equal images")
 attack_matrix = direct("attack_matrix", "The attacks over cores, geometries and first layers.",
                        "first_layer data.morph_distribution data.kappa data.image_padding "
-                       "known_first_layer.channels_right known_first_layer.psnr blind.psnr")
+                       "known_first_layer.channels_right known_first_layer.psnr blind.psnr", "")
 
 
 def attack(records: dict) -> Table:
@@ -51,8 +46,7 @@ def attack(records: dict) -> Table:
         "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: 8-bit "
         "values that come back. Trying all seeds of {seed_search[bits]} bits finds a core of q = "
         "{seed_search[q]}; 2³² seeds at q = {seed_search[full_q]} would take one process "
-        "{seed_search[years_for_2_32]:.1f} years. Cores are drawn from "
-        "{seed_search[bits_of_entropy_here]} bits.", record))
+        "{seed_search[years_for_2_32]:.1f} years.", record))
 
 
 def kappa(records: dict) -> Table:
@@ -63,8 +57,8 @@ def kappa(records: dict) -> Table:
         for point in records["kappa"]["sweep"]]
     title, keys = "What κ changes.", "kappa q share pairs_needed error_of_the_features ssim"
     note = formatted("`{command}`, {parameters[morph_distribution]} cores, {images} images of "
-                     "{images_of}. Share: of VGG-16's multiply-adds, to morph an image. Images are "
-                     "stretched to pixels' range and compared with plain ones.", records["kappa"])
+                     "{images_of}. Share: multiply-adds of morphing, of VGG-16's. SSIM, PSNR: "
+                     "morphed images, stretched to pixels' range, and plain.", records["kappa"])
     return table(title, points, f"{keys} psnr condition_number", note)._replace(
         short=table(title, points, keys, note))
 
@@ -78,6 +72,5 @@ def repairs(records: dict) -> Table:
     return table("Repairs of Aug-Conv.", rows, "repair strength error_of_the_features "
                  "known_first_layer.psnr known_first_layer_denoised.psnr blind.up_to_colour.psnr "
                  "accuracy", formatted(
-        "Attacks: `{command}`, {data[morph_distribution]} core. Strength: of noise relative to "
-        "Aug-Conv's entries, of channels those kept of 64. Accuracy: ", record) + formatted(
-        "`{command}`, {data[train_images]:,} images.", trained))
+        "`{command}`, {data[morph_distribution]} core. Strength: of noise relative to Aug-Conv's "
+        "entries; channels kept. Accuracy: ", record) + formatted("`{command}`.", trained))

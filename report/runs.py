@@ -6,10 +6,10 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from report.formulas import equivalence
-from report.tables import Table, formatted, on, table
+from report.tables import Table, formatted, table
 from utils.provenance import result_name
 
-NETWORKS = {                        # a run's name: its title, and the command that makes it
+NETWORKS = {                        # a run's name: title and command
     "pretrained": ("plain network", "pretrain.py"),
     "pretrained_frozen": ("plain, same frozen first layer", "pretrain.py --frozen_first_layer"),
     "with_ac": ("with Aug-Conv", "train_with_ac.py"),
@@ -39,11 +39,9 @@ def morphed(how: dict) -> str:
 
 
 def in_rows(runs: list[dict]) -> list[Row]:
-    """Training runs in rows: the most training first, and sweeps of κ behind all else.
-
-    Settings are told by TITLE and by all in which several differ. Weight decay is none of that,
-    since plain and morphed runs differ in it by the paper's rule: format_accuracy looks at it.
-    """
+    """Training runs in rows: the most training first, and sweeps of κ behind all else. Settings are
+    told by TITLE and by all in which several differ; not by the weight decay, in which plain and
+    morphed runs differ by the paper's rule, and which format_accuracy looks at."""
     def shared(of: dict) -> set:
         return {(key, str(value)) for key, value in of.items()
                 if key not in ("run", "weight_decay", *PAPER)}
@@ -93,8 +91,7 @@ def accuracy(records: dict) -> Table:
         for name, (_, command) in NETWORKS.items())] for row in in_rows(records["accuracy"])]
     whole = Table("Test accuracy after the last epoch.",
                   ["setting", "morphing", *(title for title, _ in NETWORKS.values())], cells,
-                  "± is the standard deviation over seeds. Where a run is missing stands its "
-                  "command, … for the options of the row's other runs.")
+                  "± is the deviation over seeds; … stands for the options of the row's others.")
     return whole._replace(short=whole._replace(rows=cells[:6]))
 
 
@@ -111,16 +108,14 @@ def equality(records: dict) -> Table:
                     "each_seed": ", ".join(f"{value:+.2f}" for value in points),
                     "weight_decays": f"{decay:g}, {other:g}"})
     return table(
-        "Accuracy with Aug-Conv less that of the plain network behind the same frozen first layer, "
-        "in points, paired by seed.", found,
+        "With Aug-Conv less plain with the same frozen first layer, points, paired by seed.", found,
         "setting morphing weight_decays each_seed mean low high p_of_tost replicated",
-        "Low to high is the mean's 90% confidence interval. Replicated: it lies within ±1 point. "
-        "TOST: two one-sided t-tests against ±1 point.")
+        "Low to high: the mean's 90% confidence interval. Replicated: within ±1 point, by TOST.")
 
 
 def each_run(records: dict) -> Table:
     """Each training run with its command."""
     return table("Every training run.", [
-        run | {"morphing": morphed(run["provenance"]), "machine": on(run["machine"])}
+        run | {"morphing": morphed(run["provenance"]), "machine": formatted("{on}", run)}
         for run in sorted(records["accuracy"], key=result_name)],
         "run morphing seed accuracy seconds peak_mb machine versions.torch code command")

@@ -36,16 +36,13 @@ class Table(NamedTuple):
             *([rf"\par {latex(self.note)}"] if self.note else []), r"\end{table}"])
 
 
-def on(machine: dict) -> str:
-    return ", ".join(machine["cuda"]) or f"{machine['cores']} cores of {machine['processor']}"
-
-
 def formatted(form: str, record: dict) -> str:
     """A text with values of a record put in, {on} its machine, or — where it lacks one of them;
     {n:,} is 10 000."""
+    machine = {"cuda": [], "cores": "?", "processor": "?"} | record.get("machine", {})
+    on = ", ".join(machine["cuda"]) or "{cores} cores of {processor}".format(**machine)
     try:
-        about = {"on": on(record["machine"])} if "{on}" in form else {}
-        return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format_map(record | about))
+        return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format_map({"on": on} | record))
     except (KeyError, TypeError):
         return "—"
 
