@@ -5,17 +5,19 @@ on the images delivered there. Writes repairs_accuracy.json to --results_dir (re
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+<<<<<<< HEAD
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.program import run_step
 from utils.records import circumstances, to_json
 
+=======
+>>>>>>> report
 from models.aug_conv import AugConv
 from models.vgg import VGG
 from parameter import Parameters

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from parameter import Parameters
+<<<<<<< HEAD
 from utils.artifacts import (
     Saving,
     digest,
@@ -30,6 +31,12 @@ from utils.artifacts import (
 from utils.cli import UserError, steps_of
 from utils.distributed import compute_dtype, rank, say
 from utils.pictures import curve_png, draw
+=======
+from utils.artifacts import Saving, load, read_manifest, settle, verified, write_alone
+from utils.pictures import curve_png
+from utils.program import UserError
+from utils.records import circumstances, curve_csv, to_json
+>>>>>>> report
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
