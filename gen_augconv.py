@@ -19,7 +19,6 @@ from torch import Tensor
 
 from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
 from models import first_layer
-<<<<<<< HEAD
 from models.aug_conv import AugConv
 from utils import morphing
 from utils.artifacts import Saving, load
@@ -30,24 +29,6 @@ from utils.memory import require_memory
 from utils.morphing import secret_generator
 from utils.pictures import draw, rows_png, stretched
 from utils.provider import Key, read_key
-=======
-from models.aug_conv import AugConv, full_float32
-from utils.artifacts import Saving, load, read_manifest
-from utils.datasets import Images, image_shape, images_of, load_images, unrolled
-from utils.delivery import identifier
-from utils.morphing import (
-    compose_aug_conv,
-    core_size,
-    fitted_padding,
-    morph,
-    relative_error,
-    secret_generator,
-)
-from utils.pictures import rows_png
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import stretched
-from utils.training import processes
->>>>>>> report
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
 

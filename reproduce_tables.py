@@ -5,40 +5,18 @@ With --measure, first sweeps κ on the test images of --dataset and the first la
 """
 
 import json
+import sys
 from pathlib import Path
 
-<<<<<<< HEAD
-import torch
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import circumstances, stretched, to_json
-
-from images.datasets import image_shape, images_of, load_images, unrolled
-from models import first_layer
-from models.aug_conv import AugConv, full_float32
-from parameter import Parameters
-from utils import analysis, attacks, result_tables
-from utils.adversary import spread
-from utils.artifacts import load, read_manifest, write_alone
-from utils.figures import accuracy_png, overhead_png, pairs_png, rows_png
-from utils.morphing import (
-    compose_aug_conv,
-    core_size,
-    morph,
-    relative_error,
-    secret_generator,
-    usable_core,
-)
-from utils.result_tables import CIFAR, ENTRIES, FEATURES, NETWORKS
-from utils.tables import Table, filled
-=======
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from parameter import Parameters
 from report import figures, measured, paper, runs
 from report.measure import measure_kappas
 from report.tables import Table, filled
 from utils.artifacts import write_alone
-from utils.program import explained, run_step
-from utils.records import to_json
->>>>>>> report
+from utils.cli import run_step, user_errors
+from utils.pictures import draw
+from utils.runs import to_json
 
 ROOT = Path(__file__).resolve().parent
 TRAIN = "the training scripts with `--results_dir results/accuracy`"
@@ -58,9 +36,9 @@ TABLES = (                          # name, record, what makes the table, what m
     ("runs", "accuracy", runs.each_run, TRAIN))
 
 
-def main(p: Parameters, flags: set[str]):
+def main(p: Parameters):
     folder = Path(p.results_dir or ROOT / "results")
-    if "measure" in flags:
+    if p.measure:
         sweep, picture = measure_kappas(p)
         write_alone(folder / "kappa.json", to_json(sweep))
         write_alone(folder / "figures" / "kappa.png", picture)
@@ -74,15 +52,15 @@ def main(p: Parameters, flags: set[str]):
     for name, picture in figures.drawn(records).items():
         write_alone(folder / "figures" / f"{name}.png", picture)
     if not p.results_dir:                                # the README's tables are of results/
-        write_alone(ROOT / "README.md", filled((ROOT / "README.md").read_text(), tables))
+        write_alone(ROOT / "README.md", filled((ROOT / "README.md").read_text(encoding="utf-8"), tables))
     print(f"{markdown}\n{folder}/tables.md, tables.tex, analysis.json and figures/ are written")
 
 
 def read_results(folder: Path) -> dict:
     """Records by their file's name, those of training runs together as `accuracy`."""
     def read(path: Path):
-        with explained(f"{path} is not JSON, remove it or run its command again"):
-            return json.loads(path.read_text())
+        with user_errors(f"{path} is not JSON, remove it or run its command again"):
+            return json.loads(path.read_text(encoding="utf-8"))
 
     return {path.stem: read(path) for path in folder.glob("*.json")} | {
         "accuracy": [read(path) for path in sorted(folder.glob("accuracy/*.json"))]}
@@ -96,4 +74,4 @@ def made_tables(records: dict) -> dict[str, Table]:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__, extra=(("measure", "sweep kappa on real images, a minute"),))
+    run_step(main, __doc__)

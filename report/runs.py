@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from report.formulas import equivalence
 from report.tables import Table, formatted, table
-from utils.provenance import result_name
+from utils.runs import result_name
 
 NETWORKS = {                        # a run's name: title and command
     "pretrained": ("plain network", "pretrain.py"),

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Pictures for people, as PNG bytes; one that cannot be made costs nothing else."""
 
 import io
@@ -10,19 +9,11 @@ from torch import Tensor
 
 from utils.artifacts import write_alone
 from utils.cli import warn
-=======
-"""Pictures that the steps leave for people, as PNG bytes."""
-
-import io
->>>>>>> report
 
 
 def pyplot():
     """Matplotlib's, without a screen; imported where it is needed, since it takes a second."""
-<<<<<<< HEAD
     os.environ.pop("MPLBACKEND", None)                   # a notebook's is not to be had here
-=======
->>>>>>> report
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -37,7 +28,6 @@ def as_png(figure, dpi: int = 120) -> bytes:
     return data.getvalue()
 
 
-<<<<<<< HEAD
 def draw(path: Path, picture: Callable[..., bytes], *arguments, mode: int = 0o666) -> bool:
     """Writes picture(*arguments) to a file; where that cannot be, says so and gives False."""
     try:
@@ -61,42 +51,22 @@ def curve_png(curve: list[dict], title: str) -> bytes:
     other.plot(epochs, [e["train_loss"] for e in curve], "s--", ms=3, color="tab:orange")
     other.set_ylabel("train loss", color="tab:orange")
     other.set_ylim(bottom=0)
-=======
-def curve_png(curve: list[dict], title: str) -> bytes:
-    """Training loss and test accuracy over the epochs of one run."""
-    figure, axis = pyplot().subplots(figsize=(6, 3.5), layout="constrained")
-    other, epochs = axis.twinx(), [e["epoch"] for e in curve]
-    axis.plot(epochs, [100 * e["test_accuracy"] for e in curve], "o-", ms=3, color="tab:blue")
-    axis.set(xlabel="epoch", ylabel="test accuracy, % (blue)", ylim=(0, 100), title=title)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    other.plot(epochs, [e["train_loss"] for e in curve], "s--", ms=3, color="tab:orange")
-    other.set(ylabel="train loss (orange)", ylim=(0, None))
->>>>>>> report
     return as_png(figure)
 
 
 def rows_png(rows: list, zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
     from torchvision.utils import make_grid
-<<<<<<< HEAD
     count, side = len(rows[0][1]), max(images.shape[-1] for _, images in rows)
     figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
                                      figsize=(count * side * zoom / 100,
                                               len(rows) * (side * zoom + 26) / 100))
     for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
         grid = make_grid(images.detach().cpu().float().clamp(0, 1), nrow=count, padding=1)
-=======
-    side = zoom * max(images.shape[-1] for _, images in rows) / 100
-    size = (len(rows[0][1]) * side, len(rows) * (side + 0.26))
-    figure, axes = pyplot().subplots(len(rows), squeeze=False, layout="constrained", figsize=size)
-    for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
-        grid = make_grid(images.detach().cpu().float().clamp(0, 1), len(images), padding=1)
->>>>>>> report
         axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.axis("off")
     return as_png(figure, dpi=100)
-<<<<<<< HEAD
 
 
 def stretched(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -104,5 +74,3 @@ def stretched(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
     vectors = vectors.flatten(1).float()
     low, high = vectors.amin(1, keepdim=True), vectors.amax(1, keepdim=True)
     return ((vectors - low) / (high - low).clamp_min(1e-12)).view(-1, *shape)
-=======
->>>>>>> report
