@@ -14,11 +14,11 @@ import torch
 
 from images.datasets import Prepared, about, load_images
 from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer, find, from_file
+from models.first_layer import BehindFirstLayer, from_file
 from models.networks import build
 from utils.artifacts import load, write_alone
 from utils.cli import UserError, run_step
-from utils.delivery import rounded, restored
+from utils.delivery import restored, rounded
 from utils.distributed import full_float32
 from utils.morphing import (
     compose_aug_conv,

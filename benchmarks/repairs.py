@@ -16,10 +16,9 @@ from models.vgg import VGG
 from parameter import Parameters
 from utils import adversary, attacks
 from utils.artifacts import write_alone
+from utils.cli import run_step
 from utils.delivery import Delivery, read_delivery
-from utils.program import run_step
-from utils.records import circumstances, to_json
-from utils.runs import Run
+from utils.runs import Run, provenance, to_json
 from utils.training import compute_dtype, processes, seed_everything, through_aug_conv, train
 
 
@@ -31,7 +30,7 @@ def main(p: Parameters):
                       "accuracy": curve[-1]["test_accuracy"], "curve": curve})
         print(f"{kind} {strength:g}: {curve[-1]['test_accuracy']:.2%}", flush=True)
     write_alone(Path(p.results_dir or "results") / "repairs_accuracy.json", to_json(
-        circumstances(p) | {"data": delivery.about(), "table": table}))
+        provenance(p) | {"data": delivery.about(), "table": table}))
 
 
 def trained(kind: str, strength: float, delivery: Delivery, p: Parameters) -> list[dict]:

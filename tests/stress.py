@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.records import circumstances, to_json
+from utils.runs import provenance, to_json
 
 from parameter import Parameters
 from tests.damage import (
@@ -294,7 +294,7 @@ def main():
     tally.counts["bad parameters and data sets"] = counts = bad_inputs()
     if len(set(counts.values())) > 1:
         tally.failures.append("bad input")
-    about = circumstances(Parameters())
+    about = provenance(Parameters())
     record = {"command": "make stress", "settings": " ".join(SETTINGS),
               "versions": about["versions"], "machine": about["machine"],
               "seconds": round(time.monotonic() - began), "failures": tally.failures, "table": [

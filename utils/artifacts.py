@@ -131,7 +131,7 @@ class Saving:
 
     def __init__(self, folder: Path, secret: bool = False, anew: bool = False):
         self.folder, self.anew, self.secret = Path(folder), anew, secret
-        self.mode, self.names, self.info, self.manifest = 0o600 if secret else 0o666, [], {}, None
+        self.mode, self.names, self.info, self.manifest = 0o600 if secret else 0o666, {}, {}, None
 
     def __enter__(self):
         self.folder.mkdir(mode=0o700 if self.secret else 0o777, parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ class Saving:
         return self
 
     def save(self, name: str, content: bytes | str | dict | Callable):
-        self.names.append(name)
+        self.names[name] = None
         write_temporary(self.folder / name, content, self.mode)
 
     def about(self, **info):
