@@ -22,11 +22,12 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.records import circumstances, to_json
+
 from models.aug_conv import AugConv
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.morphing import compose_aug_conv, morph, secret_generator, usable_core
-from utils.records import circumstances, to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
 PIXELS, ENTRIES = SHAPE[1] * SHAPE[2], math.prod(SHAPE)

@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.program import run_step
+from utils.records import circumstances, to_json
+
 from models.aug_conv import AugConv
 from models.vgg import VGG
 from parameter import Parameters
 from utils import adversary, attacks
 from utils.artifacts import write_alone
 from utils.delivery import Delivery, read_delivery
-from utils.program import run_step
-from utils.records import circumstances, to_json
 from utils.runs import Run
 from utils.training import compute_dtype, processes, seed_everything, through_aug_conv, train
 

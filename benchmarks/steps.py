@@ -26,13 +26,15 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.datasets import Images, normalise
+from utils.records import circumstances, to_json
+
 from benchmarks import reference, report
 from gen_augconv import morph_all
 from models.aug_conv import AugConv, full_float32
 from models.vgg import VGG
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.datasets import Images, normalise
 from utils.morphing import (
     compose_aug_conv,
     core_size,
@@ -41,7 +43,6 @@ from utils.morphing import (
     secret_generator,
     usable_core,
 )
-from utils.records import circumstances, to_json
 from utils.runs import Run
 from utils.training import Data, compute_dtype, processes, through_aug_conv, to_device, train
 

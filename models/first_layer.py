@@ -40,9 +40,6 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
         raise ValueError("the network reaches none of its modules")
     except _Reached as reached:
         layer, inputs = reached.args
-    except (RuntimeError, AssertionError, AttributeError, TypeError, IndexError) as wrong:
-        raise ValueError(f"the network takes no images of {shape[0]}x{shape[1]}x{shape[2]} "
-                         f"({' '.join(str(wrong).split())[:100]})") from None
     finally:
         for hook in hooks:
             hook.remove()

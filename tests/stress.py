@@ -17,6 +17,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.records import circumstances, to_json
+
 from parameter import Parameters
 from tests.damage import (
     DAMAGE,
@@ -40,7 +42,6 @@ from tests.steps import (
     wait_until,
 )
 from utils.artifacts import write_alone
-from utils.records import circumstances, to_json
 
 KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
 FILES = [*READERS, ("developer/pretrained.checkpoint.pt", "pretrain.py"),

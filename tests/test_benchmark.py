@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from utils.datasets import Images, unrolled
 
 from benchmarks import reference, report, steps
 from gen_augconv import morph_all
 from models.aug_conv import AugConv
-from utils.datasets import Images, unrolled
 from utils.morphing import (
     compose_aug_conv,
     draw_core,

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from utils.datasets import MEAN, STD, decode, image_shape, load_images, normalise, unrolled
+from utils.program import UserError
 
 from parameter import Parameters
 from utils import shapes
-from utils.datasets import MEAN, STD, decode, image_shape, load_images, normalise, unrolled
-from utils.program import UserError
 
 
 def test_shapes_are_the_same_for_the_same_seed_and_balanced():

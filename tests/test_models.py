@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import first_layer
-from models.aug_conv import AugConv, full_float32
+from models.aug_conv import AugConv
 from models.vgg import GROUPS, VGG
+from utils.distributed import full_float32
+from utils.morphing import fitted_padding, relative_error
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -17,7 +18,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA de
 def test_vgg_is_the_references(model, layers):
     """Conv, ReLU, BatchNorm; dropout before each convolution that is not first after a pool."""
     network = VGG(model, 7)
-    parts = list(network.behind)
+    parts = list(network.rest)
     convolutions = [i for i, part in enumerate(parts) if isinstance(part, nn.Conv2d)]
     assert len(convolutions) == layers - 1
     for i in convolutions:
@@ -45,11 +46,10 @@ def test_vgg_takes_images_of_any_side(side):
 
 
 def test_padded_images_give_the_same_features():
-    network = VGG("vgg11", 10, side=18, first_padding=0).eval()
-    plain = VGG("vgg11", 10, side=16).eval()
-    plain.load_state_dict(network.state_dict())
-    images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(network(nn.functional.pad(images, [1] * 4)), plain(images))
+    network, images = VGG("vgg11", 10, side=16).eval(), torch.randn(2, 3, 16, 16)
+    plain = network(images)
+    network.first_layer.padding = fitted_padding(network.first_layer.padding, 1)
+    torch.testing.assert_close(network(nn.functional.pad(images, [1] * 4)), plain)
 
 
 def test_aug_conv_is_saved_and_moved_with_its_network_and_never_trained():
@@ -62,68 +62,43 @@ def test_aug_conv_is_saved_and_moved_with_its_network_and_never_trained():
     assert network.first_layer.weight.is_meta and network.first_layer.bias.is_meta
 
 
-@pytest.mark.parametrize("weight, out_shape, bias", [
-    ((192, 4095), (64, 8, 8), None), ((192, 4096), (64, 8, 9), None), ((4096,), (64, 8, 8), None),
-    ((192, 4096), (64, 8, 8), (63,))])
-def test_aug_conv_refuses_shapes_that_do_not_fit(weight, out_shape, bias):
-    with pytest.raises(ValueError):
-        AugConv(torch.zeros(weight), out_shape, None if bias is None else torch.zeros(bias))
+@pytest.mark.parametrize("weight, out_shape, more", [
+    ((192, 4095), (64, 8, 8), {}), ((192, 4096), (64, 8, 9), {}), ((4096,), (64, 8, 8), {}),
+    ((192, 4096), (64, 8, 8), {"bias": torch.zeros(63)}),
+    ((192, 63, 4, 4), (64, 8, 8), {"step": (2, 2)}), ((192, 64, 4, 4), (64, 8, 8), {})])
+def test_aug_conv_refuses_shapes_that_do_not_fit(weight, out_shape, more):
+    with pytest.raises(ValueError, match=r"does not (give|fit)"):
+        AugConv(torch.zeros(weight), out_shape, **more)
 
 
-def product_error(device, enable):
-    """Of Aug-Conv in float32 under a global setting that makes products less precise."""
+@pytest.fixture
+def imprecise():
+    """Products of float32 in bfloat16 where the processor can, as a user may have set it."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+DENSE = (256, 256), (4, 8, 8), {}
+TILED = (256, 4, 8, 8), (4, 32, 32), {"step": (4, 4)}
+
+
+@pytest.mark.parametrize("weight, out_shape, more", [DENSE, TILED])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_aug_conv_computes_in_full_float32(imprecise, device, weight, out_shape, more):
+    """In autocast, and once a step has begun, whatever the precision was before."""
     generator = torch.Generator().manual_seed(0)
-    weight, images = (torch.randn(n, 256, generator=generator).to(device) for n in (256, 64))
-    layer = AugConv(weight, (4, 8, 8))
-    with enable():
-        result = layer(images)
-    assert result.dtype == torch.float32
-    exact = images.double() @ weight.double()
-    return float((result.flatten(1).double() - exact).norm() / exact.norm())
+    weight = torch.randn(weight, generator=generator).to(device)
+    images = torch.randn(64, 256, *(4, 4) * (weight.ndim == 4), generator=generator).to(device)
+    full_float32()
+    with torch.autocast(device, torch.bfloat16):
+        result = AugConv(weight, out_shape, **more)(images)
+    exact = AugConv(weight.double(), out_shape, **more)(images)
+    assert result.dtype == torch.float32 and exact.dtype == torch.float64
+    assert relative_error(result, exact) < 1e-6
 
 
-def autocast(device):
-    return lambda: torch.autocast(device, torch.bfloat16)
-
-
-class Imprecise:
-    """torch.set_float32_matmul_precision("medium"), for a while."""
-
-    def __enter__(self):
-        torch.set_float32_matmul_precision("medium")
-
-    def __exit__(self, *_):
-        torch.set_float32_matmul_precision("highest")
-
-
-def test_aug_conv_computes_in_full_float32_under_autocast_and_low_precision():
-    assert product_error("cpu", autocast("cpu")) < 1e-6
-    assert product_error("cpu", Imprecise) < 1e-6
-
-
-@CUDA
-def test_aug_conv_computes_in_full_float32_on_cuda():
-    assert product_error("cuda", autocast("cuda")) < 1e-6
-    assert product_error("cuda", Imprecise) < 1e-6
-
-
-def test_full_float32_restores_the_settings():
-    with Imprecise():
-        with full_float32():
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-            assert not torch.is_autocast_enabled("cpu")
-        assert torch.get_float32_matmul_precision() == "medium"
-
-
-@pytest.mark.parametrize("layer", [
-    nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Conv2d(4, 6, (2, 3), 2, (1, 0), groups=2)])
-def test_first_layer_survives_the_way_through_a_file(layer):
-    again = first_layer.from_file(first_layer.to_file(layer))
-    images = torch.randn(2, layer.in_channels, 9, 9)
-    assert torch.equal(layer(images), again(images))
-
-
-def test_a_damaged_first_layer_is_refused():
-    content = first_layer.to_file(nn.Conv2d(4, 6, 3, groups=2)) | {"groups": 4}
-    with pytest.raises(ValueError, match="do not fit together"):
-        first_layer.from_file(content)
+def test_bias_is_added_to_each_channel():
+    bias = torch.arange(4.0)
+    features = AugConv(torch.zeros(12, 4 * 9), (4, 3, 3), bias)(torch.randn(2, 12))
+    assert torch.equal(features, bias.view(-1, 1, 1).expand(2, 4, 3, 3))

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
+from models.batch_norm import CPUSyncBatchNorm2d
 from torch import nn
 
 from models.aug_conv import AugConv
-from models.batch_norm import CPUSyncBatchNorm2d
 from parameter import Parameters
 from tests.steps import ROOT, STEPS, TINY, run
 from utils.delivery import standardised

@@ -273,16 +273,18 @@ def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
 
 
 def read_tensors(path: Path, advice: str) -> dict:
-    """A dictionary by torch.save, its checksums compared; code in it does not run (weights_only).
+    """A dictionary by torch.save, its checksums compared (weights from before PyTorch 1.6 have
+    none); code in it does not run (weights_only).
 
     Raises UserError where it is not one, or holds tensors that are not what they seem or not
     finite.
     """
     try:
-        with zipfile.ZipFile(path) as archive:           # more than it can hold: a bomb
-            if (sum(file.file_size for file in archive.infolist()) > path.stat().st_size
-                    or archive.testzip() is not None):
-                raise ValueError
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:       # more than it can hold: a bomb
+                if (sum(file.file_size for file in archive.infolist()) > path.stat().st_size
+                        or archive.testzip() is not None):
+                    raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -50,16 +50,6 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Query:
-    """Morphed images to predict on, where they lie, their names, and labels if they came along."""
-
-    images: Tensor
-    scale: float
-    names: list[str]
-    labels: Tensor | None
-
-
-@dataclass(frozen=True)
 class Delivery:
     """A delivery's manifest; its files are read, and checked, when they are asked for."""
 
@@ -200,36 +190,6 @@ def query_folder(p: Parameters) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*", p.name):
         raise UserError(f"name is {p.name!r}, but must be of letters, digits, ., _ and -")
     return Path(p.data_dir) / "queries" / p.name
-
-
-def read_query(p: Parameters, delivery: Delivery) -> Query:
-    """The query of --name, or the delivered test images where it is `test`.
-
-    Raises UserError where there is none, or it was morphed otherwise than the delivery.
-    """
-    if p.name == "test":
-        images, labels = delivery.split("test")
-        return Query(images, delivery.scale, [str(i) for i in range(len(images))], labels)
-    folder = query_folder(p)
-    manifest = read_manifest(folder)
-    try:
-        geometry, names, scale = read_geometry(manifest), manifest["names"], manifest["scale"]
-        labelled = "labels.npy" in manifest["files"]
-        if not (0 < scale < math.inf and names and all(isinstance(x, str) for x in names)):
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
-                        "morph_images.py` again") from None
-    if geometry.key != delivery.geometry.key:
-        raise UserError(f"{folder} was morphed with key {geometry.key}, but {delivery.folder} is "
-                        f"of key {delivery.geometry.key}: run `python morph_images.py` again, or name "
-                        "the --delivery of that key")
-    if geometry != delivery.geometry:
-        raise UserError(f"{folder} holds other images than {delivery.folder}: run `python "
-                        "morph_images.py` again")
-    labels = labels_array(folder / "labels.npy", len(names), len(delivery.classes)) if (
-        labelled) else None
-    return Query(morphed_array(folder / "morphed.npy", geometry, len(names)), scale, names, labels)
 
 
 def rounded(morphed: Tensor, dtype: str, scale: float) -> Tensor:

@@ -127,7 +127,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        exact = x.float()
+        exact = x if x.dtype == torch.float64 else x.float()
         count = torch.tensor(float(exact[:, 0].numel()))
         dist.all_reduce(count)
         mean = SumOverProcesses.apply(exact.sum((0, 2, 3))) / count

@@ -2,8 +2,8 @@
 
 M is block diagonal: κ copies of M' (q×q), q = αm²/κ. So a product with M is a reshape and a product
 with M', and its inverse is κ copies of the inverse of M'. Beyond the paper, the blocks may be
-square tiles of s×s pixels, q = αs²; then Aug-Conv does not grow with the image. No function here opens a
-file.
+square tiles of s×s pixels, q = αs²; then Aug-Conv does not grow with the image. No function here
+opens a file.
 """
 
 import secrets
@@ -124,7 +124,8 @@ def morphed_shape(shape: tuple[int, int, int], tile: int) -> tuple[int, ...]:
 
 
 def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
-    """T = D·M, float32, multiplied in float64: images (B, α, m, m) to (B, αm²), or (B, q, t, t).
+    """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or (B, q, t, t), of their
+    dtype.
 
     A tile is unrolled by channel, row and column, like an image; an image whose side `tile` does
     not divide is first padded with zeros to the right and below. The inverse of this layout, tiles
@@ -133,10 +134,10 @@ def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     core = core.double()
     if not tile:
         pieces = images.double().view(-1, len(core))              # (B·κ, q)
-        return (pieces @ core).view(len(images), -1).float()
+        return (pieces @ core).view(len(images), -1).to(images.dtype)
     rim = [-side % tile for side in images.shape[2:]]
     tiles = F.pixel_unshuffle(F.pad(images, (0, rim[1], 0, rim[0])).double(), tile)
-    return (tiles.permute(0, 2, 3, 1) @ core).permute(0, 3, 1, 2).float().contiguous()
+    return (tiles.permute(0, 2, 3, 1) @ core).permute(0, 3, 1, 2).to(images.dtype).contiguous()
 
 
 def fitted_padding(padding: tuple[int, int], image_padding: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from torch import nn
 from parameter import Parameters
 from utils.artifacts import (
     Saving,
+    digest,
     load,
     read_manifest,
     read_tensors,
@@ -55,6 +56,8 @@ class Run(NamedTuple):
 
 def identity(p: Parameters, step: str, **data) -> dict:
     """The settings that decide what a training step computes, and digests of its data."""
+    if p.init:
+        data["init"] = digest(Path(p.init))["sha256"]
     return {name: value for name, value in asdict(p).items()
             if step in steps_of(name) and name not in RUNNING} | data
 
@@ -78,7 +81,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
     if result is None:
         return False
     old, new = result["identity"], json.loads(json.dumps(run.identity))
-    other = [key for key in new if old.get(key) != new[key]]
+    other = [key for key in old | new if old.get(key) != new.get(key)]
     if other and all(key in DATA for key in other):
         raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
                         "pass --restart to train on what is there now")
@@ -101,7 +104,6 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
     """
     if restart or not run.checkpoint.exists():
         return []
-
     state = read_tensors(run.checkpoint, "pass --restart to begin anew")
     try:
         old, new = state["identity"], run.identity
