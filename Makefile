@@ -31,14 +31,14 @@ tables: .venv/runtime
 	$(STEP) reproduce_tables.py
 
 tables-he: .venv/he
-	$(STEP) benchmarks/he.py
+	$(STEP) -m benchmarks.he
 	$(STEP) reproduce_tables.py
 
 stress: .venv/tests
 	$(STEP) -m tests.stress
 
 bench: .venv/runtime
-	$(STEP) benchmarks/steps.py
+	$(STEP) -m benchmarks.steps
 
 clean:
 	rm -rf .venv data/demo

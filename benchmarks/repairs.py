@@ -5,16 +5,11 @@ on the images delivered there. Writes repairs_accuracy.json to --results_dir (re
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils.program import run_step
-from utils.records import circumstances, to_json
 
 from models.aug_conv import AugConv
 from models.vgg import VGG
@@ -22,6 +17,8 @@ from parameter import Parameters
 from utils import adversary, attacks
 from utils.artifacts import write_alone
 from utils.delivery import Delivery, read_delivery
+from utils.program import run_step
+from utils.records import circumstances, to_json
 from utils.runs import Run
 from utils.training import compute_dtype, processes, seed_everything, through_aug_conv, train
 

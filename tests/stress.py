@@ -57,10 +57,9 @@ class Tally:
         counts = self.counts.setdefault(test, {"cases": 0})
         counts["cases"] += 1
         for what, right in seen.items():
-            what = what.replace("_", " ")
             counts[what] = counts.get(what, 0) + bool(right)
             if not right:
-                self.failures.append(f"{test}, {case}: not {what}")
+                self.failures.append(f"{test}, {case}: not {what.replace('_', ' ')}")
                 print(self.failures[-1], flush=True)
 
 
@@ -267,7 +266,7 @@ def bad_inputs() -> dict:
     done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_bad_input.py"], cwd=ROOT,
                           capture_output=True, text=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed)", done.stdout)}
-    return {"cases": sum(counts.values()), "refused in one line": counts.get("passed", 0)}
+    return {"cases": sum(counts.values()), "refused_in_one_line": counts.get("passed", 0)}
 
 
 def main():
@@ -289,10 +288,11 @@ def main():
     if len(set(counts.values())) > 1:
         tally.failures.append("bad input")
     record = {"settings": " ".join(SETTINGS), **provenance(Parameters()), "command": "make stress",
-              "seconds": round(time.monotonic() - began), "counts": tally.counts,
-              "failures": tally.failures}
+              "seconds": round(time.monotonic() - began), "failures": tally.failures, "table": [
+                  {"test": test, "cases": counts.pop("cases", 0), "outcomes": counts}
+                  for test, counts in tally.counts.items()]}
     write_alone(ROOT / "results" / "stress.json", to_json(record))
-    print(json.dumps(tally.counts, indent=1))
+    print(json.dumps(record["table"], indent=1))
     sys.exit(1 if tally.failures else 0)
 
 

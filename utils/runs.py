@@ -181,16 +181,15 @@ def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) ->
 
 
 def result_name(result: dict) -> str:
-    """A file name that tells the settings, the lesser ones in a hash, for a folder of many."""
-    used = result["provenance"]
-    words = [used["dataset"], used["model"], f"n{used['train_images']}", f"e{used['epochs']}",
-             result["run"]]
-    if "tile" in used:
-        words += [f"s{used['tile']}" if used["tile"] else f"k{used['kappa']}",
-                  used["morph_distribution"]]
-        words += [used["delivery_dtype"]] if used["delivery_dtype"] != "float32" else []
-    words.append(hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:8])
-    return re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()) + f"-seed{result['seed']}.json"
+    """A file name in words a person looks for; all else of the provenance is in its hash."""
+    of = result["provenance"]
+    words = [of["dataset"], of["model"], f"n{of['train_images']}", f"e{of['epochs']}", of["run"]]
+    if "morph_distribution" in of:
+        words += [f"s{of['tile']}" if of["tile"] else f"k{of['kappa']}", of["morph_distribution"]]
+        words += [of["delivery_dtype"]] if of["delivery_dtype"] != "float32" else []
+    readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())
+    canonical = json.dumps(of, sort_keys=True, separators=(",", ":")).encode()
+    return f"{readable}-{hashlib.sha256(canonical).hexdigest()[:8]}-seed{result['seed']}.json"
 
 
 def comparison(folder: Path, *names: str) -> list[str]:
@@ -222,9 +221,11 @@ def comparison(folder: Path, *names: str) -> list[str]:
 
 def provenance(p: Parameters) -> dict:
     """Command, settings, versions, code and machine: what a number needs beside it. No secret."""
-    script = Path(sys.argv[0]).resolve()
+    script, module = Path(sys.argv[0]).resolve(), sys.modules["__main__"].__spec__
     words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
              *sys.argv[1:]]
+    if module is not None:                               # python -m benchmarks.steps
+        words[:1] = ["-m", module.name]
     for i, word in enumerate(words):
         if word.startswith("--morph_seed"):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
