@@ -161,9 +161,9 @@ def _full_disk(name: str, size: int, nth: int):
 
     def limited_open(path, flags, *rest, **also):
         if flags & os.O_WRONLY and Path(os.fsdecode(path)).name.startswith(name):
-            seen.append(path)
-            if len(seen) == nth:
-                limit_files(size)
+            seen.append(os.fsdecode(path))
+            if len(seen) == nth:                         # a picture's warning must find room
+                limit_files(3000 if ".png" in seen[-1] else size)
         return true_open(path, flags, *rest, **also)
 
     os.open = limited_open

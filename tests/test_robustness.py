@@ -141,7 +141,7 @@ def test_full_disk_leaves_all_as_it_was(stages, script, name, size, nth):
     ("predict.py", "developer/predictions/queries/confusion.png")])
 def test_full_disk_for_a_picture_costs_no_more_than_it(at, stages, script, name):
     data = at(script)
-    result = step(script, data, before=full_disk(name.split("/")[-1], 3000))
+    result = step(script, data, before=full_disk(name.split("/")[-1]))
     assert result.status == 0 and result.message.startswith("warning: ") and name in result.message
     assert same(data, stages, script, but=name)
     assert step(script, data, *(["--restart"] if script in TRAINING else [])).status == 0
