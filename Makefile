@@ -1,4 +1,5 @@
-# make demo: the five steps on the embedded data set.   make test: ruff and pytest.
+# make demo: the five steps and the inference stage on the embedded data set.
+# make test: ruff and pytest.
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
@@ -15,6 +16,9 @@ demo: .venv/runtime
 	$(STEP) gen_augconv.py --preset demo
 	$(STEP) train_with_ac.py --preset demo
 	$(STEP) train_no_ac.py --preset demo
+	$(STEP) -m images.shapes data/demo/new_images 20
+	$(STEP) morph_images.py --preset demo --images data/demo/new_images
+	$(STEP) predict.py --preset demo
 
 test: .venv/tests
 	.venv/bin/ruff check .
@@ -27,14 +31,14 @@ tables: .venv/runtime
 	$(STEP) reproduce_tables.py
 
 tables-he: .venv/he
-	$(STEP) benchmarks/he.py
+	$(STEP) -m benchmarks.he
 	$(STEP) reproduce_tables.py
 
 stress: .venv/tests
 	$(STEP) -m tests.stress
 
 bench: .venv/runtime
-	$(STEP) benchmarks/steps.py
+	$(STEP) -m benchmarks.steps
 
 clean:
 	rm -rf .venv data/demo

@@ -11,17 +11,17 @@ import time
 from pathlib import Path
 
 from tqdm import tqdm
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import circumstances, stretched, to_json
 
-from images.datasets import load_images, unrolled
 from models import first_layer
 from parameter import Parameters
 from utils import adversary
 from utils.adversary import IMAGES, PUBLIC, Truth, pixels, spread
 from utils.artifacts import load, write_alone
+from utils.datasets import load_images, unrolled
 from utils.delivery import Delivery, read_delivery
-from utils.figures import rows_png
+from utils.pictures import rows_png
+from utils.program import UserError, explained, require_memory, run_step
+from utils.records import circumstances, stretched, to_json
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10

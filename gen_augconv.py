@@ -46,39 +46,47 @@ def main(p):
     with processes(p) as device:
         layer = layer.to(device)
         order, aug_conv = compose(p, layer_file, layer, key, shape)
-        train, test = (load_images(p, split) for split in ("train", "test"))
+        sets = {split: load_images(p, split) for split in ("train", "test")}
         sources = {split: Prepared(images.images, mean, std, p.image_padding)
-                   for split, images in (("train", train), ("test", test))}
+                   for split, images in sets.items()}
         core, scale = key.core.double().to(device), 1.0
         if p.delivery_dtype == "int8":
             scale = common_scale(list(sources.values()), core, geometry)
         plain = sources["test"][:64].to(device)
         morphed = rounded(morphing.morph(plain, core, key.tile), p.delivery_dtype, scale)
         check(aug_conv, restored(morphed, scale), layer, plain, order, p, key)
-        delivery, secret = (Saving(data_dir / "delivery", anew=True),
-                            Saving(data_dir / "provider", secret=True))
-        with ExitStack() as saved:
-            if rank() == 0:
-                saved.enter_context(secret)
-                saved.enter_context(delivery)
-                delivery.save("aug_conv.pt", contents(aug_conv))
-                for split, images in (("train", train), ("test", test)):
-                    delivery.save(f"labels_{split}.npy",
-                                  partial(np.save, arr=images.labels.numpy()))
-            for split, images in sources.items():
-                deliver(delivery, f"morphed_{split}.npy", images, core, geometry, scale)
-            if rank() == 0:
-                delivery.about(
-                    **asdict(geometry), dataset=dataset_name(p), classes=train.classes,
-                    out_shape=aug_conv.out_shape, layer=fingerprint,
-                    shuffle_channels=p.shuffle_channels, train_images=len(train.labels),
-                    test_images=len(test.labels), scale=scale,
-                    pixels=data_digest(train.images, test.images))
-                secret.save("channel_order.pt", {"order": order.cpu(),
-                                                 "delivery": delivery.prepare()["id"]})
-                secret.prepare()         # so that a full disk stops both
+        delivery = write(data_dir, aug_conv, order, sets, sources, core, geometry, dict(
+            scale=scale, dataset=dataset_name(p), classes=sets["train"].classes,
+            out_shape=aug_conv.out_shape, layer=fingerprint, shuffle_channels=p.shuffle_channels,
+            train_images=len(sources["train"]), test_images=len(sources["test"]),
+            pixels=data_digest(sets["train"].images, sets["test"].images)))
         if rank() == 0:
             tell(data_dir, delivery, plain, restored(morphed, scale), geometry)
+
+
+def write(data_dir: Path, aug_conv: AugConv, order: Tensor, sets: dict, sources: dict, core: Tensor,
+          geometry: Geometry, about: dict) -> Saving:
+    """Saves the delivery, and the secret order of the channels, together."""
+    delivery = Saving(data_dir / "delivery", anew=True)
+    secret = Saving(data_dir / "provider", secret=True)
+    with ExitStack() as saved:
+        if rank() == 0:
+            saved.enter_context(secret)
+            saved.enter_context(delivery)
+            content = {"weight": aug_conv.weight.cpu(), "out_shape": aug_conv.out_shape,
+                       "step": aug_conv.step, "offset": aug_conv.offset}
+            delivery.save("aug_conv.pt", content if aug_conv.bias is None else
+                          content | {"bias": aug_conv.bias.cpu()})
+            for split, images in sets.items():
+                delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
+        for split, images in sources.items():
+            deliver(delivery, f"morphed_{split}.npy", images, core, geometry, about["scale"])
+        if rank() == 0:
+            delivery.about(**asdict(geometry), **about)
+            secret.save("channel_order.pt", {"order": order.cpu(),
+                                             "delivery": delivery.prepare()["id"]})
+            secret.prepare()             # so that a full disk stops both
+    return delivery
 
 
 def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor, AugConv]:
@@ -115,12 +123,6 @@ def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tenso
     say(f"Aug-Conv {'x'.join(map(str, aug_conv.weight.shape))}, features "
         f"{'x'.join(map(str, features.shape[1:]))}: relative error against the plain first layer "
         f"{error:.1e}")
-
-
-def contents(aug_conv: AugConv) -> dict:
-    content = {"weight": aug_conv.weight.cpu(), "out_shape": aug_conv.out_shape,
-               "step": aug_conv.step, "offset": aug_conv.offset}
-    return content if aug_conv.bias is None else content | {"bias": aug_conv.bias.cpu()}
 
 
 def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geometry: Geometry):

@@ -25,11 +25,11 @@ class Parameters:
     # -- Pixels: pretrain.py gen_augconv.py morph_images.py attack.py reproduce_tables.py
     pixel_range: tuple[float, float] | None = None  # LOW HIGH: values of image files for 0 and 255
     max_pixels: int = 89_478_485    # an image file with more pixels is refused
-    # -- Network: pretrain.py train_with_ac.py train_no_ac.py
+    # -- Network: pretrain.py train_*.py
     model: str = "vgg16"            # vgg11, vgg13, vgg16, vgg19, resnet18_cifar, a classification
                                     # network of torchvision, or package.module:callable
     init: str = ""                  # start from the weights in this file
-    # -- Training: pretrain.py train_with_ac.py train_no_ac.py
+    # -- Training: pretrain.py train_*.py
     epochs: int = 300               # passes over the training images
     batch_size: int = 64            # images in a step of the optimizer, over all processes
     lr: float = 0.001               # learning rate of SGD (its peak with onecycle)
@@ -44,7 +44,7 @@ class Parameters:
     weight_decay: float = 5e-6      # weight decay on plain images
     frozen_first_layer: str = ""    # put the layer in this file first and do not train it: the
                                     # fair partner of Aug-Conv, whose first layer comes trained
-    # -- Morphed training: train_with_ac.py train_no_ac.py
+    # -- Morphed training: train_*.py
     morphed_weight_decay: float = 5e-7      # weight decay on morphed images
     # -- Control: train_no_ac.py
     standardise: bool = False       # bring each entry of the morphed images to mean 0, deviation 1
@@ -79,13 +79,13 @@ class Parameters:
     repairs: bool = False           # with score: also attack repaired variants of Aug-Conv
     # -- Tables: reproduce_tables.py
     measure: bool = False           # sweep kappa on real images first, a minute
-    # -- Device: pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py morph_images.py predict.py
+    # -- Device: pretrain.py gen_augconv.py train_*.py predict.py morph_images.py
     device: str = "auto"            # auto, cpu, cuda or cuda:N
-    # -- Computing: pretrain.py train_with_ac.py train_no_ac.py predict.py
+    # -- Computing: pretrain.py train_*.py predict.py
     precision: Literal["auto", "fp32", "bf16"] = "auto"     # of the network; auto: bfloat16 where
                                                             # the processor has it
     compile: bool = False           # run the network through torch.compile
-    # -- Results: pretrain.py train_with_ac.py train_no_ac.py attack.py reproduce_tables.py
+    # -- Results: pretrain.py train_*.py attack.py reproduce_tables.py
     results_dir: str = ""           # also write the result here, under a name with its settings
     # -- Folder: every step
     data_dir: str = "data"          # where the steps keep what they make

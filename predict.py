@@ -7,8 +7,10 @@ data/developer/predictions/<name>/.
 
 import csv
 import io
+import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
@@ -20,13 +22,32 @@ from tqdm import tqdm
 from images.files import shown
 from models.first_layer import BehindFirstLayer, find, fingerprint
 from models.networks import build
-from utils.artifacts import load, write_alone
+from parameter import Parameters
+from utils.artifacts import load, read_manifest, write_alone
 from utils.cli import UserError, run_step
-from utils.delivery import Delivery, Query, read_deliveries, read_query, restored
+from utils.delivery import (
+    Delivery,
+    labels_array,
+    morphed_array,
+    query_folder,
+    read_deliveries,
+    read_geometry,
+    restored,
+)
 from utils.distributed import compute_dtype, processes
 from utils.pictures import as_png, draw, pyplot, stretched
 
 SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Query:
+    """Morphed images to predict on, where they lie, their names, and labels if they came along."""
+
+    images: Tensor
+    scale: float
+    names: list[str]
+    labels: Tensor | None
 
 
 def main(p):
@@ -50,6 +71,36 @@ def main(p):
     if query.labels is not None:
         right = (logits.argmax(1) == query.labels).sum().item()
         print(f"accuracy {right / len(logits):.2%}, {right} of {len(logits)} right")
+
+
+def read_query(p: Parameters, delivery: Delivery) -> Query:
+    """The query of --name, or the delivered test images where it is `test`.
+
+    Raises UserError where there is none, or it was morphed otherwise than the delivery.
+    """
+    if p.name == "test":
+        images, labels = delivery.split("test")
+        return Query(images, delivery.scale, [str(i) for i in range(len(images))], labels)
+    folder = query_folder(p)
+    manifest = read_manifest(folder)
+    try:
+        geometry, names, scale = read_geometry(manifest), manifest["names"], manifest["scale"]
+        labelled = "labels.npy" in manifest["files"]
+        if not (0 < scale < math.inf and names and all(isinstance(x, str) for x in names)):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
+                        "morph_images.py` again") from None
+    if geometry.key != delivery.geometry.key:
+        raise UserError(f"{folder} was morphed with key {geometry.key}, but {delivery.folder} is "
+                        f"of key {delivery.geometry.key}: run `python morph_images.py` again, or "
+                        "name the --delivery of that key")
+    if geometry != delivery.geometry:
+        raise UserError(f"{folder} holds other images than {delivery.folder}: run `python "
+                        "morph_images.py` again")
+    labels = labels_array(folder / "labels.npy", len(names), len(delivery.classes)) if (
+        labelled) else None
+    return Query(morphed_array(folder / "morphed.npy", geometry, len(names)), scale, names, labels)
 
 
 def behind(p, delivery: Delivery) -> nn.Module:

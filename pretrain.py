@@ -29,7 +29,8 @@ def main(p):
         run = Run(folder, "pretrained_frozen" if frozen else "pretrained", identity(
             p, "pretrain.py", pixels=about["pixels"], class_names=train_set.classes,
             labels=datasets.data_digest(train_set.labels, test_set.labels),
-            normalisation=[mean, std]))
+            normalisation=[mean, std],
+            **({"frozen_first_layer": first_layer.fingerprint(frozen[0])} if frozen else {})))
         if not is_finished(run, p):
             network, model = new_network(p, len(train_set.classes), shape)
             name = first_layer.find(network, shape)

@@ -9,7 +9,6 @@ one core, medians over runs; the shifts are made before the clock starts. Writes
 
 import argparse
 import math
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.aug_conv import AugConv
 from parameter import Parameters
 from utils.artifacts import write_alone
@@ -67,7 +65,7 @@ def encrypted(images: torch.Tensor, filters: np.ndarray, scheme: tuple) -> dict:
             "computing": (computed_at - encrypted_at) / count,
             "decrypting": (ended - computed_at) / count, "seconds": (ended - began) / count,
             "bytes": sum(len(v.serialize()) for v in inputs + outputs) // count,
-            "largest error": float(np.abs(maps - filters @ shifted.numpy()).max())}
+            "largest_error": float(np.abs(maps - filters @ shifted.numpy()).max())}
 
 
 def timed(action, images: int) -> tuple[float, torch.Tensor]:
@@ -98,13 +96,13 @@ def main():
         with torch.inference_mode():
             seconds, _ = timed(lambda: layer(images), IMAGES)
             turns.setdefault("the plain layer", []).append(
-                {"seconds": seconds, "bytes": ENTRIES, "largest error": 0.0})
+                {"seconds": seconds, "bytes": ENTRIES, "largest_error": 0.0})
             morphing, morphed = timed(lambda: morph(images.flatten(1), core), IMAGES)
             computing, features = timed(lambda m=morphed: aug_conv(m), IMAGES)
             turns.setdefault("MoLe, κ = 1, uniform", []).append({
                 "morphing": morphing, "computing": computing, "seconds": morphing + computing,
                 "bytes": 4 * ENTRIES + weight.nbytes // 60_000,
-                "largest error": float((features - exact).abs().max())})
+                "largest_error": float((features - exact).abs().max())})
         for scheme in SCHEMES:
             n, bits, _, rescaled = scheme
             name = (f"CKKS, N = {n}, moduli {'-'.join(map(str, bits))}"
@@ -115,21 +113,21 @@ def main():
              for way, runs in turns.items()]
     plain, mole = table[:2]
     for row in table:
-        row["seconds ratio"] = row["seconds"] / plain["seconds"]
+        row["seconds_ratio"] = row["seconds"] / plain["seconds"]
         row["expansion"] = row["bytes"] / ENTRIES
     best = min(table[2:], key=lambda row: row["seconds"])
     record = circumstances(Parameters())
     record = {key: record[key] for key in ("command", "machine")} | {
               "versions": record["versions"] | {"tenseal": version("tenseal")},
-              "runs": arguments.runs, "security bits": 128,
-              "largest feature": float(exact.abs().max()), "table": table, "note": NOTE,
-              "best": best["way"], "seconds ratio": best["seconds ratio"],
-              "bytes ratio": best["expansion"],
-              "seconds over MoLe": best["seconds"] / mole["seconds"],
-              "bytes over MoLe": best["bytes"] / mole["bytes"]}
+              "runs": arguments.runs, "security_bits": 128,
+              "largest_feature": float(exact.abs().max()), "table": table, "note": NOTE,
+              "best": best["way"], "seconds_ratio": best["seconds_ratio"],
+              "bytes_ratio": best["expansion"],
+              "seconds_over_mole": best["seconds"] / mole["seconds"],
+              "bytes_over_mole": best["bytes"] / mole["bytes"]}
     write_alone(arguments.output / "he.json", to_json(record))
-    print(to_json({key: record[key] for key in ("best", "seconds ratio", "bytes ratio",
-                                                "seconds over MoLe", "bytes over MoLe")}))
+    print(to_json({key: record[key] for key in ("best", "seconds_ratio", "bytes_ratio",
+                                                "seconds_over_mole", "bytes_over_mole")}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The algorithm of the paper's reference scripts: what benchmarks/steps.py compares with.
+"""The algorithm of the paper's reference scripts: what benchmarks.steps compares with.
 
 Written from their description: M is made and inverted whole, the first layer is written out as a
 matrix C and multiplied densely, the loader morphs images one at a time, and Aug-Conv is a dense
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-
 from utils.datasets import MEAN, STD
 
 

@@ -5,14 +5,12 @@ on the images delivered there. Writes repairs_accuracy.json to --results_dir (re
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from models.aug_conv import AugConv
 from models.vgg import VGG
 from parameter import Parameters

@@ -1,11 +1,11 @@
-"""What benchmarks/steps.py found, for people: a table against the targets, and the growth plot.
+"""What benchmarks.steps found, for people: a table against the targets, and the growth plot.
 
-`found` is {measurement: {side: {key: median}}} of benchmarks/steps.py, `size` its Size.
+`found` is {measurement: {side: {key: median}}} of benchmarks.steps, `size` its Size.
 """
 
 import math
 
-from utils.figures import as_png, pyplot
+from utils.pictures import as_png, pyplot
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -14,7 +14,7 @@ def table(found: dict, size, targets: bool = True) -> list[dict]:
     """Rows with the reference's value, the one here, their ratio, and the target, if any.
 
     A ratio says how many times faster or smaller this program is; that of two epochs, how many
-    times longer the second takes.
+    times longer the second takes. `name` is what a row is found by.
     """
     def row(figure, unit, before, here, ratio, target=None):
         line = {"figure": figure, "unit": unit, "reference": before, "here": here, "ratio": ratio}
@@ -37,9 +37,9 @@ def table(found: dict, size, targets: bool = True) -> list[dict]:
 
     m, training = size.sides[-1], f"training {size.model}"
     memory = "device_peak_mb" if "device_peak_mb" in found["composing"]["here"] else "peak_mb"
-    return [
+    rows = [
         compared(f"composing Aug-Conv {3 * m * m}x{64 * m * m}", "s", "composing",
-                 f"seconds at m={m}", ("ratio", "≥", 10)),
+                 f"seconds_at_m_{m}", ("ratio", "≥", 10)),
         compared("composing Aug-Conv, peak memory", "MB", "composing", memory,
                  ("here", "≤", 2200)),
         compared(f"morphing matrix and inverse, kappa {size.matrix_kappa}", "s", "matrix",
@@ -55,6 +55,9 @@ def table(found: dict, size, targets: bool = True) -> list[dict]:
         epochs("with Aug-Conv", "here", ("ratio", "≤", 1.09)),
         epochs("with Aug-Conv, features not kept", "not_kept", None),
     ]
+    names = ("composing", "composing_memory", "matrix", "morphing", "plain", "with_ac",
+             "with_ac_not_kept", "epoch", "epoch_not_kept")
+    return [{"name": name} | row for name, row in zip(names, rows, strict=True)]
 
 
 def as_text(rows: list[dict]) -> str:
@@ -82,11 +85,11 @@ def growth(found: dict, size) -> dict:
 
     composing, morphing = found["composing"], found["morphing"]
     return {
-        "composing": {side: line(size.sides, [1000 * composing[side][f"seconds at m={m}"]
+        "composing": {side: line(size.sides, [1000 * composing[side][f"seconds_at_m_{m}"]
                                               for m in size.sides], power)
                       for side, power in (("reference", 6), ("here", 4))},
         "morphing": line(size.kappas, [1000 / morphing["here"][
-            f"images_per_second at kappa={kappa}"] for kappa in size.kappas], -1),
+            f"images_per_second_at_kappa_{kappa}"] for kappa in size.kappas], -1),
         "morphing_reference_milliseconds": 1000 / morphing["reference"]["images_per_second"],
     }
 

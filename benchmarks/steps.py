@@ -25,7 +25,6 @@ from statistics import median
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import reference, report
 from gen_augconv import morph_all
 from models.aug_conv import AugConv, full_float32
@@ -123,7 +122,7 @@ def composing(compose):
             shape = (3, m, m)
             inverse = invert_core(drawn(shape)).to(device)
             with full_float32():
-                seconds[f"seconds at m={m}"] = timed(
+                seconds[f"seconds_at_m_{m}"] = timed(
                     lambda inverse=inverse, shape=shape: compose(layer, inverse, shape, order),
                     device)
         return seconds
@@ -166,7 +165,7 @@ def morph_here(size: Size, p: Parameters, device: torch.device) -> dict:
     for kappa in size.kappas:
         core = drawn(size.shape, kappa).double().to(device)
         seconds = timed(lambda core=core: morph_all(data, core, 0, "random"), device)
-        rates[f"images_per_second at kappa={kappa}"] = len(data.images) / seconds
+        rates[f"images_per_second_at_kappa_{kappa}"] = len(data.images) / seconds
     return rates | {"images_per_second": len(data.images) / seconds}
 
 
@@ -215,7 +214,7 @@ def with_ac_here(size: Size, p: Parameters, device: torch.device, keep: str = "o
     started = time.perf_counter()
     data = through_aug_conv(layer, data, keep, compute_dtype(p, device), device)
     reference.synchronise(device)
-    before = {"seconds before the first epoch": time.perf_counter() - started}
+    before = {"seconds_before_the_first_epoch": time.perf_counter() - started}
     return before | trained(size.network().behind, data, p, "with_ac", p.morphed_weight_decay,
                             device)
 

@@ -247,7 +247,10 @@ def decoded(files: list[Path], shape: tuple[int, int, int], fit: str, p: Paramet
     how = {"fit": fit, "pixel_range": p.pixel_range, "max_pixels": p.max_pixels}
     keys = []
     for file in files:
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError:                                  # a broken link: decoding will tell
+            state = os.stat_result((0,) * 10)
         keys.append(hashlib.sha256(repr((
             os.fsencode(file.resolve()), state.st_ino, state.st_size, state.st_mtime_ns,
             state.st_ctime_ns, image_files.VERSION, sorted(how.items()))).encode()).hexdigest())

@@ -3,7 +3,6 @@
 import os
 import stat
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +15,16 @@ from tqdm import tqdm
 
 from utils.cli import UserError
 
-VERSION = 1                             # of what decode gives: another makes kept images anew
+VERSION = 1                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What NAS boxes, archivers, viewers and scripts leave, beside names that start with a dot.
-SIDE_FOLDERS = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "__pycache__",
-                "$recycle.bin", "recycler", "lost+found", "system volume information"}
-SIDE_FILES = {".aae", ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".lnk", ".log", ".mat",
-              ".md", ".md5", ".npy", ".npz", ".pkl", ".pt", ".py", ".rst", ".sha256", ".toml",
-              ".tsv", ".txt", ".url", ".xml", ".xmp", ".yaml", ".yml"}
+SIDE_FOLDERS = {"@eadir", "@recently-snapshot", "@recycle", "@tmp", "#recycle", "#snapshot",
+                "$recycle.bin", "recycled", "recycler", "lost+found", "system volume information",
+                "__macosx", "__pycache__"}
+SIDE_FILES = {".aae", ".csv", ".db", ".htm", ".html", ".info", ".ini", ".ipynb", ".json", ".jsonl",
+              ".lnk", ".log", ".mat", ".md", ".md5", ".npy", ".npz", ".pkl", ".pt", ".py", ".rst",
+              ".sha256", ".toml", ".tsv", ".txt", ".url", ".xml", ".xmp", ".yaml", ".yml"}
 
 Image.MAX_IMAGE_PIXELS = None                            # decode's max_pixels is the limit
 _KINDS = TiffImagePlugin.OPEN_INFO                       # where Pillow leaves these grey ones out
@@ -70,8 +70,8 @@ def find_images(root: Path) -> Tree:
 
 
 def class_names(root: Path) -> list[str]:
-    """The names of the classes of root/<class>/**."""
-    return [folder.name for folder in _entries(root)[0]]
+    """The folders of images in a folder."""
+    return sorted(folder.name for folder in _entries(root)[0])
 
 
 def list_images(folder: Path) -> tuple[list[Path], int]:
@@ -148,30 +148,22 @@ def decode_all(files: list[Path], out: Tensor, facts: Tensor, report: Path, **ho
     how: decode's fit, pixel_range and max_pixels. Raises one UserError for all files that cannot
     be read, with the first ten; `report` lists them. What was decoded stays in out and facts.
     """
-    mistakes = {}
-
-    def one(i: int):
-        try:
-            out[i], *rest = decode(files[i], out.shape[-1], out.shape[1], **how)
-            facts[i] = torch.tensor(rest)
-        except UserError as mistake:
-            mistakes[i] = str(mistake)
-
+    mistakes = []
     todo = facts.isnan().any(1).nonzero().flatten().tolist()
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))       # Pillow decodes without the GIL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                  # about metadata that is not needed
-        try:
-            list(tqdm(pool.map(one, todo), "decoding", len(todo), mininterval=1, disable=None))
-        finally:                                         # where the user interrupts it
-            pool.shutdown(cancel_futures=True)
+        for i in tqdm(todo, "decoding images", mininterval=1, disable=None):
+            try:
+                out[i], *rest = decode(files[i], out.shape[-1], out.shape[1], **how)
+                facts[i] = torch.tensor(rest)
+            except UserError as mistake:
+                mistakes.append(str(mistake))
     if mistakes:
-        lines = [mistakes[i] for i in sorted(mistakes)]
-        report.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        raise UserError(f"{len(lines)} of {len(files)} images cannot be read, all listed in "
-                        f"{shown(report)}: {'; '.join(lines[:10])}")
-    told, cut = [], int((facts[:, 0] > 1 / 3).sum())
-    if cut:
+        report.write_text("\n".join([*mistakes, ""]), encoding="utf-8")
+        raise UserError(f"{len(mistakes)} of {len(files)} images cannot be read, all listed in "
+                        f"{shown(report)}: {'; '.join(mistakes[:10])}")
+    told = []
+    if cut := int((facts[:, 0] > 1 / 3).sum()):
         told.append(f"{cut} of {len(files)} images lose over a third of their area to the crop: "
                     "--image_fit pad or stretch keeps it")
     if files and facts[:, 1].max() < 256 / 8:
@@ -220,7 +212,8 @@ def _plain(file: Path, image: Image.Image, pixel_range: tuple[float, float] | No
 def _numbers(file: Path, image: Image.Image, ranged: bool) -> tuple[np.ndarray | None, int | None]:
     """The numbers (h, w, bands) of a file with over 8 bits, else None, and the one that is white.
 
-    The last of 2 or 4 bands is alpha. ranged: a range will map them, whatever is white.
+    The last of 2 or 4 bands is alpha. Of 16-bit CMYK and premultiplied colours Pillow's 8 do.
+    ranged: a range will map them, whatever is white.
     """
     if image.format not in ("PNG", "PPM", "TIFF"):
         return None, None
@@ -228,7 +221,9 @@ def _numbers(file: Path, image: Image.Image, ranged: bool) -> tuple[np.ndarray |
     raw, *more = [tile.args] if isinstance(tile.args, str) else tile.args
     bits, sign = max(tags.get(258, (16,))), max(tags.get(339, (1,)))
     if tags.get(284) == 2 and (bits > 8 or tags.get(262) == 0):      # which Pillow garbles
-        raise UserError("its colours are in planes of over 8 bits, or inverted: interleave them")
+        raise UserError("its planes are stored apart: save it with them interleaved")
+    if ranged and image.format == "PPM" and image.mode == "RGB" and more and more[0] > 255:
+        raise UserError("--pixel_range needs 16-bit colours in PNG or TIFF: convert it")
     if image.mode in ("I;16", "I;16B", "I", "F") or sign > 1:
         if tile.codec_name == "libtiff":                 # gives the machine's order of bytes
             image.tile = [tile._replace(args=(raw.replace("B", ""), *more))]
@@ -240,11 +235,7 @@ def _numbers(file: Path, image: Image.Image, ranged: bool) -> tuple[np.ndarray |
             return np.rint(numbers * (white / 65535)), white
         kind = {(8, 2): np.int8, (32, 1): np.uint32}     # that Pillow takes for the other sign
         return numbers.view(kind.get((bits, sign), numbers.dtype)), None
-    if image.format == "PPM" and ranged and more and more[0] > 255:
-        raise UserError("--pixel_range needs 16-bit colours as PNG or TIFF: convert it")
-    if ";16" in raw:
-        if raw[:-1] not in ("RGB;16", "RGBX;16", "RGBA;16", "LA;16"):
-            raise UserError("it has 16-bit CMYK or premultiplied colours: save it as RGB")
+    if ";16" in raw and "a" not in raw and image.mode != "CMYK":
         # Pillow keeps the high bytes; read in the other order, it keeps the low ones.
         swapped = "RGBA" if raw == "LA;16B" else raw[:-1] + ("L" if raw[-1] == "B" else "B")
         with Image.open(file, formats=FORMATS) as other:

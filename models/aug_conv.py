@@ -48,8 +48,8 @@ def transposed_convolution(x: Tensor, weight: Tensor, size: tuple[int, int],
     """F.conv_transpose2d(x, weight, stride=step), `size` of it from `offset` on, zeros around it.
 
     x (B, q, t, u), weight (q, β, k, l), result (B, β, *size) channels-last. One matrix product,
-    then the blocks of `step` that the kernels overlap in are added up in place: several times as fast as
-    PyTorch's own on the CPU, where kernels are little larger than their stride.
+    then the blocks of `step` that the kernels overlap in are added up in place: several times as
+    fast as PyTorch's own on the CPU, where kernels are little larger than their stride.
     """
     (batch, q, *tiles), (_, beta, *kernel) = x.shape, weight.shape
     product = x.permute(0, 2, 3, 1).reshape(-1, q) @ weight.permute(0, 2, 3, 1).reshape(q, -1)

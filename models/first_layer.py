@@ -116,7 +116,8 @@ def from_file(content: dict) -> tuple[nn.Conv2d, tuple, tuple]:
         for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
             if [type(x) is int and least <= x < 10**4 for x in content[name]] != [True, True]:
                 raise ValueError
-        if weight.dtype != torch.float32 or not all(0 < s < 10**6 for s in std):
+        if weight.dtype != torch.float32 or not (all(0 < s < 10**6 for s in std)
+                                                 and all(abs(m) < 10**6 for m in mean)):
             raise ValueError
         layer = Float32Conv2d(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]),
                               content["stride"], content["padding"], content["dilation"], groups,

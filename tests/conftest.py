@@ -15,5 +15,9 @@ def stages(tmp_path_factory):
 
 @pytest.fixture
 def at(stages, tmp_path):
-    """at(stage): a copy of the data folder as it was then."""
-    return lambda stage: shutil.copytree(stages[stage], tmp_path / "data")
+    """at(stage): a copy of the data folder as it was then, in at.folder."""
+    def copied(stage):
+        return shutil.copytree(stages[stage], copied.folder)
+
+    copied.folder = tmp_path / "data"
+    return copied

@@ -3,7 +3,7 @@
 A process that has imported all that the steps import, and computed nothing, is forked for each
 run: a step starts in milliseconds, in a process of its own that can be killed.
 
-    result = run("pretrain.py", *TINY, "--data_dir", folder)
+    result = run("pretrain.py", "--data_dir", folder, settings=TINY)
     assert result.status == 0, result.err
 """
 
@@ -13,6 +13,7 @@ import re
 import resource
 import runpy
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -22,9 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.cli import steps_of
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
          "train_no_ac.py")
+INFERENCE = ("morph_images.py", "predict.py")
 TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
         "--model", "vgg11", "--epochs", "2", "--batch_size", "16", "--dropout", "0.1",
         "--lr", "0.003", "--schedule", "halve", "--morph_seed", "7", "--device", "cpu",
@@ -35,8 +39,8 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_TH
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
-    "matplotlib.backends.backend_agg", "utils.training", "utils.runs", "utils.delivery",
-    "utils.datasets", "utils.morphing", "models.vgg", "tests.steps"])
+    "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.training",
+    "utils.provider", "models.networks", "tests.steps"])
 
 
 class Result(NamedTuple):
@@ -111,16 +115,28 @@ class Step:
         return result
 
 
-def start(script: str, *arguments, cwd: Path = ROOT,
+def options(script: str, settings: tuple) -> list[str]:
+    """Of settings (`--name value` each) those that a step uses: it refuses all others."""
+    words, own = [], False
+    for word in map(str, settings):
+        if word.startswith("--"):
+            own = {script, "every"} & set(steps_of(word[2:]))
+        words += [word] if own else []
+    return words
+
+
+def start(script: str, *arguments, settings: tuple = (), cwd: Path = ROOT,
           before: Callable[[], object] | None = None) -> Step:
-    """Starts a step; `before` is called in its process first (see full_disk, killed_before)."""
-    return Step(script, tuple(str(a) for a in arguments), cwd, before)
+    """Starts a step with the arguments and, of the settings, those that it uses.
+
+    `before` is called in its process first (see full_disk, killed_before).
+    """
+    return Step(script, (*options(script, settings), *map(str, arguments)), cwd, before)
 
 
-def run(script: str, *arguments, cwd: Path = ROOT, before: Callable[[], object] | None = None,
-        timeout: float = 300) -> Result:
-    """Runs a step to its end."""
-    return start(script, *arguments, cwd=cwd, before=before).wait(timeout)
+def run(*command, timeout: float = 300, **also) -> Result:
+    """Runs a step, as `start` takes it, to its end."""
+    return start(*command, **also).wait(timeout)
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 120):
@@ -145,9 +161,9 @@ def _full_disk(name: str, size: int, nth: int):
 
     def limited_open(path, flags, *rest, **also):
         if flags & os.O_WRONLY and Path(os.fsdecode(path)).name.startswith(name):
-            seen.append(path)
-            if len(seen) == nth:
-                limit_files(size)
+            seen.append(os.fsdecode(path))
+            if len(seen) == nth:                         # a picture's warning must find room
+                limit_files(3000 if ".png" in seen[-1] else size)
         return true_open(path, flags, *rest, **also)
 
     os.open = limited_open
@@ -181,8 +197,26 @@ def free_memory(size: int) -> Callable[[], None]:
 
 
 def _free_memory(size: int):
-    from utils import program
-    program.free_memory = lambda device: size
+    from utils import memory
+    memory.free_memory = lambda device: size
+
+
+def refusing(function: str, number: int, folders: bool = False) -> Callable[[], None]:
+    """A function such as os.chmod fails with that errno, as on file systems without it; `folders`:
+    for folders only."""
+    return partial(_refusing, function, number, folders)
+
+
+def _refusing(function: str, number: int, folders: bool):
+    module, name = function.split(".")
+    true = getattr(sys.modules[module], name)
+
+    def refuse(file, *arguments, **also):
+        if folders and not stat.S_ISDIR(os.stat(file).st_mode):
+            return true(file, *arguments, **also)
+        raise OSError(number, os.strerror(number))
+
+    setattr(sys.modules[module], name, refuse)
 
 
 def not_a_number_after(steps: int) -> Callable[[], None]:

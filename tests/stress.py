@@ -1,4 +1,4 @@
-"""The long stress of the five steps: `make stress`, about ten minutes on two cores.
+"""The long stress of the steps and of inference: `make stress`, a quarter of an hour on two cores.
 
 Kills, Ctrl-C, full disks, damaged and hostile files; the counts go to results/stress.json. Exit
 status 1 where anything is not as it must be.
@@ -19,34 +19,32 @@ from pathlib import Path
 
 from parameter import Parameters
 from tests.damage import (
+    ALL,
     DAMAGE,
-    MISFITS,
-    READERS,
     SETTINGS,
     TRAINING,
     contents,
     make_stages,
     snapshot,
+    step,
     vouch,
+    with_settings,
 )
-from tests.steps import (
-    ROOT,
-    STEPS,
-    Result,
-    full_disk,
-    killed_before,
-    run,
-    start,
-    wait_until,
-)
+from tests.misfits import CHECKPOINT, MISFITS, READERS
+from tests.steps import ROOT, Result, full_disk, killed_before, start, wait_until
 from utils.artifacts import write_alone
-from utils.records import circumstances, to_json
+from utils.runs import provenance, to_json
 
 KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
-FILES = [*READERS, ("developer/pretrained.checkpoint.pt", "pretrain.py"),
+FILES = [*READERS, (CHECKPOINT, "pretrain.py"),
          ("developer/no_ac.pt", "train_no_ac.py"), ("developer/with_ac.json", "train_with_ac.py"),
          ("developer/manifest.json", "train_no_ac.py"),
          ("provider/manifest.json", "gen_augconv.py")]
+
+
+# Bytes that a step adds to a disk.
+NEEDS = dict.fromkeys(TRAINING, 150e6) | {"gen_morphing_matrix.py": 3e5, "gen_augconv.py": 4e6,
+                                          "morph_images.py": 4e4, "predict.py": 4e4}
 
 
 class Tally:
@@ -59,10 +57,9 @@ class Tally:
         counts = self.counts.setdefault(test, {"cases": 0})
         counts["cases"] += 1
         for what, right in seen.items():
-            what = what.replace("_", " ")
             counts[what] = counts.get(what, 0) + bool(right)
             if not right:
-                self.failures.append(f"{test}, {case}: not {what}")
+                self.failures.append(f"{test}, {case}: not {what.replace('_', ' ')}")
                 print(self.failures[-1], flush=True)
 
 
@@ -70,21 +67,24 @@ def one_line(result: Result) -> bool:
     return result.status == 1 and len(result.message.splitlines()) == 1
 
 
-def consistent(data: Path) -> bool:
-    """Whether each file is the one of its manifest."""
+def beside_pictures(found: dict) -> dict:
+    return {name: what for name, what in found.items() if not name.endswith(".png")}
+
+
+def read(data: Path) -> dict | None:
+    """The contents of a data folder, or None where a file is not the one of its manifest."""
     try:
-        contents(data)
-        return True
-    except (AssertionError, KeyError) as mistake:
+        return contents(data)
+    except (AssertionError, KeyError, OSError) as mistake:
         print(mistake, flush=True)
-        return False
+        return None
 
 
 class Stress:
     def __init__(self, folder: Path):
         self.folder, self.tally, self.random = folder, Tally(), random.Random(6)
         self.stages = make_stages(folder / "stages")
-        self.after = dict(zip(STEPS, [*STEPS[1:], "end"], strict=True))
+        self.after = dict(zip(ALL, [*ALL[1:], "end"], strict=True))
 
     @contextmanager
     def at(self, stage: str, into: Path | None = None):
@@ -96,86 +96,81 @@ class Stress:
         shutil.rmtree(data)
 
     def identical(self, data: Path, script: str) -> bool:
-        try:
-            return contents(data) == contents(self.stages[self.after[script]])
-        except (AssertionError, KeyError) as mistake:
-            print(mistake, flush=True)
-            return False
+        return read(data) == contents(self.stages[self.after[script]])
 
     def signals(self, test: str, number: int, count: int):
         """A signal at random moments of the steps in turn, and the same command again."""
         lengths = {}
-        for script in STEPS:
+        for script in ALL:
             with self.at(script) as data:
                 began = time.monotonic()
-                assert run(script, *SETTINGS, "--data_dir", data).status == 0
+                assert step(script, data).status == 0
                 lengths[script] = time.monotonic() - began
         done = 0
         while done < count:
-            script = STEPS[done % len(STEPS)]
-            command = (script, *SETTINGS, "--data_dir", self.folder / "data")
+            script = ALL[done % len(ALL)]
             with self.at(script) as data:
-                step = start(*command)
+                running = start(script, "--data_dir", data, settings=with_settings(data))
                 if number == signal.SIGINT:              # while Python starts, it ends as it likes
                     wait_until(lambda lock=data / ".lock": lock.exists())
-                step.join(self.random.uniform(0, lengths[script]))
-                if step.running:
-                    step.send(number)
-                result = step.wait()
+                running.join(self.random.uniform(0, lengths[script]))
+                if running.running:
+                    running.send(number)
+                result = running.wait()
                 if result.status == 0:                   # it was done already
                     continue
                 done += 1
-                again = run(*command)
                 ended = (result.status == -number if number == signal.SIGKILL
                          else one_line(result) and "stopped" in result.message)
                 self.tally.add(test, f"{script} {result}", ended=ended,
-                               completed=again.status == 0,
+                               completed=step(script, data).status == 0,
                                identical=self.identical(data, script))
 
     def kills_at_each_call(self):
         """Before each rename, flush to disk and removal of each step."""
-        for script in STEPS:
+        for script in ALL:
             for function in ("replace", "fsync", "unlink"):
                 for nth in range(1, 100):
                     with self.at(script) as data:
-                        command = (script, *SETTINGS, "--data_dir", data)
-                        result = run(*command, before=killed_before(function, nth))
+                        result = step(script, data, before=killed_before(function, nth))
                         if result.status == 0:
                             break
-                        again = run(*command)
                         self.tally.add(
                             "kills before each rename, fsync and unlink",
                             f"{script} {function} {nth}", killed=result.status == -signal.SIGKILL,
-                            completed=again.status == 0, identical=self.identical(data, script))
+                            completed=step(script, data).status == 0,
+                            identical=self.identical(data, script))
 
     def full_disks(self):
         """A limit on the size of each file that a step writes, over a finished data folder."""
-        for script in STEPS:
-            more = (("--seed", "1") if script in TRAINING else
-                    ("--kappa", "3", "--morph_seed", "8", "--train_limit", "60", "--test_limit",
-                     "30"))
+        more = ("--seed", "1", "--kappa", "3", "--train_limit", "60", "--test_limit", "30")
+        for script in ALL:
+            own = more if script in TRAINING or script.startswith("gen_") else ()
             with self.at("end") as data:
-                assert run(script, *SETTINGS, *more, "--data_dir", data).status == 0
+                assert step(script, data, settings=own).status == 0
                 expected = contents(data)
             for nth in range(1, 100):
                 with self.at("end") as data:
                     before = snapshot(data)
-                    command = (script, *SETTINGS, *more, "--data_dir", data)
-                    result = run(*command, before=full_disk("", 50, nth))
-                    if result.status == 0:
+                    result = step(script, data, settings=own, before=full_disk("", 50, nth))
+                    if result.status == 0 and not result.message:
                         break
-                    # A checkpoint of the run itself may have come, with its manifest.
+                    case = f"{script} {nth} {result}"
+                    if result.status == 0:
+                        self.tally.add(
+                            "full disk, for a picture", case, all_else=beside_pictures(expected)
+                            == beside_pictures(contents(data)), warning=result.message.startswith(
+                                "warning: ") and "could not be drawn" in result.message)
+                        continue
                     changed = {name for name, state in snapshot(data).items()
                                if before.get(name) != state}
-                    own = {f"developer/{TRAINING.get(script)}.checkpoint.pt",
-                           "developer/manifest.json"}
-                    whole = consistent(data) and changed <= (own if script in TRAINING else set())
-                    again = run(*command)
+                    whole = read(data) is not None and changed <= {     # it may have come
+                        f"developer/{TRAINING.get(script)}.checkpoint.pt"}
                     self.tally.add(
-                        "full disk, by a limit of the file size", f"{script} {nth} {result}",
+                        "full disk, by a limit of the file size", case, previous_whole=whole,
                         clear_line=one_line(result) and "File too large" in result.message,
-                        previous_whole=whole, completed=again.status == 0,
-                        identical=contents(data) == expected)
+                        completed=step(script, data, settings=own).status == 0,
+                        identical=read(data) == expected)
 
     def small_disks(self):
         """A tmpfs with too little space for the step, by more and more; then enough."""
@@ -187,23 +182,20 @@ class Stress:
             self.tally.counts[test] = {"skipped": mounted.stderr.strip()}
             return
         try:
-            for script in STEPS:
+            for script in ALL:
                 for part in range(1, 8):
                     with self.at(script, into=disk) as data:
-                        command = (script, *SETTINGS, "--data_dir", data)
                         used = shutil.disk_usage(disk).used
-                        need = 150e6 if script in TRAINING else 4e6 if "aug" in script else 3e5
-                        resize(disk, used + int(need * part / 7))
-                        result = run(*command)
+                        resize(disk, used + int(NEEDS[script] * part / 7))
+                        result = step(script, data)
                         resize(disk, 600 << 20)
                         if result.status == 0:
                             break
-                        whole = consistent(data)
-                        again = run(*command)
                         self.tally.add(
-                            test, f"{script} {part} {result}", previous_whole=whole,
+                            test, f"{script} {part} {result}", previous_whole=bool(read(data)),
                             clear_line=one_line(result) and "No space left" in result.message,
-                            completed=again.status == 0, identical=self.identical(data, script))
+                            completed=step(script, data).status == 0,
+                            identical=self.identical(data, script))
         finally:
             subprocess.run(["umount", str(disk)], check=True)
 
@@ -211,16 +203,16 @@ class Stress:
         """Every file in every way, at random places too, and with a manifest that agrees."""
         for file, script in FILES:
             for kind, (spoil, agreeing) in DAMAGE.items():
-                if not (agreeing and file.endswith(".json")):
+                if not ((agreeing and file.endswith(".json"))
+                        or (file == CHECKPOINT and kind == "removed")):     # it begins anew
                     self.damaged("damaged files", file, script, kind, spoil, agreeing)
             for _ in range(FLIPS):
                 self.damaged("one bit flipped, anywhere", file, script, "flip", self.flip, False)
         for file, spoil, script in MISFITS:
-            self.damaged("another geometry, manifest agreeing", file, script,
-                         str(spoil.keywords.keys()), lambda path, _, spoil=spoil: spoil(path),
-                         False)
+            self.damaged("another geometry, manifest agreeing", file, script, str(spoil.keywords),
+                         lambda path, _, spoil=spoil: spoil(path), False)
         for file, script in FILES:
-            if file.startswith(("delivery", "provider")) or script == "gen_augconv.py":
+            if not file.startswith("developer") or script in ("gen_augconv.py", "predict.py"):
                 for _ in range(MUTATIONS):
                     self.damaged("random bytes, manifest agreeing: refused, or a run as usual",
                                  file, script, "mutation", self.mutate,
@@ -230,10 +222,10 @@ class Stress:
                 may_pass: bool = False):
         marker = self.folder / "code has run"
         restart = ["--restart"] if script in TRAINING and "delivery" in file else []
-        epochs = ["--epochs", "1"] if may_pass else []
-        with self.at("unfinished" if "checkpoint" in file else "end") as data:
+        epochs = ("--epochs", "1") if may_pass else ()
+        with self.at("unfinished" if file == CHECKPOINT else "end") as data:
             path = data / file
-            for linked in {path, path.parent / "manifest.json"}:
+            for linked in {path, path.parent / "manifest.json"}.intersection(path.parent.iterdir()):
                 content = linked.read_bytes()
                 linked.unlink()
                 linked.write_bytes(content)
@@ -241,7 +233,8 @@ class Stress:
             if agreeing:
                 vouch(path)
             before = snapshot(data)
-            result = run(*script.split(), *restart, *SETTINGS, *epochs, "--data_dir", data)
+            script, *more = script.split()
+            result = step(script, data, *more, *restart, settings=epochs)
             right = dict(refused_in_one_line=one_line(result), file_named=path.name in
                          result.message, nothing_else_changed=snapshot(data) == before)
         if may_pass:
@@ -273,7 +266,7 @@ def bad_inputs() -> dict:
     done = subprocess.run([sys.executable, "-m", "pytest", "tests/test_bad_input.py"], cwd=ROOT,
                           capture_output=True, text=True)
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed)", done.stdout)}
-    return {"cases": sum(counts.values()), "refused in one line": counts.get("passed", 0)}
+    return {"cases": sum(counts.values()), "refused_in_one_line": counts.get("passed", 0)}
 
 
 def main():
@@ -294,13 +287,12 @@ def main():
     tally.counts["bad parameters and data sets"] = counts = bad_inputs()
     if len(set(counts.values())) > 1:
         tally.failures.append("bad input")
-    about = circumstances(Parameters())
-    record = {"command": "make stress", "settings": " ".join(SETTINGS),
-              "versions": about["versions"], "machine": about["machine"],
-              "seconds": round(time.monotonic() - began), "counts": tally.counts,
-              "failures": tally.failures}
+    record = {"settings": " ".join(SETTINGS), **provenance(Parameters()), "command": "make stress",
+              "seconds": round(time.monotonic() - began), "failures": tally.failures, "table": [
+                  {"test": test, "cases": counts.pop("cases", 0), "outcomes": counts}
+                  for test, counts in tally.counts.items()]}
     write_alone(ROOT / "results" / "stress.json", to_json(record))
-    print(json.dumps(tally.counts, indent=1))
+    print(json.dumps(record["table"], indent=1))
     sys.exit(1 if tally.failures else 0)
 
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from utils.datasets import MEAN, STD, unrolled
 
 from tests.steps import TINY, run
 from utils import attacks
 from utils.adversary import normal, pixels
 from utils.colours import best_colour_fit, colour_lattice
-from utils.datasets import MEAN, STD, unrolled
 from utils.morphing import compose_aug_conv, draw_core, invert_core, morph, secret_generator
 
 SIDE, IMAGES = 12, 64

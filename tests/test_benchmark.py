@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 from torch import nn
+from utils.datasets import Images, unrolled
 
 from benchmarks import reference, report, steps
 from gen_augconv import morph_all
 from models.aug_conv import AugConv
-from utils.datasets import Images, unrolled
 from utils.morphing import (
     compose_aug_conv,
     draw_core,
@@ -112,10 +112,11 @@ def test_every_measurement_and_its_report(monkeypatch):
 
 def test_targets():
     sides = {"reference": 1.0, "here": 1.0, "not_kept": 1.0}
-    keys = ["seconds", "images_per_second", "peak_mb", "seconds at m=8"]
+    keys = ["seconds", "images_per_second", "peak_mb", "seconds_at_m_8"]
     found = {name: {side: dict.fromkeys(keys, 1.0) for side in sides} for name in steps.MEASURES}
     found["with_ac"]["here"]["images_per_second"] = 3.0
     rows = report.table(found, steps.QUICK)
+    assert {row["name"] for row in rows} >= {"morphing", "epoch", "epoch_not_kept"}
     assert [row.get("reached") for row in rows] == [
         False, True, False, False, False, True, None, True, None]
     assert rows[5]["ratio"] == 3 and rows[7]["ratio"] == pytest.approx(1 / 3)

@@ -3,69 +3,76 @@
 The short version of tests/stress.py, together with tests/test_damage.py.
 """
 
-import json
-import shutil
 import signal
 
 import pytest
 import torch
 
-from tests.damage import SEED, SETTINGS, TRAINING, refused, same, snapshot
+from tests.damage import (
+    SEED,
+    TRAINING,
+    contents,
+    refused,
+    same,
+    snapshot,
+    step,
+    with_settings,
+)
 from tests.steps import (
-    free_memory,
     full_disk,
     killed_before,
     not_a_number_after,
-    run,
     singular_cores,
     start,
     wait_until,
 )
-from utils.artifacts import Saving, load
-from utils.program import locked
+from utils.artifacts import Saving, load, read_tensors
+from utils.cli import locked
 
 # Kills
 
-@pytest.mark.parametrize("script, renames", [
-    ("pretrain.py", (2, 8)), ("gen_morphing_matrix.py", (1, 2, 3)), ("gen_augconv.py", (2, 6)),
-    ("train_with_ac.py", (6,))])
-def test_killed_while_files_take_their_places(at, stages, script, renames):
+@pytest.mark.parametrize("script, function, nth", [
+    *(("pretrain.py", "replace", nth) for nth in (2, 4, 7, 8)), ("pretrain.py", "unlink", 12),
+    *(("gen_morphing_matrix.py", "replace", nth) for nth in (1, 2, 3)),
+    *(("gen_augconv.py", "replace", nth) for nth in (2, 6, 7, 8, 9)),
+    ("train_with_ac.py", "replace", 5), ("morph_images.py", "replace", 4),
+    ("predict.py", "replace", 1)])
+def test_killed_while_files_take_their_places(at, stages, script, function, nth):
     """Between the renames of one folder, or of several: the same command ends as if undisturbed."""
     data = at(script)
-    for nth in renames:
-        command = (script, *SETTINGS, "--data_dir", data)
-        assert run(*command, before=killed_before("replace", nth)).status == -signal.SIGKILL
-        assert run(*command).status == 0
-        assert same(data, stages, script)
-        if nth != renames[-1]:
-            shutil.rmtree(data)
-            at(script)
+    assert step(script, data, before=killed_before(function, nth)).status == -signal.SIGKILL
+    assert step(script, data).status == 0
+    assert same(data, stages, script)
 
 
-def test_a_file_that_a_kill_left_under_its_temporary_name_is_found(at, stages):
-    """The manifest is valid once it is renamed; the next step need not wait for a repetition."""
-    data = at("gen_augconv.py")
-    killed = run("gen_augconv.py", *SETTINGS, "--data_dir", data,
-                 before=killed_before("replace", 3))
-    assert killed.status == -signal.SIGKILL
-    assert sorted(f.name for f in (data / "delivery").glob("*.partial")) == [
-        "morphed_test.pt.partial", "morphed_train.pt.partial"]
-    assert run("train_no_ac.py", *SETTINGS, "--data_dir", data).status == 0
-    accuracy = json.loads((data / "developer" / "no_ac.json").read_text())["accuracy"]
-    expected = json.loads((stages["end"] / "developer" / "no_ac.json").read_text())["accuracy"]
-    assert accuracy == expected
+@pytest.mark.parametrize("nth, names", [(2, {"aug_conv.pt"}), (5, {
+    "aug_conv.pt", "labels_train.npy", "labels_test.npy", "morphed_train.npy"})])
+def test_half_a_delivery_is_not_taken_for_one(at, nth, names):
+    """Of another key, killed between two renames over a finished one: who reads it says so."""
+    data = at("end")
+    before = snapshot(data / "delivery")
+    more = ("--train_limit", "60", "--test_limit", "30", "--kappa", "3")
+    assert step("gen_morphing_matrix.py", data, settings=more).status == 0
+    assert step("gen_augconv.py", data, settings=more,
+                before=killed_before("replace", nth)).status == -signal.SIGKILL
+    after = snapshot(data / "delivery")
+    assert {name for name in before if before[name] != after[name]} == names
+    assert refused(step("train_with_ac.py", data, "--restart"), "aug_conv.pt is damaged, or not "
+                   "the file", "run `python gen_augconv.py` again")
+    assert step("gen_augconv.py", data, settings=more).status == 0
+    assert step("train_with_ac.py", data).status == 0
+    assert contents(data)
 
 
-def test_killed_before_the_manifest_is_renamed_the_old_files_are_whole(at):
+def test_killed_before_the_first_rename_the_old_files_are_whole(at, stages):
     data = at("end")
     before = snapshot(data / "provider")
-    killed = run("gen_morphing_matrix.py", *SETTINGS, "--kappa", "3", "--data_dir", data,
-                 before=killed_before("replace", 1))
+    killed = step("gen_morphing_matrix.py", data, settings=("--kappa", "3"),
+                  before=killed_before("replace", 1))
     assert killed.status == -signal.SIGKILL
     assert before.items() <= snapshot(data / "provider").items()
-    load(data / "provider" / "morphing_matrix.pt")
-    assert run("gen_augconv.py", *SETTINGS, "--data_dir", data).status == 0
-    assert not list(data.rglob("*.partial"))
+    assert step("gen_augconv.py", data).status == 0
+    assert contents(data) == contents(stages["end"])
 
 
 # Resuming
@@ -73,25 +80,28 @@ def test_killed_before_the_manifest_is_renamed_the_old_files_are_whole(at):
 def test_going_on_where_it_stopped(at, stages):
     """Half-way, bit for bit, with a schedule, momentum and dropout."""
     data = at("unfinished")
-    result = run("pretrain.py", *SETTINGS, "--data_dir", data)
+    result = step("pretrain.py", data)
     assert "going on after epoch 1" in result.out and "epoch   1" not in result.out
     assert same(data, stages, "pretrain.py")
     assert not list(data.rglob("*checkpoint*"))
 
 
-@pytest.mark.parametrize("name, value", [("lr", "0.5"), ("epochs", "3"), ("train_limit", "60"),
-                                         ("schedule", "halve"), ("seed", "1")])
-def test_checkpoint_of_other_parameters(stages, name, value):
+@pytest.mark.parametrize("name, value, words", [
+    ("lr", "0.5", "lr = 0.003, not 0.5"), ("epochs", "3", "epochs = 2, not 3"),
+    ("schedule", "halve", "schedule = 'onecycle', not 'halve'"), ("seed", "1", "seed = 0, not 1"),
+    ("train_limit", "60", "other pixels"), ("test_limit", "16", "other pixels"),
+    ("model", "vgg13", "model = 'vgg11', not 'vgg13'")])
+def test_checkpoint_of_other_parameters(stages, name, value, words):
     data = stages["unfinished"]
     before = snapshot(data)
-    result = run("pretrain.py", *SETTINGS, "--data_dir", data, f"--{name}", value)
-    assert refused(result, "pretrained.checkpoint.pt", f" {name} = ", value, "--restart")
+    result = step("pretrain.py", data, f"--{name}", value)
+    assert refused(result, "pretrained.checkpoint.pt", words, "--restart")
     assert snapshot(data) == before
 
 
 def test_restart_begins_anew(at, stages):
     data = at("unfinished")
-    result = run("pretrain.py", *SETTINGS, "--data_dir", data, "--restart")
+    result = step("pretrain.py", data, "--restart")
     assert "going on" not in result.out and "epoch   1" in result.out
     assert same(data, stages, "pretrain.py")
 
@@ -99,55 +109,68 @@ def test_restart_begins_anew(at, stages):
 @pytest.mark.parametrize("script", TRAINING)
 def test_a_finished_run_says_so_and_changes_nothing(stages, script):
     before = snapshot(stages["end"])
-    result = run(script, *SETTINGS, "--data_dir", stages["end"])
+    result = step(script, stages["end"])
     assert result.status == 0 and "finished already" in result.out
     assert snapshot(stages["end"]) == before
 
 
 # Full disks
 
-@pytest.mark.parametrize("script, name, nth", [
-    ("gen_morphing_matrix.py", "morphing_matrix.pt", 1),
-    ("gen_morphing_matrix.py", "inverse_matrix.pt", 1),
-    ("gen_morphing_matrix.py", "manifest.json", 1),
-    *(("gen_augconv.py", name, 1) for name in ("aug_conv.pt", "morphed_train.pt",
-                                               "morphed_test.pt", "channel_order.pt",
-                                               "morphed.png")),
-    *(("gen_augconv.py", "manifest.json", nth) for nth in (1, 2, 3))])
-def test_full_disk_leaves_all_as_it_was(stages, script, name, nth):
-    """With other parameters, so that every file would change."""
+@pytest.mark.parametrize("script, name, size, nth", [
+    *(("gen_morphing_matrix.py", name, 50, 1) for name in (
+        "morphing_matrix.pt", "inverse_matrix.pt", "manifest.json")),
+    *(("gen_augconv.py", name, 50, 1) for name in (
+        "aug_conv.pt", "labels_train.npy", "morphed_test.npy", "channel_order.pt")),
+    ("gen_augconv.py", "morphed_train.npy", 46_000, 1), ("gen_augconv.py", "labels_test", 200, 1),
+    ("gen_augconv.py", "manifest.json", 50, 1), ("gen_augconv.py", "manifest.json", 50, 2),
+    ("morph_images.py", "morphed.npy", 4000, 1), ("morph_images.py", "labels.npy", 150, 1),
+    ("morph_images.py", "manifest.json", 50, 1), ("predict.py", "predictions.csv", 50, 1)])
+def test_full_disk_leaves_all_as_it_was(stages, script, name, size, nth):
+    """With other settings, so that every file would change; in the header of an array, and in the
+    last of its rows, which a raw write would leave out without an error."""
     before = snapshot(stages["end"])
-    more = ("--kappa", "3", "--morph_seed", "8", "--train_limit", "60", "--test_limit", "30")
-    result = run(script, *SETTINGS, *more, "--data_dir", stages["end"],
-                 before=full_disk(name, 50, nth))
+    more = ("--kappa", "3", "--train_limit", "60", "--test_limit", "30", "--predict_batch", "1")
+    result = step(script, stages["end"], settings=more if script != "morph_images.py" else (),
+                  before=full_disk(name, size, nth))
     assert refused(result, name, "File too large", "was there before is whole")
     assert snapshot(stages["end"]) == before
+
+
+@pytest.mark.parametrize("script, name", [
+    ("gen_augconv.py", "provider/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
+    ("predict.py", "developer/predictions/queries/confusion.png")])
+def test_full_disk_for_a_picture_costs_no_more_than_it(at, stages, script, name):
+    data = at(script)
+    result = step(script, data, before=full_disk(name.split("/")[-1]))
+    assert result.status == 0 and result.message.startswith("warning: ") and name in result.message
+    assert same(data, stages, script, but=name)
+    assert step(script, data, *(["--restart"] if script in TRAINING else [])).status == 0
+    assert same(data, stages, script)
 
 
 def test_full_disk_while_training(at, stages):
     """At the second checkpoint and at files of the end; with space again, it completes."""
     data = at("pretrain.py")
-    command = ("pretrain.py", *SETTINGS, "--data_dir", data)
-    result = run(*command, before=full_disk("pretrained.checkpoint.pt", 10**6, 2))
+    result = step("pretrain.py", data, before=full_disk("pretrained.checkpoint.pt", 10**6, 2))
     assert refused(result, "pretrained.checkpoint.pt", "File too large")
-    load(data / "developer" / "pretrained.checkpoint.pt")
-    assert "going on after epoch 1" in run(*command, before=full_disk("pretrained.pt", 10**6)).out
+    result = step("pretrain.py", data, before=full_disk("pretrained.pt", 10**6))
+    assert "going on after epoch 1" in result.out
     before = snapshot(data)
-    for name in ("first_layer.pt", "pretrained.json", "manifest.json"):
-        assert refused(run(*command, before=full_disk(name, 20)), name, "File too large")
+    for name in ("first_layer.pt", "pretrained.csv", "pretrained.json", "manifest.json"):
+        result = step("pretrain.py", data, before=full_disk(name, 20))
+        assert refused(result, name, "File too large")
         assert snapshot(data) == before
-    assert run(*command).status == 0
+    assert step("pretrain.py", data).status == 0
     assert same(data, stages, "pretrain.py")
 
 
 def test_results_folder_that_cannot_be_written_loses_no_result(at, tmp_path):
     data, wrong = at("pretrain.py"), tmp_path / "results"
     wrong.write_text("a file")
-    command = ("pretrain.py", *SETTINGS, "--epochs", "1", "--data_dir", data,
-               "--results_dir", wrong)
-    assert refused(run(*command), str(wrong))
+    command = ("pretrain.py", data, "--epochs", "1", "--results_dir", wrong)
+    assert refused(step(*command), str(wrong))
     wrong.unlink()
-    result = run(*command)
+    result = step(*command)
     assert result.status == 0 and "going on after epoch 1" in result.out
     assert len(list(wrong.glob("*seed0.json"))) == 1
 
@@ -157,34 +180,36 @@ def test_results_folder_that_cannot_be_written_loses_no_result(at, tmp_path):
 def test_two_runs_on_one_folder(at):
     """The second stops; the lock of a killed run does not stay behind."""
     data = at("pretrain.py")
-    first = start("pretrain.py", *SETTINGS, "--epochs", "1000", "--data_dir", data)
+    first = start("pretrain.py", "--data_dir", data, "--epochs", "1000",
+                  settings=with_settings(data))
     wait_until(lambda: "training on" in first.out)
-    assert refused(run("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data), "another step")
+    assert refused(step("gen_morphing_matrix.py", data), "another step")
     assert not (data / "provider").exists()
     assert first.kill().status == -signal.SIGKILL
-    assert run("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data).status == 0
+    assert step("gen_morphing_matrix.py", data).status == 0
     with locked(data):
-        assert refused(run("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data), "another step")
+        assert refused(step("gen_morphing_matrix.py", data), "another step")
 
 
 def test_ctrl_c(at):
     data = at("pretrain.py")
-    step = start("pretrain.py", *SETTINGS, "--epochs", "1000", "--data_dir", data)
+    running = start("pretrain.py", "--data_dir", data, "--epochs", "1000",
+                    settings=with_settings(data))
     checkpoint = data / "developer" / "pretrained.checkpoint.pt"
     wait_until(checkpoint.exists)
-    step.send(signal.SIGINT)
-    assert refused(step.wait(), "pretrain.py: stopped", "last finished epoch")
+    running.send(signal.SIGINT)
+    assert refused(running.wait(), "pretrain.py: stopped", "last finished epoch")
     assert not list(data.rglob("*.partial"))
-    load(checkpoint)
+    assert read_tensors(checkpoint, "")["curve"]
 
 
 @pytest.mark.parametrize("function, nth", [("fsync", 2), ("replace", 2), ("replace", 3)])
 def test_ctrl_c_while_saving(at, stages, function, nth):
     data = at("gen_morphing_matrix.py")
-    command = ("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data)
-    assert refused(run(*command, before=killed_before(function, nth, signal.SIGINT)), "stopped")
+    command = ("gen_morphing_matrix.py", data)
+    assert refused(step(*command, before=killed_before(function, nth, signal.SIGINT)), "stopped")
     assert not list(data.rglob("*.partial"))
-    assert run(*command).status == 0 and same(data, stages, "gen_morphing_matrix.py")
+    assert step(*command).status == 0 and same(data, stages, "gen_morphing_matrix.py")
 
 
 # Secrets
@@ -194,7 +219,8 @@ def test_secrets_stay_with_the_provider(stages):
     provider = stages["end"] / "provider"
     assert provider.stat().st_mode & 0o777 == 0o700
     assert {f.name for f in provider.iterdir()} == {
-        "manifest.json", "morphing_matrix.pt", "inverse_matrix.pt", "channel_order.pt"}
+        "manifest.json", "morphing_matrix.pt", "inverse_matrix.pt", "channel_order.pt",
+        "morphed.png"}
     assert all(f.stat().st_mode & 0o777 == 0o600 for f in provider.iterdir())
 
     secret = [SEED.encode(), int(SEED).to_bytes(8, "little"), hex(int(SEED))[2:].encode()]
@@ -226,43 +252,26 @@ def test_permissions_do_not_depend_on_what_was_there(tmp_path):
     assert (folder / "channel_order.pt").stat().st_mode & 0o777 == 0o600
 
 
-# Numbers and memory
+# Numbers
 
 def test_loss_that_is_not_finite(at):
     """The epoch before is kept, whole, and the weights of the bad one are not."""
     data = at("pretrain.py")
-    result = run("pretrain.py", *SETTINGS, "--epochs", "3", "--data_dir", data,
-                 before=not_a_number_after(7))           # the last of the second epoch's four
+    result = step("pretrain.py", data, "--epochs", "3",
+                  before=not_a_number_after(7))          # the last of the second epoch's four
     assert refused(result, "not finite in epoch 2", "--lr", "--standardise")
-    state = load(data / "developer" / "pretrained.checkpoint.pt")
+    state = read_tensors(data / "developer" / "pretrained.checkpoint.pt", "")
     assert len(state["curve"]) == 1
     assert all(x.isfinite().all() for x in state["network"].values())
-    result = run("pretrain.py", *SETTINGS, "--epochs", "3", "--data_dir", data)
+    result = step("pretrain.py", data, "--epochs", "3")
     assert result.status == 0 and "going on after epoch 1" in result.out
 
 
 def test_ill_conditioned_core_is_drawn_again_a_few_times(at):
     data = at("gen_morphing_matrix.py")
-    command = ("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data)
-    assert refused(run(*command, before=singular_cores(100)), "in a row were numerically singular")
+    assert refused(step("gen_morphing_matrix.py", data, before=singular_cores(100)),
+                   "in a row were numerically singular")
     assert not (data / "provider").exists()
-    result = run(*command, before=singular_cores(3))
+    result = step("gen_morphing_matrix.py", data, before=singular_cores(3))
     assert result.status == 0
     assert float(result.out.split("condition number ")[1].split(",")[0]) < 1e5
-
-
-def test_memory_says_what_would_fit_and_it_does(at):
-    data = at("gen_augconv.py")
-    command = ("gen_morphing_matrix.py", *SETTINGS, "--data_dir", data)
-    free = free_memory(48 * 70 ** 2)                     # a core 70x70 and no larger
-    assert refused(run(*command, before=free), "a core of 192x192", "--kappa 3 would fit")
-    assert run(*command, "--kappa", "3", before=free).status == 0
-    command = ("gen_augconv.py", *SETTINGS, "--data_dir", data)
-    free = free_memory(4 * 192 * (64 * 64 + 50) + 5 * 10**8)
-    assert refused(run(*command, before=free), "96 morphed images", "50 images would fit")
-    limits = ("--train_limit", "40", "--test_limit", "10")
-    assert run(*command, *limits, before=free).status == 0
-    command = ("train_with_ac.py", *SETTINGS, "--feature_cache", "on", "--data_dir", data)
-    assert refused(run(*command, before=free_memory(10**4)), "morphed images", "fewer")
-    result = run(*command, before=free_memory(10**5))
-    assert result.status == 1 and "--feature_cache off" in result.message

@@ -6,12 +6,21 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from tests.steps import ROOT, STEPS, TINY, run
+from models import first_layer
+from models.aug_conv import AugConv
+from models.first_layer import BehindFirstLayer
+from models.networks import build
+from tests.steps import ROOT, STEPS, TINY, options
+from tests.steps import run as run_step
+from utils.artifacts import Saving, read_manifest
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+
+def run(script, data, *arguments, **also):
+    return run_step(script, "--data_dir", data, *arguments, settings=TINY, **also)
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +29,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     results = {}
     for script in STEPS:
-        result = results[script] = run(script, *TINY, "--data_dir", folder / "data",
-                                       "--results_dir", folder / "results", cwd=folder)
+        more = ("--results_dir", folder / "results") if "gen" not in script else ()
+        result = results[script] = run(script, folder / "data", *more, cwd=folder)
         assert result.status == 0, result.err
     return folder, results
 
@@ -46,9 +55,10 @@ def test_documented_artifacts(finished):
     assert aug_conv["weight"].shape == (192, 64 * 8 * 8) and "bias" not in aug_conv
     assert tuple(aug_conv["out_shape"]) == (64, 8, 8)
     for split, count in (("train", 64), ("test", 32)):
-        morphed = tensors(data / "delivery" / f"morphed_{split}.pt")
-        assert morphed["images"].shape == (count, 192) and morphed["labels"].shape == (count,)
-        assert morphed["images"].dtype == torch.float32 and morphed["labels"].dtype == torch.int64
+        morphed, labels = (np.load(data / "delivery" / f"{kind}_{split}.npy")
+                           for kind in ("morphed", "labels"))
+        assert (morphed.shape, morphed.dtype) == ((count, 192), np.float32)
+        assert (labels.shape, labels.dtype) == ((count,), np.int64)
 
 
 def test_channel_order_says_where_each_channel_comes_from(finished):
@@ -80,7 +90,7 @@ def test_what_the_steps_tell(finished):
 def test_results_say_how_they_came_about(finished):
     folder, _ = finished
     files = sorted(f.name for f in (folder / "results").glob("*seed0.json"))
-    assert [re.sub("-[0-9a-f]{6}-seed0.json", "", name) for name in files] == [
+    assert [re.sub("-[0-9a-f]{8}-seed0.json", "", name) for name in files] == [
         "shapes-vgg11-n64-e2-no_ac-k1-uniform", "shapes-vgg11-n64-e2-pretrained",
         "shapes-vgg11-n64-e2-with_ac-k1-uniform"]
     for name in files:
@@ -93,36 +103,40 @@ def test_results_say_how_they_came_about(finished):
     for run_name in ("pretrained", "with_ac", "no_ac"):
         assert (developer / f"{run_name}.png").read_bytes().startswith(b"\x89PNG")
         assert (developer / f"{run_name}.csv").read_text().startswith("epoch,train_loss,")
-    assert (developer / "morphed.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "data/provider/morphed.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_saved_network_works_on_morphed_images_by_itself(finished):
-    """Aug-Conv is part of what train_with_ac.py saves."""
-    from models.aug_conv import AugConv
-    from models.vgg import VGG
+def test_the_saved_network_works_behind_aug_conv(finished):
+    """with_ac.pt names its delivery; both together reach the accuracy that was reported."""
     data = finished[0] / "data"
-    saved = tensors(data / "developer" / "with_ac.pt")
-    network = VGG(saved["model"], saved["classes"], side=8)
-    network.first_layer = AugConv(saved["network"]["first_layer.weight"], (64, 8, 8))
-    network.load_state_dict(saved["network"])
-    morphed = tensors(data / "delivery" / "morphed_test.pt")
-    right = (network.eval()(morphed["images"]).argmax(1) == morphed["labels"]).float().mean()
+    saved, weight = (tensors(data / file) for file in ("developer/with_ac.pt",
+                                                       "delivery/aug_conv.pt"))
+    arguments = dict(saved["model"])
+    trained = arguments.pop("aug_conv")
+    assert trained["deliveries"] == [read_manifest(data / "delivery")["id"]]
+    network = BehindFirstLayer(build(**arguments), (3, 8, 8))
+    network.network.load_state_dict(saved["network"])
+    aug_conv = AugConv(weight["weight"], weight["out_shape"])
+    morphed, labels = (torch.from_numpy(np.load(data / "delivery" / f"{kind}_test.npy"))
+                       for kind in ("morphed", "labels"))
+    right = (network.eval()(aug_conv(morphed)).argmax(1) == labels).float().mean()
     accuracy = json.loads((data / "developer" / "with_ac.json").read_text())["accuracy"]
     assert float(right) == pytest.approx(accuracy, abs=1e-6)
 
 
-def test_the_developer_needs_nothing_of_the_provider(data, tmp_path):
-    """The wall: data/provider/ deleted, plain images absent, and no attempt to open either."""
+def test_the_developer_needs_nothing_of_the_provider(data):
+    """The wall: data/provider/ deleted, and no attempt to open it, or a data set."""
     shutil.rmtree(data / "provider")
     for script in ("train_with_ac.py", "train_no_ac.py"):
         watched = subprocess.run(
-            [sys.executable, "-c", WATCH, script, *TINY, "--data_dir", str(data), "--restart",
-             "--dataset", "folder", "--dataset_dir", str(tmp_path / "nowhere")],
+            [sys.executable, "-c", WATCH, script, *options(script, TINY), "--restart",
+             "--data_dir", str(data)],
             cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert watched.returncode == 0, watched.stderr
-        opened = watched.stdout.splitlines()[-1]
-        assert "delivery/manifest.json" in opened
-        assert "provider" not in opened and "nowhere" not in opened
+        opened = watched.stdout.splitlines()[-1].split()
+        assert str(data / "delivery" / "manifest.json") in opened
+        own = [name for name in opened if name.startswith(str(data))]
+        assert not [name for name in own if "provider" in name or "datasets" in name]
     assert not (data / "provider").exists()
 
 
@@ -140,7 +154,7 @@ print(*opened)
 
 @pytest.mark.parametrize("setting", [("--feature_cache", "off"), ("--feature_cache", "on")])
 def test_the_same_weights_whether_features_are_kept_or_not(data, finished, setting):
-    result = run("train_with_ac.py", *TINY, "--data_dir", data, "--restart", *setting)
+    result = run("train_with_ac.py", data, "--restart", *setting)
     assert result.status == 0, result.err
     assert ("batch by batch" if "off" in setting else "runs once") in result.out
     first, second = (tensors(folder / "developer" / "with_ac.pt")["network"]
@@ -151,10 +165,12 @@ def test_the_same_weights_whether_features_are_kept_or_not(data, finished, setti
 
 def test_padding_and_kappa_go_through_all_steps(data):
     """The reference's geometry, m = 34 for 32, at small size: 10 for 8."""
-    for script, *more in (["gen_morphing_matrix.py", "--kappa", "4", "--morph_distribution",
-                           "orthogonal"], ["gen_augconv.py"], ["train_with_ac.py"],
-                          ["train_no_ac.py"], ["train_no_ac.py", "--standardise"]):
-        result = run(script, *TINY, "--data_dir", data, "--image_padding", "1", *more)
+    padded = ("--image_padding", "1")
+    for script, *more in (["gen_morphing_matrix.py", *padded, "--kappa", "4",
+                           "--morph_distribution", "orthogonal"], ["gen_augconv.py", *padded],
+                          ["train_with_ac.py"], ["train_no_ac.py"],
+                          ["train_no_ac.py", "--standardise"]):
+        result = run(script, data, *more)
         assert result.status == 0, result.err
     assert tensors(data / "provider" / "morphing_matrix.pt")["core"].shape == (75, 75)
     assert tensors(data / "delivery" / "aug_conv.pt")["weight"].shape == (300, 64 * 8 * 8)
@@ -165,34 +181,46 @@ def test_padding_and_kappa_go_through_all_steps(data):
     ("gen_augconv.py", "pretrain.py"), ("train_with_ac.py", "gen_augconv.py"),
     ("train_no_ac.py", "gen_augconv.py")])
 def test_a_step_started_too_early_names_the_command(tmp_path, script, command):
-    result = run(script, *TINY, "--data_dir", tmp_path / "data")
+    result = run(script, tmp_path / "data")
     assert result.status == 1 and f"run `python {command}` first" in result.message
     assert len(result.message.splitlines()) == 1
 
 
 def test_aug_conv_needs_the_matrices_too(data):
     shutil.rmtree(data / "provider")
-    result = run("gen_augconv.py", *TINY, "--data_dir", data)
+    result = run("gen_augconv.py", data)
     assert result.status == 1 and "run `python gen_morphing_matrix.py` first" in result.message
 
 
 def test_a_sweep_starts_anew_by_itself(data):
     """A finished run is no obstacle to one with other parameters."""
-    result = run("pretrain.py", *TINY, "--data_dir", data, "--epochs", "1")
+    result = run("pretrain.py", data, "--epochs", "1")
     assert result.status == 0 and "epoch   1" in result.out
-    result = run("train_no_ac.py", *TINY, "--data_dir", data)
-    assert "finished already" in result.out and "which had another epochs" in result.out
+    result = run("train_no_ac.py", data)
+    assert "finished already" in result.out and "which had other epochs" in result.out
 
 
 def test_first_layer_of_other_networks_is_refused_before_training(data):
     """An Aug-Conv with another number of channels than the network's first layer has."""
-    from utils.artifacts import Saving
     layer = torch.nn.Conv2d(3, 16, 5, stride=2, padding=2)
-    from models import first_layer
     with Saving(data / "developer") as new:
-        new.save("first_layer.pt", first_layer.to_file(layer))
-    result = run("gen_augconv.py", *TINY, "--data_dir", data)
+        new.save("first_layer.pt", first_layer.to_file(layer, (0.5,) * 3, (0.2,) * 3))
+    result = run("gen_augconv.py", data)
     assert result.status == 0, result.err
     assert tensors(data / "delivery" / "aug_conv.pt")["weight"].shape == (192, 16 * 4 * 4)
-    result = run("train_with_ac.py", *TINY, "--data_dir", data)
-    assert result.status == 1 and "16 channels" in result.message
+    result = run("train_with_ac.py", data)
+    assert result.status == 1 and "16x4x4 features" in result.message
+
+
+@pytest.mark.parametrize("script, setting, users", [
+    ("gen_morphing_matrix.py", ("--epochs", "3"), "pretrain.py"),
+    ("train_with_ac.py", ("--kappa", "3"), "gen_morphing_matrix.py"),
+    ("train_with_ac.py", ("--standardise",), "train_no_ac.py"),
+    ("pretrain.py", ("--morph_seed", "3"), "gen_morphing_matrix.py"),
+    ("predict.py", ("--images", "a"), "morph_images.py")])
+def test_a_setting_of_other_steps_is_refused(tmp_path, script, setting, users):
+    """It would be taken for one that had an effect."""
+    result = run(script, tmp_path / "data", *setting)
+    assert result.status == 2 and len(result.message.splitlines()) == 1
+    assert f"{setting[0]} is not used here, but by" in result.message and users in result.message
+    assert not (tmp_path / "data").exists()

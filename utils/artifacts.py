@@ -48,7 +48,8 @@ def temporary(path: Path) -> Path:
 
 
 class _Writer:
-    """A file for torch.save, whose C++ writer loses what write() raises, Ctrl-C too."""
+    """A file for torch.save, whose C++ writer loses what write() raises, Ctrl-C too, and for NumPy,
+    which would write into a real file past Python and lose the error's number."""
 
     def __init__(self, file):
         self.file, self.error = file, None
@@ -72,15 +73,15 @@ def write_temporary(path: Path, content: bytes | str | dict | Callable, mode: in
         temporary(path).unlink(missing_ok=True)
         descriptor = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with open(descriptor, "wb") as file:
+            writer = _Writer(file)
             if callable(content):
-                content(file)
+                content(writer)
             elif isinstance(content, dict):
-                writer = _Writer(file)
                 torch.save(content, writer)
-                if writer.error is not None:
-                    raise writer.error
             else:
-                file.write(content.encode() if isinstance(content, str) else content)
+                writer.write(content.encode() if isinstance(content, str) else content)
+            if writer.error is not None:
+                raise writer.error
             file.flush()
             os.fsync(descriptor)
     except OSError as error:
@@ -105,11 +106,12 @@ def write_rows(path: Path, shape: tuple, dtype: np.dtype, first: int, rows: Tens
     """
     size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
     try:
-        with open(temporary(path), "r+b", buffering=0) as file:
+        with open(temporary(path), "r+b") as file:       # buffered: a raw write may end early
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             file.seek(first * size, os.SEEK_CUR)
             file.write(np.ascontiguousarray(rows.cpu().numpy(), dtype=dtype))
+            file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
@@ -258,8 +260,10 @@ def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
     Raises UserError where it is damaged, or not of this shape and dtype.
     """
     try:
-        array = np.load(verified(path), mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OverflowError):
+        array = np.lib.format.open_memmap(verified(path), mode="r")     # nothing but .npy
+    except (OSError, UserError):
+        raise
+    except Exception:                                    # whatever a hostile header leads to
         array = np.empty(0)
     if array.shape != tuple(shape) or array.dtype != dtype or not array.flags.c_contiguous:
         raise UserError(f"{path} is not an array {tuple(shape)} of {dtype}: {remedy(path)}")

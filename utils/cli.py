@@ -19,12 +19,14 @@ import torch
 
 from parameter import PRESETS, Parameters
 
-# The least value of a setting, and what it must be below.
-RANGES = {"image_size": (0, 10_000), "image_padding": (0, 1000), "train_limit": (0, None),
-          "test_limit": (0, None), "max_pixels": (1, 10**12), "epochs": (1, None),
-          "batch_size": (2, None), "predict_batch": (1, None), "lr": (0, None), "decay_epochs": (1, None), "momentum": (0, 1),
-          "weight_decay": (0, None), "morphed_weight_decay": (0, None), "dropout": (0, 1),
-          "seed": (0, 2**63), "kappa": (1, None), "tile": (0, 10_000), "morph_seed": (0, math.inf)}
+# The least value of a number, and what it must be below.
+RANGES = {name: (least, below) for names, least, below in (
+    ("train_limit test_limit", 0, 2**31),
+    ("image_padding", 0, 1000), ("image_size tile", 0, 10_000), ("max_pixels", 1, 10**12),
+    ("epochs decay_epochs kappa predict_batch", 1, 2**31), ("batch_size", 2, 2**31),
+    ("lr weight_decay morphed_weight_decay morph_seed", 0, math.inf), ("momentum dropout", 0, 1),
+    ("seed", 0, 2**63)) for name in names.split()}
+TOO_SMALL = [("image_size", side) for side in (1, 2, 3)]
 PATHS = ("dataset_dir", "init", "results_dir", "frozen_first_layer", "images", "delivery",
          "data_dir")
 
@@ -42,34 +44,26 @@ def check(p: Parameters) -> Parameters:
     """The same parameters; raises ValueError with one line that names the field."""
     for f in fields(p):
         value, kinds = getattr(p, f.name), typing.get_args(f.type) or (f.type,)
+        least, below = RANGES.get(f.name, (-math.inf, 2**31 if f.type is int else math.inf))
         if typing.get_origin(f.type) is typing.Literal:
-            if value not in kinds or type(value) is not type(kinds[0]):
-                raise ValueError(f"{f.name} is {value!r}, but must be one of "
-                                 f"{', '.join(map(str, kinds))}")
-            continue
-        if typing.get_origin(f.type) is tuple:
+            right = value in kinds and type(value) is type(kinds[0])
+            wanted = f"one of {', '.join(map(str, kinds))}"
+        elif typing.get_origin(f.type) is tuple:
             right = isinstance(value, tuple) and all(isinstance(x, str) for x in value)
+            wanted = "a tuple of texts"
         elif f.name == "pixel_range":
             right = value is None or (
                 isinstance(value, tuple) and [type(x) in (int, float) for x in value] == [True] * 2
-                and all(map(math.isfinite, value)) and value[0] < value[1])
+                and -math.inf < value[0] < value[1] < math.inf)
+            wanted = "two numbers, the lower first"
         else:
             right = type(value) in kinds + ((int,) if float in kinds else ())
+            wanted = " or ".join(k.__name__.replace("NoneType", "none") for k in kinds)
+            if right and type(value) in (int, float):
+                right = least <= value < below and (f.name, value) not in TOO_SMALL
+                wanted = f"finite, at least {least} and below {below}"
         if not right:
-            names = {"pixel_range": "two numbers, the lower first"}.get(
-                f.name, " or ".join(k.__name__.replace("NoneType", "none") for k in kinds
-                                    if isinstance(k, type)))
-            raise ValueError(f"{f.name} is {value!r}, but must be {names}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{f.name} is {value}, but must be finite")
-        least, below = RANGES.get(f.name, (None, None))
-        if value is not None and least is not None and value < least:
-            raise ValueError(f"{f.name} is {value}, but must be at least {least}")
-        below = below or (2**31 if f.type is int else None)
-        if value is not None and below is not None and value >= below:
-            raise ValueError(f"{f.name} is {value}, but must be below {below}")
-    if 0 < p.image_size < 4:
-        raise ValueError(f"image_size is {p.image_size}, but must be at least 4")
+            raise ValueError(f"{f.name} is {value!r}, but must be {wanted}")
     return p
 
 
@@ -79,7 +73,8 @@ def documented() -> list[tuple[str, list[str], dict[str, str]]]:
     groups, name = [], ""
     for line in inspect.getsource(Parameters).splitlines():
         if header := re.match(r" +# -- (.+?): (.+)", line):
-            groups.append((header[1], header[2].split(), {}))
+            steps = header[2].replace("train_*.py", "train_with_ac.py train_no_ac.py").split()
+            groups.append((header[1], steps, {}))
         elif setting := re.match(r" +(\w+): .+?  # (.+)", line):
             name = setting[1]
             groups[-1][2][name] = setting[2]
@@ -93,30 +88,19 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; --help lists every setting\n")
 
 
-def _yes_or_no(text: str) -> bool:
-    if text not in ("yes", "no"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither yes nor no")
-    return text == "yes"
-
-
-def _whole_number_or_none(text: str) -> int | None:
-    return None if text.lower() == "none" else int(text)
-
-
-_whole_number_or_none.__name__ = "int"           # argparse names the type by this in its message
-
-
 def _form(f) -> dict:
     """How argparse reads a field of Parameters."""
     if typing.get_origin(f.type) is typing.Literal:
         return {"type": type(f.default), "choices": typing.get_args(f.type)}
     if f.type is bool:
-        return {"type": _yes_or_no, "nargs": "?", "const": True, "metavar": "yes|no"}
+        return {"choices": ("yes", "no"), "nargs": "?", "const": "yes"}
     if typing.get_origin(f.type) is tuple:
         return {"nargs": "+", "action": "extend"}
     if f.name == "pixel_range":
         return {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    return {"type": _whole_number_or_none if type(None) in typing.get_args(f.type) else f.type}
+    if type(None) in typing.get_args(f.type):
+        return {"type": lambda text: None if text.lower() == "none" else int(text)}
+    return {"type": f.type}
 
 
 def parse(description: str, arguments: list[str] | None = None, step: str = "") -> Parameters:
@@ -148,8 +132,8 @@ def parse(description: str, arguments: list[str] | None = None, step: str = "") 
         if name not in used:
             parser.error(f"--{name} is not used here, but by {owners[name]}")
     values = {name: new for name, (paper, new) in preset.items() if kinds[name].default == paper}
-    values |= {name: tuple(value) if isinstance(value, list) else value
-               for name, value in given.items()}
+    values |= {name: value == "yes" if kinds[name].type is bool else
+               tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for name in PATHS:
         value = values.get(name, kinds[name].default)
         values[name] = (tuple(map(os.path.expanduser, value)) if isinstance(value, tuple)
@@ -173,10 +157,9 @@ def run_step(step: Callable, description: str):
     except KeyboardInterrupt:
         sys.exit(f"\n{name}: stopped; files that were complete are kept, and the same command "
                  "goes on from the last finished epoch")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)     # or Python complains once more at its end
-        sys.exit(f"{name}: nobody reads the output any more; the same command goes on")
     except OSError as mistake:
+        if mistake.filename is None:     # of stdout, and Python would complain again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         where = f"{mistake.filename}: " if mistake.filename else ""
         sys.exit(f"{name}: {where}{mistake.strerror or mistake}; what was there before is whole, "
                  "and the same command goes on")
@@ -196,9 +179,9 @@ def _open_streams():
         except OSError:                                  # or the next file opened would take it
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "r+", encoding="utf-8"))
+            setattr(sys, stream, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
         elif number and hasattr(getattr(sys, stream), "reconfigure"):
-            getattr(sys, stream).reconfigure(errors="backslashreplace")
+            getattr(sys, stream).reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from utils.artifacts import Saving, load, load_array, read_manifest, write_rows
+from utils.artifacts import Saving, load, load_array, read_manifest, remedy, write_rows
 from utils.cli import UserError
 from utils.distributed import rank, wait_for_all, world
 from utils.memory import require_memory
@@ -47,16 +47,6 @@ class Geometry:
         if self.tile:
             return F.pixel_shuffle(morphed, self.tile)
         return morphed.view(-1, *self.shape)
-
-
-@dataclass(frozen=True)
-class Query:
-    """Morphed images to predict on, where they lie, their names, and labels if they came along."""
-
-    images: Tensor
-    scale: float
-    names: list[str]
-    labels: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -104,9 +94,8 @@ class Delivery:
         def build(content: dict) -> AugConv:
             layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
                             content["step"], content["offset"])
-            rows = self.geometry.morphed[0]
-            if layer.out_shape != self.out_shape or len(layer.weight) != rows or (
-                    layer.weight.ndim != 1 + len(self.geometry.morphed) and self.geometry.tile):
+            blank = layer(torch.zeros(1, *self.geometry.morphed))
+            if blank.shape[1:] != self.out_shape or layer.weight.dtype != torch.float32:
                 raise ValueError("it is for other images or another first layer than "
                                  "manifest.json says")
             return layer
@@ -127,15 +116,14 @@ def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
     if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
-        raise UserError(f"{path} has values that are not finite: run `python gen_augconv.py` again")
+        raise UserError(f"{path} has values that are not finite: {remedy(path)}")
     return array
 
 
 def labels_array(path: Path, count: int, classes: int) -> Tensor:
     labels = load_array(path, (count,), "int64")
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise UserError(f"{path} has labels beyond its {classes} classes: run `python "
-                        "gen_augconv.py` again")
+        raise UserError(f"{path} has labels beyond its {classes} classes: {remedy(path)}")
     return labels.clone()
 
 
@@ -202,36 +190,6 @@ def query_folder(p: Parameters) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*", p.name):
         raise UserError(f"name is {p.name!r}, but must be of letters, digits, ., _ and -")
     return Path(p.data_dir) / "queries" / p.name
-
-
-def read_query(p: Parameters, delivery: Delivery) -> Query:
-    """The query of --name, or the delivered test images where it is `test`.
-
-    Raises UserError where there is none, or it was morphed otherwise than the delivery.
-    """
-    if p.name == "test":
-        images, labels = delivery.split("test")
-        return Query(images, delivery.scale, [str(i) for i in range(len(images))], labels)
-    folder = query_folder(p)
-    manifest = read_manifest(folder)
-    try:
-        geometry, names, scale = read_geometry(manifest), manifest["names"], manifest["scale"]
-        labelled = "labels.npy" in manifest["files"]
-        if not (0 < scale < math.inf and names and all(isinstance(x, str) for x in names)):
-            raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
-                        "morph_images.py` again") from None
-    if geometry.key != delivery.geometry.key:
-        raise UserError(f"{folder} was morphed with key {geometry.key}, but {delivery.folder} is "
-                        f"of key {delivery.geometry.key}: run `python morph_images.py` again, or name "
-                        "the --delivery of that key")
-    if geometry != delivery.geometry:
-        raise UserError(f"{folder} holds other images than {delivery.folder}: run `python "
-                        "morph_images.py` again")
-    labels = labels_array(folder / "labels.npy", len(names), len(delivery.classes)) if (
-        labelled) else None
-    return Query(morphed_array(folder / "morphed.npy", geometry, len(names)), scale, names, labels)
 
 
 def rounded(morphed: Tensor, dtype: str, scale: float) -> Tensor:

@@ -20,8 +20,8 @@ def world() -> int:
 
 
 def say(*words, sep: str = " "):
-    """Prints, once for all processes."""
-    if rank() == 0:
+    """Prints, once for all processes; no words, no line."""
+    if words and rank() == 0:
         print(*words, sep=sep, flush=True)
 
 

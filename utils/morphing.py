@@ -2,8 +2,8 @@
 
 M is block diagonal: κ copies of M' (q×q), q = αm²/κ. So a product with M is a reshape and a product
 with M', and its inverse is κ copies of the inverse of M'. Beyond the paper, the blocks may be
-square tiles of s×s pixels, q = αs²; then Aug-Conv does not grow with the image. No function here opens a
-file.
+square tiles of s×s pixels, q = αs²; then Aug-Conv does not grow with the image. No function here
+opens a file.
 """
 
 import secrets

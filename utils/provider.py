@@ -33,7 +33,7 @@ def read_key(folder: Path, shape: tuple[int, int, int]) -> Key:
             content["core"], content["kappa"] + 0, content["tile"] + 0))
         with user_errors(path):
             q = core_size(shape, kappa, tile)
-        if core.shape != (q, q) or core.dtype != torch.float32:
+        if core.shape != (q, q) or core.dtype != torch.float32 or tile < 0:
             raise UserError(f"{path} is a core {'x'.join(map(str, core.shape))} with kappa {kappa},"
                             f" not one for images {shape[0]}x{shape[1]}x{shape[2]}: run `python "
                             "gen_morphing_matrix.py` with this --image_size and --image_padding")

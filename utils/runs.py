@@ -20,6 +20,7 @@ from torch import nn
 from parameter import Parameters
 from utils.artifacts import (
     Saving,
+    digest,
     load,
     read_manifest,
     read_tensors,
@@ -55,6 +56,8 @@ class Run(NamedTuple):
 
 def identity(p: Parameters, step: str, **data) -> dict:
     """The settings that decide what a training step computes, and digests of its data."""
+    if p.init:
+        data["init"] = digest(Path(p.init))["sha256"]
     return {name: value for name, value in asdict(p).items()
             if step in steps_of(name) and name not in RUNNING} | data
 
@@ -78,7 +81,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
     if result is None:
         return False
     old, new = result["identity"], json.loads(json.dumps(run.identity))
-    other = [key for key in new if old.get(key) != new[key]]
+    other = [key for key in old | new if old.get(key) != new.get(key)]
     if other and all(key in DATA for key in other):
         raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
                         "pass --restart to train on what is there now")
@@ -101,7 +104,6 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
     """
     if restart or not run.checkpoint.exists():
         return []
-
     state = read_tensors(run.checkpoint, "pass --restart to begin anew")
     try:
         old, new = state["identity"], run.identity
@@ -111,6 +113,8 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
                 raise UserError(f"{run.checkpoint} is of an unfinished run with "
                                 f"{'other ' if key in DATA else ''}{key}{was}: set it back to go "
                                 "on, or pass --restart to begin anew")
+        if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
+            raise ValueError
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -137,8 +141,8 @@ def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Para
            device: torch.device, about: dict, **also: dict):
     """Saves a trained network with the arguments that build it, its result, and its curve.
 
-    `about`: what the run's data were; `also`: more files by name. The checkpoint goes once all
-    else is there, and pictures come after all that counts.
+    `about`: what the run's data were; `also`: more files by name. The picture comes after all that
+    counts, and the checkpoint goes once all is there: a kill in between then loses nothing.
     """
     if rank() > 0:
         return
@@ -159,9 +163,9 @@ def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Para
             new.save(f"{name}.pt", content)
         new.save(f"{run.name}.csv", curve_csv(curve))
         new.save(f"{run.name}.json", to_json(result))
-    run.checkpoint.unlink(missing_ok=True)
     draw(run.folder / f"{run.name}.png", curve_png, curve,
          f"{TITLES[run.name]}, {about['dataset']}")
+    run.checkpoint.unlink(missing_ok=True)
 
 
 def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) -> dict:
@@ -177,16 +181,15 @@ def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) ->
 
 
 def result_name(result: dict) -> str:
-    """A file name that tells the settings, the lesser ones in a hash, for a folder of many."""
-    used = result["provenance"]
-    words = [used["dataset"], used["model"], f"n{used['train_images']}", f"e{used['epochs']}",
-             result["run"]]
-    if "tile" in used:
-        words += [f"s{used['tile']}" if used["tile"] else f"k{used['kappa']}",
-                  used["morph_distribution"]]
-        words += [used["delivery_dtype"]] if used["delivery_dtype"] != "float32" else []
-    words.append(hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:8])
-    return re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()) + f"-seed{result['seed']}.json"
+    """A file name in words a person looks for; all else of the provenance is in its hash."""
+    of = result["provenance"]
+    words = [of["dataset"], of["model"], f"n{of['train_images']}", f"e{of['epochs']}", of["run"]]
+    if "morph_distribution" in of:
+        words += [f"s{of['tile']}" if of["tile"] else f"k{of['kappa']}", of["morph_distribution"]]
+        words += [of["delivery_dtype"]] if of["delivery_dtype"] != "float32" else []
+    readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())
+    canonical = json.dumps(of, sort_keys=True, separators=(",", ":")).encode()
+    return f"{readable}-{hashlib.sha256(canonical).hexdigest()[:8]}-seed{result['seed']}.json"
 
 
 def comparison(folder: Path, *names: str) -> list[str]:
@@ -218,9 +221,11 @@ def comparison(folder: Path, *names: str) -> list[str]:
 
 def provenance(p: Parameters) -> dict:
     """Command, settings, versions, code and machine: what a number needs beside it. No secret."""
-    script = Path(sys.argv[0]).resolve()
+    script, module = Path(sys.argv[0]).resolve(), sys.modules["__main__"].__spec__
     words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
              *sys.argv[1:]]
+    if module is not None:                               # python -m benchmarks.steps
+        words[:1] = ["-m", module.name]
     for i, word in enumerate(words):
         if word.startswith("--morph_seed"):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]

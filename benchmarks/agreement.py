@@ -1,0 +1,94 @@
+"""The paper's central claim in its strongest form: `python -m benchmarks.agreement`.
+
+The trained plain network of data_dir/developer/pretrained.pt predicts the test images; the same
+layers, behind Aug-Conv with its channels in order, predict the morphed ones. For how many images
+do they name the same class? In memory, for every core, tile and dtype, float32 and without
+training. Takes the data set options of pretrain.py; writes agreement.json to --results_dir.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from images.datasets import Prepared, about, load_images
+from models.aug_conv import AugConv
+from models.first_layer import BehindFirstLayer, find, from_file
+from models.networks import build
+from utils.artifacts import load, write_alone
+from utils.cli import UserError, run_step
+from utils.delivery import rounded, restored
+from utils.distributed import full_float32
+from utils.morphing import (
+    compose_aug_conv,
+    compose_by_tiles,
+    core_size,
+    morph,
+    relative_error,
+    secret_generator,
+    usable_core,
+)
+from utils.runs import provenance, to_json
+
+CORES, DTYPES, BATCH = ("orthogonal", "normal", "uniform"), ("float32", "float16", "int8"), 250
+TILES = (0, 8)                      # 0: the paper's κ = 1
+
+
+@torch.inference_mode()
+def main(p):
+    full_float32()
+    developer = Path(p.data_dir) / "developer"
+    layer, mean, std = load(developer / "first_layer.pt", from_file)
+    content = load(developer / "pretrained.pt")
+    network = build(**content["model"]).eval()
+    network.load_state_dict(content["network"])
+    train, test = (load_images(replace(p, train_limit=2), s) for s in ("train", "test"))
+    if tuple(content["model"]["shape"]) != tuple(test.images.shape[1:]):
+        raise UserError("pretrained.pt is for other images: give the data set that it was made of")
+    source, shape = Prepared(test.images, mean, std, 0), test.images.shape[1:]
+    blocks = [slice(i, i + BATCH) for i in range(0, len(test.labels), BATCH)]
+    plain = torch.cat([network(source[block]) for block in blocks])
+    features = layer(source[blocks[0]])
+    behind = BehindFirstLayer(network, shape).eval()
+    rows = []
+    for tile in (t for t in TILES if not t or t % layer.stride[0] == 0):
+        for distribution in CORES:
+            core, inverse, _ = usable_core(core_size(shape, 1, tile), distribution,
+                                           secret_generator(p.morph_seed, purpose=0))
+            order = torch.arange(layer.out_channels)
+            parts = (compose_by_tiles(layer, inverse, tile, shape, order) if tile else
+                     compose_aug_conv(layer, inverse, shape, order))
+            aug_conv = AugConv(**parts, bias=layer.bias)
+            morphed = torch.cat([morph(source[block], core, tile) for block in blocks])
+            for dtype in DTYPES:
+                scale = float(morphed.abs().max()) / 127
+                logits, given = [], []
+                for block in blocks:
+                    t = restored(rounded(morphed[block], dtype, scale), scale)
+                    given.append(aug_conv(t))
+                    logits.append(behind(given[-1]))
+                    given = given[:1]
+                logits = torch.cat(logits)
+                rows.append({
+                    "tile": tile, "kappa": None if tile else 1, "morph_distribution": distribution,
+                    "delivery_dtype": dtype, "images": len(plain),
+                    "equal": int((logits.argmax(1) == plain.argmax(1)).sum()),
+                    "error_of_the_features": relative_error(given[0], features),
+                    "largest_logit_difference": finite((logits - plain).abs().max()),
+                    "right": int((logits.argmax(1) == test.labels).sum())})
+                print(rows[-1], flush=True)
+    record = provenance(p) | {
+        "model": content["model"]["name"], "data": about(p, train, test) | content["about"],
+        "images": len(plain), "right": int((plain.argmax(1) == test.labels).sum()), "table": rows}
+    folder = Path(p.results_dir or "results")
+    write_alone(folder / "agreement.json", to_json(record))
+    print(f"{folder}/agreement.json is written")
+
+
+def finite(x: torch.Tensor) -> float | None:
+    return float(x) if math.isfinite(x) else None
+
+
+if __name__ == "__main__":
+    run_step(main, __doc__)

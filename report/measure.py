@@ -1,0 +1,58 @@
+"""The κ sweep of `reproduce_tables.py --measure`, on real images and a real first layer."""
+
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from images.datasets import Prepared, dataset_name, image_shape, load_images
+from models import first_layer
+from models.aug_conv import AugConv
+from parameter import Parameters
+from report.paper import KAPPAS
+from utils import morphing
+from utils.artifacts import load
+from utils.cli import user_errors
+from utils.distributed import full_float32
+from utils.pictures import rows_png, stretched
+from utils.runs import provenance
+
+IMAGES, SHOWN = 256, slice(0, 250, 25)
+
+
+def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
+    """For each κ a core of its own: its condition, the features' error, how images look."""
+    shape = image_shape(p)
+    layer, mean, std = load(Path(p.data_dir) / "developer" / "first_layer.pt",
+                            first_layer.from_file)
+    test = load_images(p, "test").images            # in the order of their classes, perhaps
+    test = test[torch.linspace(0, len(test) - 1, min(len(test), IMAGES)).long()]
+    pixels, plain = test.float() / 255, Prepared(test, mean, std, 0)[:]
+    sweep, rows = [], [("plain images", pixels[SHOWN])]
+    full_float32()
+    with user_errors():
+        expected, order = layer(plain), torch.arange(layer.out_channels)
+        brightest = expected.var((0, 2, 3)).argmax()
+        for kappa in KAPPAS:
+            q = morphing.core_size(shape, kappa)
+            core, inverse, condition = morphing.usable_core(
+                q, p.morph_distribution, morphing.secret_generator(p.morph_seed, purpose=0))
+            aug_conv = AugConv(**morphing.compose_aug_conv(layer, inverse, shape, order),
+                               bias=layer.bias)
+            morphed = morphing.morph(plain, core)
+            features = aug_conv(morphed)
+            images = stretched(morphed, shape)
+            ssim = [float(structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0))
+                    for a, b in zip(pixels, images, strict=True)]
+            sweep.append({
+                "kappa": kappa, "q": q, "condition_number": condition, "ssim": fmean(ssim),
+                "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy())),
+                "error_of_the_features": morphing.relative_error(features, expected)})
+            print(sweep[-1], flush=True)
+            rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
+            if kappa in (KAPPAS[0], KAPPAS[-1]):
+                maps = stretched(features[SHOWN, brightest].flatten(1), (1, *features.shape[2:]))
+                rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
+    about = {"images": len(plain), "images_of": dataset_name(p), "sweep": sweep}
+    return provenance(p) | about, rows_png(rows, zoom=3)

@@ -1,0 +1,76 @@
+"""Tables of what attacks, benchmarks and tests measured, each made of its record in results/."""
+
+from report.formulas import morphing_macs, pairs_needed, vgg_macs
+from report.tables import Table, formatted, table
+
+
+def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}.", short: str = ""):
+    """Makes a table of a record as it is; the README shows rows that have a key `short`, if any."""
+    def made(records: dict) -> Table:
+        record = records[name] if isinstance(records[name], dict) else {"table": records[name]}
+        whole = table(title, record.get("table", [record]), keys, formatted(note, record))
+        return whole._replace(short=short and table(
+            title, [row for row in record["table"] if short in row], keys, whole.note))
+    return made
+
+
+bench = direct("bench", "Speed, beside the reference's algorithm.",
+               "figure unit reference here ratio target reached", short="target")
+he = direct("he", "One first layer, 3→64, 3×3, on a 32×32 image: CKKS against MoLe, per image.",
+            "way seconds seconds_ratio bytes expansion largest_error",
+            "{note} The fastest CKKS takes {seconds_over_mole:.0f} times MoLe's time and "
+            "{bytes_over_mole:.0f} times its bytes. `{command}` on one core of "
+            "{machine[processor]}, TenSEAL {versions[tenseal]}.")
+stress = direct("stress", "Interruption, damage and hostile files.", "test cases outcomes",
+                "`{command}`, {seconds:,} seconds on {on}.")
+inputs = direct("inputs", "Image files and folders of all kinds.",
+                "cases right_pixels refused_in_one_line", "`python -m tests.inputs`.")
+agreement = direct("agreement", "Equal predictions of the plain network and of its own later "
+                   "layers behind Aug-Conv.",
+                   "morph_distribution kappa tile delivery_dtype equal images")
+attack_matrix = direct("attack_matrix", "The attacks over cores, geometries and first layers.",
+                       "first_layer data.morph_distribution data.kappa data.image_padding "
+                       "known_first_layer.channels_right known_first_layer.psnr blind.psnr", "")
+
+
+def attack(records: dict) -> Table:
+    """What came back in one attack on the project's own delivery."""
+    record = records["attacks"]
+    rows = [{"attack": "first layer known, by its developer"} | record["known_first_layer"],
+            {"attack": "blind: first layer unknown"} | record["blind"],
+            {"attack": "morphed images alone, no Aug-Conv"} | record["data_only"],
+            *({"attack": f"{point['pairs']} known pairs ({point['least']} determine the core)"}
+              | point for point in record["known_pairs"])]
+    return table("Attacks on the project's own delivery.", rows,
+                 "attack psnr ssim exact seconds channels_right", formatted(
+        "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: 8-bit "
+        "values that come back. Trying all seeds of {seed_search[bits]} bits finds a core of q = "
+        "{seed_search[q]}; 2³² seeds at q = {seed_search[full_q]} would take one process "
+        "{seed_search[years_for_2_32]:.1f} years.", record))
+
+
+def kappa(records: dict) -> Table:
+    """The κ sweep: what a smaller core costs, and what it gives away."""
+    points = [point | {
+        "share": morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10),
+        "pairs_needed": pairs_needed(point["q"], point["kappa"])}
+        for point in records["kappa"]["sweep"]]
+    title, keys = "What κ changes.", "kappa q share pairs_needed error_of_the_features ssim"
+    note = formatted("`{command}`, {parameters[morph_distribution]} cores, {images} images of "
+                     "{images_of}. Share: multiply-adds of morphing, of VGG-16's. SSIM, PSNR: "
+                     "morphed images, stretched to pixels' range, and plain.", records["kappa"])
+    return table(title, points, f"{keys} psnr condition_number", note)._replace(
+        short=table(title, points, keys, note))
+
+
+def repairs(records: dict) -> Table:
+    """Changes of Aug-Conv that were hoped to resist, what came back, and how training does."""
+    record, trained = records["repairs"], records.get("repairs_accuracy", {"table": []})
+    accuracy = {(row["repair"], row["strength"]): row["accuracy"] for row in trained["table"]}
+    rows = [row | {"accuracy": accuracy.get((row["repair"], row["strength"]))}
+            for row in [{"repair": "none", "strength": 0.0}, *record["repairs"]]]
+    return table("Repairs of Aug-Conv.", rows, "repair strength error_of_the_features "
+                 "known_first_layer.psnr known_first_layer_denoised.psnr blind.up_to_colour.psnr "
+                 "accuracy", formatted(
+        "`{command}`, {data[morph_distribution]} core. Strength: of noise relative to Aug-Conv's "
+        "entries; channels kept. Accuracy: ", record) + formatted("`{command}`.", trained))
