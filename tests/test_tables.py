@@ -15,7 +15,7 @@ from models.vgg import GROUPS, VGG
 from report import formulas, measured, paper, runs
 from report.tables import Table, filled, formatted, table
 from tests.steps import ROOT, TINY, run
-from utils.provenance import provenance_hash, result_name
+from utils.runs import result_name
 
 RECORDS = reproduce_tables.read_results(ROOT / "results")
 RUNS = RECORDS["accuracy"]
@@ -161,8 +161,9 @@ def test_names_of_results():
     assert re.fullmatch(r"my-data-new-vgg\d+-n\d+-e\d-with_ac-s8-orthogonal-int8-[0-9a-f]{8}"
                         r"-seed3\.json", result_name(tiles))
     other = tiles["provenance"] | {"momentum": 0.8}
-    assert provenance_hash(other) != provenance_hash(tiles["provenance"])
-    assert provenance_hash(dict(reversed(other.items()))) == provenance_hash(other)
+    assert result_name(tiles | {"provenance": other}) != result_name(tiles)
+    assert result_name(tiles | {"provenance": dict(reversed(other.items()))}) == result_name(
+        tiles | {"provenance": other})
 
 
 def test_keys_of_results_are_snake_case():
