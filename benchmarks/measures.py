@@ -19,19 +19,11 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer, Float32Conv2d, find
 from models.networks import build
 from parameter import Parameters
+from utils import morphing
 from utils.artifacts import Saving
 from utils.delivery import Geometry, common_scale, deliver, restored
 from utils.distributed import compute_dtype
-from utils.morphing import (
-    compose_aug_conv,
-    compose_by_tiles,
-    core_size,
-    draw_core,
-    invert_core,
-    morph,
-    secret_generator,
-    usable_core,
-)
+from utils.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
 from utils.runs import Run
 from utils.training import Data, through_frozen_layers, to_device, train
 
@@ -74,7 +66,7 @@ class Size:
     def random_images(self, count: int) -> Images:
         g = torch.Generator().manual_seed(0)
         return Images(torch.randint(0, 256, (count, *self.shape), dtype=torch.uint8, generator=g),
-                      torch.randint(0, 10, (count,), generator=g), [str(i) for i in range(10)])
+                      torch.randint(0, 10, (count,), generator=g), list("0123456789"))
 
 
 FULL = Size()
@@ -86,12 +78,8 @@ QUICK = Size(sides=(4, 6, 8), tile=4, tiled_sides=(8, 16), images=200, one_by_on
 
 def drawn(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> Tensor:
     """A core (q, q) as the provider draws it: the paper's uniform one, or orthogonal for tiles."""
-    return draw_core(core_size(shape, kappa, tile), "orthogonal" if tile else "uniform",
-                     secret_generator(0, purpose=0))
-
-
-def prepared(images: Images) -> Prepared:
-    return Prepared(images.images, *CIFAR, 0)
+    q, distribution = morphing.core_size(shape, kappa, tile), "orthogonal" if tile else "uniform"
+    return morphing.draw_core(q, distribution, morphing.secret_generator(0, purpose=0))
 
 
 def timed(action, device: torch.device) -> float:
@@ -155,14 +143,15 @@ def by_tiles(size: Size, p: Parameters, device: torch.device) -> dict:
 def matrix_reference(size: Size, p: Parameters, device: torch.device) -> dict:
     kappa = size.matrix_kappa
     reference.morphing_matrix(4, kappa)
-    q = core_size(size.shape, kappa)
+    q = morphing.core_size(size.shape, kappa)
     return {"seconds": timed(lambda: reference.morphing_matrix(q, kappa), device)}
 
 
 def matrix_here(size: Size, p: Parameters, device: torch.device) -> dict:
     """As gen_morphing_matrix.py does it: with its check, and another core where that fails."""
-    q, generator = core_size(size.shape, size.matrix_kappa), secret_generator(None, purpose=0)
-    return {"seconds": timed(lambda: usable_core(q, "uniform", generator), device)}
+    q = morphing.core_size(size.shape, size.matrix_kappa)
+    generator = morphing.secret_generator(None, purpose=0)
+    return {"seconds": timed(lambda: morphing.usable_core(q, "uniform", generator), device)}
 
 
 def with_better_workers(rate) -> dict:
@@ -185,7 +174,7 @@ def morph_reference(size: Size, p: Parameters, device: torch.device) -> dict:
 def morph_here(size: Size, p: Parameters, device: torch.device) -> dict:
     """As gen_augconv.py does it, into a file, for each kappa and by tiles; the first ones warm the
     libraries up."""
-    images, rates = prepared(size.random_images(size.images)), {}
+    images, rates = Prepared(size.random_images(size.images).images, *CIFAR, 0), {}
     cases = [("tiles", drawn(size.shape, tile=size.tile), 1, size.tile),
              *((f"kappa_{kappa}", drawn(size.shape, kappa), kappa, 0) for kappa in size.kappas)]
     with tempfile.TemporaryDirectory() as folder, Saving(Path(folder)) as new:
@@ -211,7 +200,7 @@ def delivered(size: Size, p: Parameters, device: torch.device) -> dict:
             layer = aug_conv(size, core.float(), device, size.tile)
             new.save("aug_conv.pt", {"weight": layer.weight.cpu(), "out_shape": layer.out_shape})
             new.save("labels.npy", partial(np.save, arr=images.labels.numpy()))
-            source = prepared(images)
+            source = Prepared(images.images, *CIFAR, 0)
             deliver(new, "morphed.npy", source, core, g, common_scale([source], core, g))
         sizes = {file.name: file.stat().st_size for file in Path(folder).iterdir()}
     return {"bytes": sum(sizes.values()), "pixel_bytes": images.images.nbytes,
@@ -233,10 +222,6 @@ def training_reference(size: Size, p: Parameters, device: torch.device, core=Non
     return with_better_workers(lambda workers: reference.train(
         network, reference.loader(data, size.batch_size, workers, shuffle=True), optimizer,
         device, size.warm_up, size.steps))
-
-
-def with_ac_reference(size: Size, p: Parameters, device: torch.device) -> dict:
-    return training_reference(size, p, device, drawn(size.shape))
 
 
 def trained(network, data: Data, p: Parameters, name: str, decay: float,
@@ -261,7 +246,7 @@ def with_ac_here(size: Size, p: Parameters, device: torch.device, keep: str = "o
     """`keep`: whether Aug-Conv's output is kept for all images, or made batch by batch."""
     images, few = size.random_images(size.train_images), p.batch_size
     core = drawn(size.shape, tile=tile)
-    morphed, scale = morph(prepared(images)[:], core, tile), 1.0
+    morphed, scale = morph(Prepared(images.images, *CIFAR, 0)[:], core, tile), 1.0
     if tile:
         scale = float(morphed.abs().max()) / 127
         morphed = (morphed / scale).round().to(torch.int8)
@@ -306,7 +291,8 @@ MEASURES: dict[str, dict[str, Callable]] = {
     "matrix": {"reference": matrix_reference, "here": matrix_here},
     "morphing": {"reference": morph_reference, "here": morph_here},
     "plain": {"reference": training_reference, "here": plain_here},
-    "with_ac": {"reference": with_ac_reference, "here": with_ac_here,
+    "with_ac": {"reference": lambda size, p, device: training_reference(
+        size, p, device, drawn(size.shape)), "here": with_ac_here,
                 "not_kept": partial(with_ac_here, keep="off")},
     "tiles": {"here": by_tiles, "delivered": delivered,
               "with_ac": lambda size, p, device: with_ac_here(size, p, device, "off", size.tile)},

@@ -273,8 +273,8 @@ def test_every_row_is_as_wide_as_its_header_and_nothing_measured_is_missing():
 
 
 def test_measuring_the_kappa_sweep(at, tmp_path):
-    result = run("reproduce_tables.py", "--measure", *TINY, "--data_dir", at("end"),
-                 "--results_dir", tmp_path / "out")
+    result = run("reproduce_tables.py", "--measure", "--data_dir", at("end"), "--results_dir",
+                 tmp_path / "out", settings=TINY)
     assert result.status == 0, result.err
     sweep = json.loads((tmp_path / "out" / "kappa.json").read_text())["sweep"]
     assert [point["q"] for point in sweep] == [192, 64, 16, 4, 1]
