@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
-from attacks.repairs import REPAIRS, require_dense
+from attacks.repairs import REPAIRS
 from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
 from utils.artifacts import load, write_alone
@@ -85,9 +85,10 @@ def read_view(p, delivery: Delivery) -> View:
         raise UserError(f"images {'x'.join(map(str, shape))} were delivered, but the public ones "
                         f"are {'x'.join(map(str, image_shape(p)))}: use the --image_size and "
                         "--channels of gen_augconv.py")
+    if p.repairs and geometry.tile:
+        raise UserError("repairs are for the paper's dense Aug-Conv, and this delivery's is by "
+                        "tiles: make one whose core was drawn without --tile")
     aug_conv, entries = delivery.aug_conv(), math.prod(geometry.shape)
-    if p.repairs:
-        require_dense(aug_conv)
     # The normal equations of the deconvolution, samples of images, and repaired weights.
     require_memory("tensor", entries * (6 * entries + 4 * PUBLIC + 6 * delivery.test_images)
                    + (3 * aug_conv.weight.numel() if p.repairs else 0),

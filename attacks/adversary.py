@@ -27,9 +27,9 @@ def evenly_spaced(count: int, most: int) -> Tensor:
 
 
 class View(NamedTuple):
-    """All that the adversary holds: the delivery's geometry, Aug-Conv and T of all test images
-    (N, *geometry.morphed) float32; filters (β, α, p, p) and padding of the first layer; public
-    images as they would be morphed, unrolled like T (n, *geometry.morphed)."""
+    """All that the adversary holds: the delivery's geometry, Aug-Conv, T of all test images
+    (N, *geometry.morphed) float32 (`morphed`: those under attack), filters (β, α, p, p) and padding
+    of the first layer, and public images, unrolled like T but not morphed."""
 
     geometry: Geometry
     aug_conv: AugConv
@@ -40,13 +40,11 @@ class View(NamedTuple):
 
     @property
     def morphed(self) -> Tensor:
-        """T of the images that are to come back."""
         return self.all_morphed[evenly_spaced(len(self.all_morphed), IMAGES)]
 
 
 class Truth(NamedTuple):
-    """What no adversary has: channel order (β), plain images (N, α, m, m) in [0, 1]; and the
-    normalisation to compare in."""
+    """What no adversary has: channel order (β), pixels (N, α, m, m) in [0, 1]; how to normalise."""
 
     order: Tensor
     pixels: Tensor
@@ -89,16 +87,15 @@ def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | No
 
     Where neither does, as the channels are scaled or mixed, what the blind attack gave will do.
     """
-    began, best, images, report = time.perf_counter(), None, None, {"channels": features.shape[1]}
-    filters = view.filters.double()
-    report["condition_of_the_filters"] = float(torch.linalg.cond(filters.flatten(1)))
-    ways = {"projector": lambda: algebra.channel_order(probes, filters),
-            "stolen filters": lambda: algebra.match_filters(stolen, filters)}
-    for way, find in ways.items():
+    began, best, images, filters = time.perf_counter(), None, None, view.filters.double()
+    report = {"channels": features.shape[1],
+              "condition_of_the_filters": float(torch.linalg.cond(filters.flatten(1)))}
+    for way in ("projector", "stolen filters"):
         if way == "stolen filters" and (stolen is None or report.get("unexplained", 1) < 0.1):
-            continue
+            break
         try:
-            order = find()
+            order = (algebra.channel_order(probes, filters) if way == "projector"
+                     else algebra.match_filters(stolen, filters))
             found = algebra.deconvolve(features, filters[order], view.padding)
         except ValueError as reason:
             report["failed"] = str(reason)
@@ -145,15 +142,12 @@ def data_only(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
 
 
 def known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
-    """Attack 4: error on the images against the number of pairs; `paired` is T of the public ones.
-
-    Each block or tile of an image is an equation, whatever their arrangement.
-    """
+    """Attack 4: scores against the number of known pairs; `paired` is T of the public images."""
     g, curve = view.geometry, []
     q = core_size(g.shape, g.kappa, g.tile)
     morphed, plain, paired = (x.movedim(1, -1) for x in (view.morphed, view.public, paired))
     least = math.ceil(q / (morphed[0].numel() // q))
-    wanted = {max(1, round(least * part)) for part in (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)}
+    wanted = (max(1, round(least * part)) for part in (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1))
     for n in sorted({min(n, len(plain)) for n in wanted}):
         chosen = evenly_spaced(len(plain), n)
         began = time.perf_counter()
@@ -171,7 +165,7 @@ def attack_repair(kind: str, strength: float, view: View, truth: Truth) -> dict:
     if kind == "local_mixing":
         channels, kernel = view.filters.shape[1:3]
         images = blind.blind_pixels(*maps_and_probes(view), channels, kernel)
-        inner = truth._replace(pixels=without_rim(truth.pixels, kernel - 1 - view.padding))
+        inner = truth._replace(pixels=F.pad(truth.pixels, [view.padding + 1 - kernel] * 4))
         return report | {"known_first_layer": {}, "blind": {
             "up_to_colour": measured(images, inner, up_to_colour=True), "seconds": since(began)}}
     found = recover(view, truth)
@@ -179,6 +173,7 @@ def attack_repair(kind: str, strength: float, view: View, truth: Truth) -> dict:
     if kind == "noise":
         exact = algebra.feature_maps(view.morphed, exact)
         report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
+    if kind == "noise" and found.order is not None:
         began = time.perf_counter()
         inverse = statistics.denoised_inverse(
             view.aug_conv.weight, view.aug_conv.out_shape, view.filters[found.order],
@@ -191,29 +186,23 @@ def attack_repair(kind: str, strength: float, view: View, truth: Truth) -> dict:
 def unpadded(unmorphed: Tensor, geometry: Geometry) -> Tensor:
     """Images (N, α, m, m) without the zeros put around them, from (N, *geometry.morphed)."""
     side = geometry.shape[-1]                   # tiles may reach beyond the image
-    return without_rim(geometry.placed(unmorphed)[:, :, :side, :side], geometry.image_padding)
-
-
-def without_rim(images: Tensor, rim: int) -> Tensor:
-    side = images.shape[-1]
-    return images[:, :, rim:side - rim, rim:side - rim]
-
-
-def normal(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """Pixels (N, α, m, m) in [0, 1] to what the networks see, float64."""
-    mean, std = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
-    return (pixels - mean) / std
+    return F.pad(geometry.placed(unmorphed)[..., :side, :side], [-geometry.image_padding] * 4)
 
 
 def pixels(images: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """The inverse of `normal`."""
-    mean, std = (torch.tensor(x, dtype=torch.float64).view(-1, 1, 1) for x in (mean, std))
+    """Normalised images (N, α, m, m) to pixels in [0, 1], float64."""
+    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
     return images * std + mean
+
+
+def normal(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
+    """The inverse of `pixels`."""
+    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
+    return (pixels - mean) / std
 
 
 def measured(images: Tensor | None, truth: Truth | None, up_to_colour: bool = False) -> dict:
     """PSNR, SSIM and share of exact values of normalised images; nothing without a truth.
-
     `up_to_colour`: under the best fit of one mixture of colours, which a blind attack leaves open.
     """
     if images is None or truth is None:

@@ -137,21 +137,16 @@ def seed_search(plain: Tensor, morphed: Tensor, draw: Callable[[int], Tensor],
 
 
 def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
-    """Scoring of images (N, α, m, m) with pixels in [0, 1]: PSNR in dB over all, mean SSIM, exact.
-
-    `exact` is the share of 8-bit values that come back as they were.
-    """
-    pairs = [(a.clamp(0, 1).permute(1, 2, 0).double().numpy(), b.permute(1, 2, 0).double().numpy())
-             for a, b in zip(recovered, truth, strict=True)]
-    all_images, all_truths = (np.stack(images) for images in zip(*pairs, strict=True))
-    window = min(7, (min(recovered.shape[2:]) - 1) // 2 * 2 + 1)        # skimage's 7, if it fits
-    ssim = sum(structural_similarity(b, a, win_size=window, data_range=1, channel_axis=2)
-               for a, b in pairs)
+    """Scoring of images (N, α, m, m) with pixels in [0, 1]: PSNR in dB over all, mean SSIM, and
+    `exact`, the share of 8-bit values that come back as they were."""
+    recovered, truth = (x.clamp(0, 1).double().movedim(1, -1).numpy() for x in (recovered, truth))
+    window = min(7, (min(truth.shape[1:3]) - 1) // 2 * 2 + 1)           # skimage's 7, if it fits
+    ssim = [structural_similarity(b, a, win_size=window, data_range=1, channel_axis=-1)
+            for a, b in zip(recovered, truth, strict=True)]
     with np.errstate(divide="ignore"):          # no error at all: infinite
-        psnr = peak_signal_noise_ratio(all_truths, all_images, data_range=1)
-    return {"psnr": float(psnr),
-            "ssim": float(ssim / len(pairs)),
-            "exact": float(((255 * all_images).round() == (255 * all_truths).round()).mean())}
+        psnr = peak_signal_noise_ratio(truth, recovered, data_range=1)
+    return {"psnr": float(psnr), "ssim": float(np.mean(ssim)),
+            "exact": float(((255 * recovered).round() == (255 * truth).round()).mean())}
 
 
 def gram_matrix(features: Tensor) -> Tensor:

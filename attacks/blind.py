@@ -1,8 +1,4 @@
-"""Attack 3, blind: what Aug-Conv gives away to one who does not know the first layer.
-
-The structure of a convolution is enough: it finds the filters and the images, up to a mixture of
-colours, which attacks.colours takes away.
-"""
+"""Attack 3, blind: that Aug-Conv hides some convolution is enough to undo it, up to its colours."""
 
 import itertools
 

@@ -24,23 +24,24 @@ from utils.training import Data, new_network, through_frozen_layers, train
 
 # The repairs that are tried, with their strengths.
 REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
-           ("channels", 24.0), ("channels", 16.0), ("channels", 8.0), ("noise", 1e-3),
-           ("noise", 1e-2), ("noise", 0.1), ("noise", 1.0))
+           *(("channels", kept) for kept in (24.0, 16.0, 8.0)),
+           *(("noise", size) for size in (1e-3, 1e-2, 0.1, 1.0)))
 
 
 def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength: float,
            generator: torch.Generator) -> Tensor:
     """Aug-Conv's weight (αm², βn²) float32 under a repair that was proposed or comes to mind.
 
-    `signs`: random signs of channels. `scales`: also factors, log-normal with deviation `strength`.
-    `mixing`: one random β×β matrix, orthogonal at strength 0 and plain normal at 1, mixes the
-    channels at all positions; `local_mixing`: another at each position. `channels`: only the first
-    `strength` are kept, (αm², strength·n²). `noise`: normal, `strength` times the weight's rms.
-
-    Raises ValueError for any other kind.
+    `none`: itself. `signs`: random signs of channels. `scales`: also factors, log-normal with
+    deviation `strength`. `mixing`: one random β×β matrix, orthogonal at strength 0 and plain normal
+    at 1, mixes the channels at all positions; `local_mixing`: another at each. `channels`: only the
+    first `strength` are kept, (αm², strength·n²). `noise`: normal, `strength` times the weight's
+    rms. Raises ValueError for any other kind.
     """
     beta, positions = out_shape[0], out_shape[1] * out_shape[2]
     cube = weight.view(len(weight), beta, positions)
+    if kind == "none":
+        return weight
     if kind in ("signs", "scales"):             # the former have strength 0
         sign, size = torch.randn(2, beta, generator=generator)
         return (cube * (sign.sign() * (strength * size).exp())[:, None]).flatten(1)
@@ -66,18 +67,11 @@ def repaired(aug_conv: AugConv, kind: str, strength: float) -> AugConv:
     return AugConv(weight, (weight.shape[1] // (size[0] * size[1]), *size))
 
 
-def require_dense(aug_conv: AugConv):
-    """Raises UserError for an Aug-Conv by tiles."""
-    if aug_conv.weight.ndim != 2:
-        raise UserError("repairs are for the paper's dense Aug-Conv, and this delivery's is by "
-                        "tiles: make one whose core was drawn without --tile")
-
-
 def main(p: Parameters):
     delivery, table = read_delivery(Path(p.data_dir) / "delivery"), []
-    require_dense(delivery.aug_conv())
-    if p.model not in GROUPS:
-        raise UserError(f"repairs are tried with a VGG: --model must be one of {', '.join(GROUPS)}")
+    if delivery.geometry.tile or p.model not in GROUPS:
+        raise UserError("repairs are tried on the paper's dense Aug-Conv, without --tile, and with "
+                        f"--model {', '.join(GROUPS)}")
     with processes(p) as device:
         for kind, strength in (("none", 0.0), *REPAIRS):
             curve = trained(kind, strength, delivery, p, device)
@@ -88,11 +82,9 @@ def main(p: Parameters):
         provenance(p) | {"data": delivery.about(), "table": table}))
 
 
-def trained(kind: str, strength: float, delivery: Delivery, p: Parameters,
-            device: torch.device) -> list[dict]:
+def trained(kind: str, strength: float, delivery: Delivery, p: Parameters, device) -> list[dict]:
     """The curve of a network behind a repaired Aug-Conv."""
-    layer = delivery.aug_conv()
-    layer = layer if kind == "none" else repaired(layer, kind, strength)
+    layer = repaired(delivery.aug_conv(), kind, strength)
     network, _ = new_network(p, len(delivery.classes), delivery.plain_shape)
     behind = BehindFirstLayer(network, delivery.plain_shape)
     name, second = next((name, module) for name, module in behind.named_modules()
