@@ -105,8 +105,14 @@ def growth(found: dict, size) -> dict:
         return {"x": list(x), "milliseconds": milliseconds, "expected_power": power,
                 "measured_power": round(slope, 2)}
 
-    composing, morphing = found["composing"], found["morphing"]
+    composing, morphing, tiles = found["composing"], found["morphing"], found["tiles"]["here"]
     return {
+        "tiles": {what: line(size.tiled_sides, [1000 * tiles[f"{what}_seconds_at_m_{m}"]
+                                                for m in size.tiled_sides], power)
+                  for what, power in (("composing", 0), ("morphing", 2), ("aug_conv", 2))},
+        "aug_conv_mb": {"x": list(size.tiled_sides), "tiles": [
+            tiles[f"aug_conv_mb_at_m_{m}"] for m in size.tiled_sides],
+            "dense, computed": [4 * 3 * 64 * m ** 4 / 1e6 for m in size.tiled_sides]},
         "composing": {side: line(size.sides, [1000 * composing[side][f"seconds_at_m_{m}"]
                                               for m in size.sides], power)
                       for side, power in (("reference", 6), ("here", 4))},
@@ -128,7 +134,23 @@ def growth_png(lines: dict, side: int) -> bytes:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
 
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, ((left, right), (times, memory)) = pyplot().subplots(2, 2, figsize=(10, 8),
+                                                                 layout="constrained")
+    for (what, line), colour in zip(lines["tiles"].items(), ("tab:blue", "tab:green", "tab:red"),
+                                    strict=True):
+        draw(times, line, "m", {"composing": "composing", "morphing": "morphing an image",
+                                "aug_conv": "Aug-Conv of an image"}[what], "o-", colour)
+    times.set(title="By tiles", xlabel="side m of the image, pixels", ylabel="milliseconds")
+    sides = lines["aug_conv_mb"]["x"]
+    for name, style in (("tiles", "o-"), ("dense, computed", "s--")):
+        memory.plot(sides, lines["aug_conv_mb"][name], style, label=name)
+    memory.set(title="Memory of Aug-Conv, 3 to 64 channels", xscale="log", yscale="log",
+               xlabel="side m of the image, pixels", ylabel="MB")
+    memory.set_xticks(sides, [str(m) for m in sides])
+    memory.minorticks_off()
+    memory.grid(alpha=0.3)
+    times.legend(fontsize=8)
+    memory.legend(fontsize=8)
     draw(left, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
     draw(left, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
     left.set(title="Composing Aug-Conv (κ = 1)", xlabel="side m of the image, pixels",
