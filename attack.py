@@ -49,7 +49,7 @@ def main(p):
         tell("Aug-Conv's feature maps of them", found.report["look"])
         tell("with Aug-Conv, first layer known", found.report["known_first_layer"])
         tell("with Aug-Conv, blind", found.report["blind"])
-        blurred, result["data_only"] = adversary.data_only(view, truth)
+        blurred, result["data_only"] = adversary.attack_data(view, truth)
         tell("without Aug-Conv, from the morphed images alone", result["data_only"])
         if p.score:
             train = delivery.split("train")[0]
@@ -90,7 +90,8 @@ def read_view(p, delivery: Delivery) -> View:
                         "tiles: make one whose core was drawn without --tile")
     aug_conv, entries = delivery.aug_conv(), math.prod(geometry.shape)
     # The normal equations of the deconvolution, samples of images, and repaired weights.
-    require_memory("tensor", entries * (6 * entries + 4 * PUBLIC + 6 * delivery.test_images)
+    count = min(PUBLIC, delivery.train_images)
+    require_memory("tensor", entries * (6 * entries + 4 * count + 6 * delivery.test_images)
                    + (3 * aug_conv.weight.numel() if p.repairs else 0),
                    purpose="attacking this delivery", advice="deliver fewer or smaller images")
     public = load_images(p, "train").images
@@ -116,7 +117,7 @@ def read_truth(p, delivery: Delivery) -> Truth:
     if data_digest(*plain) != delivery.pixels:
         raise UserError("the plain images of these settings are not those that were delivered: use "
                         "the --dataset, --train_limit, --test_limit and so on of gen_augconv.py")
-    return Truth(order, plain[1][evenly_spaced(len(plain[1]), IMAGES)].double() / 255,
+    return Truth(order, plain[1][evenly_spaced(len(plain[1]), IMAGES)].double() / 255, plain[1],
                  delivery.geometry.mean, delivery.geometry.std)
 
 
@@ -152,6 +153,8 @@ def tell(what: str, report: dict):
     if "psnr" in report:
         words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
                      f"{report['exact']:.2%} of the values exact")
+    if "reidentified" in report:
+        words.append(f"{report['reidentified']:.1%} of all test images re-identified")
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)

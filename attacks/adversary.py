@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks import algebra, blind, statistics
+from attacks import algebra, blind, data_only, statistics
 from attacks.colours import best_colour_fit, colour_lattice
 from attacks.repairs import repaired
 from models.aug_conv import AugConv
 from utils.delivery import Geometry
 from utils.morphing import core_size
 
-IMAGES, PROBES, PUBLIC = 256, 96, 10_000
+IMAGES, PROBES, PUBLIC = 256, 96, 50_000
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -44,10 +44,12 @@ class View(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What no adversary has: channel order (β), pixels (N, α, m, m) in [0, 1]; how to normalise."""
+    """What no adversary has: channel order (β), pixels (N, α, m, m) in [0, 1] of the images under
+    attack, and of all test images, uint8; how to normalise."""
 
     order: Tensor
     pixels: Tensor
+    all_pixels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -128,17 +130,36 @@ def attack_blind(features: Tensor, probes: Tensor, view: View, truth: Truth | No
     return images, stolen, report | measured(images, truth) | {"seconds": since(began)}
 
 
-def data_only(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
-    """Attack 6 on all of T, beside what a guess of the mean public image scores."""
-    began, geometry = time.perf_counter(), view.geometry
-    if geometry.tile:
-        return None, {"failed": "this attack is written for kappa and not for tiles"}
-    guess = statistics.likeness_from_statistics(view.all_morphed, view.public, geometry.kappa)
-    images = unpadded(guess[evenly_spaced(len(guess), IMAGES)], geometry)
-    seconds = since(began)
-    mean = unpadded(view.public.double().mean(0, keepdim=True), geometry).expand_as(images)
-    return images, measured(images, truth) | {
-        "mean_image": measured(mean, truth), "seconds": seconds}
+def attack_data(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
+    """Attack 6 on all of T, beside what a guess of the mean public image scores.
+
+    `reidentified`: the share of all test images whose own plain image is the nearest of all.
+    """
+    began, g = time.perf_counter(), view.geometry
+    q = core_size(g.shape, g.kappa, g.tile)
+
+    def blocks(x: Tensor) -> Tensor:
+        """T, or what was morphed, as (N, κ, q): contiguous blocks, or tiles."""
+        return x.flatten(2).transpose(1, 2) if g.tile else x.view(len(x), -1, q)
+
+    whole_rows = not g.tile and q % g.shape[2] == 0
+    mirror = torch.arange(q).view(-1, g.shape[2]).flip(1).flatten() if whole_rows else None
+    try:
+        guess = data_only.images_from_statistics(
+            blocks(view.all_morphed), blocks(view.public), g.morph_distribution == "orthogonal",
+            mirror)
+    except ValueError as reason:
+        return None, {"failed": str(reason)}
+    guess = unpadded(guess.transpose(1, 2).reshape(view.all_morphed.shape) if g.tile
+                     else guess.reshape(view.all_morphed.shape), g)
+    report = {"seconds": since(began), "public_images": len(view.public)}
+    images = guess[evenly_spaced(len(guess), IMAGES)]
+    if truth is not None:
+        plain = normal(truth.all_pixels / 255, truth.mean, truth.std).float()
+        report["reidentified"] = algebra.reidentified(guess, plain)
+        mean = unpadded(view.public.double().mean(0, keepdim=True), g).expand_as(images)
+        report["mean_image"] = measured(mean, truth)
+    return images, measured(images, truth) | report
 
 
 def known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:

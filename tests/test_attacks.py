@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary, algebra
+from attacks.algebra import reidentified
 from attacks.blind import blind_filters, blind_pixels
 from attacks.colours import best_colour_fit, colour_lattice
+from attacks.data_only import images_from_statistics
 from attacks.repairs import repair as repair_weight
-from attacks.statistics import denoised_inverse, likeness_from_statistics
+from attacks.statistics import denoised_inverse
 from images.datasets import CIFAR, Prepared
 from models.aug_conv import AugConv
-from utils.morphing import compose_aug_conv, draw_core, invert_core, morph, secret_generator
+from utils.morphing import (
+    compose_aug_conv,
+    core_size,
+    draw_core,
+    invert_core,
+    morph,
+    secret_generator,
+)
 
 SIDE, IMAGES = 12, 64
 
@@ -168,22 +177,31 @@ def test_seed_search_finds_the_seed_of_a_small_key_space():
         algebra.seed_search(plain[:8], morphed, draw, range(9))
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal", "orthogonal"])
-def test_morphed_images_alone_give_a_likeness_better_than_the_mean_image(distribution):
-    g = torch.Generator().manual_seed(1)        # axes far apart in variance, and lopsided
-    amounts = -torch.rand(4000, 5, generator=g).log() * torch.tensor([8., 5., 3., 2., 1.])
-    templates = torch.linalg.qr(torch.randn(300, 5, generator=g))[0].T
-    images = amounts @ templates + 0.05 * torch.randn(4000, 300, generator=g)
-    private, public = images[:2000], images[2000:]
-    core = draw_core(300, distribution, secret_generator(0, purpose=0))
-    guess = likeness_from_statistics(morph(private, core), public, kappa=1, components=4)
+@pytest.mark.parametrize("tile, distribution, least", [
+    (4, "orthogonal", 30), (4, "normal", 25), (4, "uniform", 25), (0, "orthogonal", 0)])
+def test_morphed_images_alone_give_images_away_by_many_blocks(tile, distribution, least):
+    """From statistics of other images of the kind; one block of 432 entries is too much for it."""
+    plain, public = (Prepared(photographs(count, SIDE, seed), *CIFAR, 0)[:]
+                     for count, seed in ((1000, 8), (3000, 9)))
+    q = core_size(plain.shape[1:], 1, tile)
+    core = draw_core(q, distribution, secret_generator(0, purpose=0))
 
-    def error(x):
-        return (x - private).square().mean()
+    def blocks(images: Tensor) -> Tensor:
+        return (nn.functional.pixel_unshuffle(images, tile).flatten(2).transpose(1, 2) if tile
+                else images.view(len(images), 1, q))
 
-    assert error(guess) < 0.2 * error(public.mean(0))
+    guess = images_from_statistics(blocks(plain) @ core, blocks(public),
+                                   distribution == "orthogonal")
+    error = (guess - blocks(plain)).square().mean() / plain.var()
+    if least:
+        assert -10 * error.log10() > least - 15
+        assert reidentified(guess, blocks(plain)) > 0.99
+    else:
+        assert -10 * error.log10() < 15
     with pytest.raises(ValueError, match="too few"):
-        likeness_from_statistics(morph(private[:8], core), public, kappa=1)
+        images_from_statistics(blocks(plain)[:8], blocks(public), True)
+    with pytest.raises(ValueError, match="do not fit"):
+        images_from_statistics(blocks(plain)[:, :, 1:], blocks(public), True)
 
 
 @pytest.mark.parametrize(("repair", "strength"), [("signs", 0.0), ("scales", 0.5),
