@@ -155,7 +155,7 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def reidentified(images: Tensor, truth: Tensor) -> float:
-    """The share of images (N, ...) whose nearest of `truth` (N, ...), by least squares, is their own."""
+    """The share of images (N, ...) whose nearest of `truth` (N, ...) is their own."""
     images, truth = images.flatten(1).float(), truth.flatten(1).float()
     lengths, own = truth.square().sum(1), torch.arange(len(images))
     nearest = [(lengths - 2 * part @ truth.T).argmin(1) for part in images.split(2000)]
