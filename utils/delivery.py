@@ -20,7 +20,7 @@ from utils.distributed import rank, wait_for_all, world
 from utils.memory import require_memory
 from utils.morphing import core_size, morph, morphed_shape
 
-BLOCK = 1000            # images that are morphed or read at once
+BLOCK = 250             # images that are morphed or read at once: they stay in the cache
 
 
 @dataclass(frozen=True)
