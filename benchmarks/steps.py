@@ -8,6 +8,7 @@ Writes bench.json and figures/growth.png to --output.
 
 import argparse
 import io
+import json
 import multiprocessing
 import re
 import resource
@@ -50,7 +51,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small images and few of them: tries "
                         "the benchmark itself, its figures mean nothing")
-    parser.add_argument("--only", choices=MEASURES, help="measure and print this, write nothing")
+    parser.add_argument("--only", choices=MEASURES, nargs="+", help="measure these anew; all else "
+                        "stays as the record has it, which must be of this machine")
     parser.add_argument("--runs", type=int, default=3, help="turns of each side (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, default=Path("results"),
@@ -61,7 +63,7 @@ def main():
         cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     size = QUICK if arguments.quick else CUDA if cuda else FULL
     runs = {name: {side: [] for side in sides} for name, sides in MEASURES.items()
-            if arguments.only in (None, name)}
+            if not arguments.only or name in arguments.only}
     started = time.perf_counter()
     for turn in range(1, arguments.runs + 1):
         for name, sides in runs.items():
@@ -69,18 +71,21 @@ def main():
                 results.append(in_own_process(name, side, size, arguments.device))
                 print(f"{turn}/{arguments.runs} {name}, {side}: " + ", ".join(
                     f"{key} {value:g}" for key, value in results[-1].items()), flush=True)
+    suffix = "-" + re.sub(r"\W+", "-", cuda).lower() if cuda else ""
+    target = arguments.output / f"bench{suffix}.json"
+    about, seconds = provenance(p), time.perf_counter() - started
     if arguments.only:
-        return
+        before = json.loads(target.read_text(encoding="utf-8"))
+        if before["machine"] != about["machine"]:
+            raise SystemExit(f"{target} is of another machine: measure all of it anew")
+        runs, seconds = before["runs"] | runs, before["seconds"] + seconds
+        about["measured_before"] = {key: before[key] for key in ("command", "code")}
     found = {name: {side: {key: median(result[key] for result in results) for key in results[0]}
                     for side, results in sides.items()} for name, sides in runs.items()}
     rows = report.table(found, size, targets=not (arguments.quick or cuda))
     lines = report.growth(found, size)
-    record = provenance(p) | {
-        "size": asdict(size),
-        "seconds": round(time.perf_counter() - started), "table": rows, "growth": lines,
-        "medians": found, "runs": runs}
-    suffix = "-" + re.sub(r"\W+", "-", cuda).lower() if cuda else ""
-    target = arguments.output / f"bench{suffix}.json"
+    record = about | {"size": asdict(size), "seconds": round(seconds), "table": rows,
+                      "growth": lines, "medians": found, "runs": runs}
     picture = arguments.output / "figures" / f"growth{suffix}.png"
     write_alone(target, to_json(record))
     write_alone(picture, report.growth_png(lines, size.sides[-1]))
