@@ -47,7 +47,8 @@ def dataset_name(p: Parameters) -> str:
     """What the images are, for records: the data set's name, or that of the folder of images."""
     if p.dataset != "folder":
         return p.dataset
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", os.path.basename(os.path.abspath(p.dataset_dir)))[:60] or "folder"
+    name = os.path.basename(os.path.abspath(p.dataset_dir))
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name)[:60] or "folder"
 
 
 def image_shape(p: Parameters) -> tuple[int, int, int]:
