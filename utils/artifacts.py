@@ -288,9 +288,9 @@ def read_tensors(path: Path, advice: str) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:                                    # whatever a hostile file leads to
+    except Exception as wrong:                           # whatever a hostile file leads to
+        if getattr(wrong, "filename", None):             # but for one that cannot be opened
+            raise
         content = None
     if not isinstance(content, dict) or not _is_plain(content):
         raise UserError(f"{path} is damaged, holds more than tensors and plain values, or is not "
