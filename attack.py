@@ -7,128 +7,184 @@ images, to measure. Writes attacks.json (with --repairs, repairs.json) and figur
 """
 
 import math
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
+from attacks import adversary, algebra
+from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
+from attacks.repairs import REPAIRS
+from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
-from parameter import Parameters
-from utils import adversary
-from utils.adversary import IMAGES, PUBLIC, Truth, pixels, spread
 from utils.artifacts import load, write_alone
-from utils.datasets import load_images, unrolled
-from utils.delivery import Delivery, read_delivery
-from utils.pictures import rows_png
-from utils.program import UserError, explained, require_memory, run_step
-from utils.records import circumstances, stretched, to_json
+from utils.cli import UserError, run_step, user_errors
+from utils.delivery import Delivery, read_delivery, restored
+from utils.memory import require_memory
+from utils.morphing import core_size
+from utils.pictures import draw, rows_png, stretched
+from utils.runs import provenance, to_json
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10
-EXTRA = (("score", "open data/provider/ and the plain test images, to measure what came back"),
-         ("repairs", "with --score: also attack repaired variants of Aug-Conv"))
+SEED_BITS, SEED_Q = 16, 48  # of the reduced key space that is searched
 
 
-def main(p: Parameters, flags: set[str]):
+def main(p):
     data_dir, began = Path(p.data_dir), time.perf_counter()
-    if "repairs" in flags and "score" not in flags:
+    if p.repairs and not p.score:
         raise UserError("--repairs measures what comes back: give --score too")
     delivery = read_delivery(data_dir / "delivery")
-    entries, positions = math.prod(delivery.shape), math.prod(delivery.out_shape)
-    require_memory(4 * entries * (positions * (4 if "repairs" in flags else 1) + 2 * PUBLIC
-                   + delivery.train_images + delivery.test_images), "attacking this delivery",
-                   "deliver fewer images")
-    weight, out_shape, _ = delivery.aug_conv()
-    data = delivery.data()
-    with explained():
-        layer = first_layer.from_file(load(data_dir / "developer" / "first_layer.pt"))
-    if layer.stride != (1, 1) or layer.groups > 1 or layer.dilation != (1, 1):
-        raise UserError("the attacks are written for a first layer of stride 1 and one group")
-    morphed, filters = data.test[spread(len(data.test), IMAGES)], layer.weight.detach()
-    public = load_images(p, "train").images
-    chosen = spread(len(public), PUBLIC)
-    plain = unrolled(public[chosen], delivery.image_padding)
-    if public.shape[-1] + 2 * delivery.image_padding != delivery.shape[-1]:
-        raise UserError(f"images of side {delivery.shape[-1]} were delivered, but the public ones "
-                        f"have {public.shape[-1]}: use the --image_size of gen_augconv.py")
-    truth = None
-    if "score" in flags:
-        truth = read_truth(p, data_dir, delivery, len(public))
-
-    print(f"{len(morphed)} images under attack; published chance of success: {PUBLISHED}")
-    with explained():
-        found = adversary.recover(morphed, weight, out_shape, filters, layer.padding[0], p.seed,
-                                  truth)
+    view, truth, result = read_view(p, delivery), None, {}
+    if p.score:
+        truth = read_truth(p, delivery)
+    print(f"{len(view.morphed)} images under attack; published chance of success: {PUBLISHED}")
+    with user_errors():
+        found = adversary.recover(view, truth)
         tell("Aug-Conv's feature maps of them", found.report["look"])
-        tell("with Aug-Conv, first layer known", found.report["known first layer"])
+        tell("with Aug-Conv, first layer known", found.report["known_first_layer"])
         tell("with Aug-Conv, blind", found.report["blind"])
-        blurred, alone = adversary.data_only(data.test, plain, delivery, truth)
-        tell("without Aug-Conv, from the morphed images alone", alone)
-    result = {"data": delivery.about(), "images": len(morphed), "published chance": PUBLISHED,
-              **found.report, "data only": alone}
-    if truth is not None:
-        result["known pairs"] = adversary.known_pairs(plain, data.train[chosen], morphed,
-                                                      delivery, truth)
-        for point in result["known pairs"]:
-            tell(f"{point['pairs']} known pairs ({point['least']} are enough)", point)
-    search = result["seed search"] = adversary.seed_search(entries // delivery.kappa, p.seed)
-    print("{} the {q}x{q} core of a {bits}-bit seed at {seeds per second:.0f} seeds a second; the "
-          "2^32 of torch.rand at {full q}x{full q} take one process {years for 2^32:.2g} years; "
-          "cores here are drawn from {bits of entropy here} bits".format(
+        blurred, result["data_only"] = adversary.attack_data(view, truth)
+        tell("without Aug-Conv, from the morphed images alone", result["data_only"])
+        if p.score:
+            train = delivery.split("train")[0]
+            paired = restored(train[evenly_spaced(len(train), PUBLIC)], delivery.scale)
+            result["known_pairs"] = adversary.known_pairs(view, paired, truth)
+            for point in result["known_pairs"]:
+                tell(f"{point['pairs']} known pairs ({point['least']} are enough)", point)
+        g = delivery.geometry
+        result["seed_search"] = search_seeds(core_size(g.shape, g.kappa, g.tile))
+        if p.repairs:
+            result["repairs"] = [adversary.attack_repair(kind, strength, view, truth) for
+                                 kind, strength in tqdm(REPAIRS, "attacking repairs", leave=False)]
+            tell_repairs(result["repairs"])
+    folder = Path(p.results_dir or ("results" if p.score else data_dir / "attack"))
+    name = "repairs" if p.repairs else "attacks"
+    write_alone(folder / f"{name}.json", to_json(provenance(p) | {
+        "data": delivery.about(), "images": len(view.morphed), "published_chance": PUBLISHED,
+        **found.report, **result, "seconds": round(time.perf_counter() - began, 1)}))
+    print(f"{folder}/{name}.json has the figures")
+    if draw(folder / "figures" / "attack.png", lambda: picture(view, truth, found, blurred)):
+        print(f"{folder}/figures/attack.png has the pictures")
+
+
+def read_view(p, delivery: Delivery) -> View:
+    """What the developer holds; raises UserError where it is nothing that is attacked here."""
+    geometry, shape = delivery.geometry, delivery.plain_shape
+    layer = load(Path(p.data_dir) / "developer" / "first_layer.pt", first_layer.from_file)[0]
+    if (layer.stride != (1, 1) or layer.groups > 1 or layer.dilation != (1, 1)
+            or len({*layer.kernel_size}) > 1 or len({*layer.padding}) > 1):
+        raise UserError("the attacks are written for a square first layer of stride 1 and one "
+                        "group")
+    if image_shape(p) != shape:
+        raise UserError(f"images {'x'.join(map(str, shape))} were delivered, but the public ones "
+                        f"are {'x'.join(map(str, image_shape(p)))}: use the --image_size and "
+                        "--channels of gen_augconv.py")
+    if p.repairs and geometry.tile:
+        raise UserError("repairs are for the paper's dense Aug-Conv, and this delivery's is by "
+                        "tiles: make one whose core was drawn without --tile")
+    aug_conv, entries = delivery.aug_conv(), math.prod(geometry.shape)
+    # The normal equations of the deconvolution, samples of images, and repaired weights.
+    count = min(PUBLIC, delivery.train_images)
+    require_memory("tensor", entries * (6 * entries + 4 * count + 6 * delivery.test_images)
+                   + (3 * aug_conv.weight.numel() if p.repairs else 0),
+                   purpose="attacking this delivery", advice="deliver fewer or smaller images")
+    public = load_images(p, "train").images
+    public = Prepared(public, geometry.mean, geometry.std, geometry.image_padding)[
+        evenly_spaced(len(public), PUBLIC)]
+    if geometry.tile:
+        rim = -public.shape[-1] % geometry.tile
+        public = F.pixel_unshuffle(F.pad(public, (0, rim, 0, rim)), geometry.tile)
+    else:
+        public = public.flatten(1)
+    return View(geometry, aug_conv, restored(delivery.split("test")[0], delivery.scale),
+                layer.weight, layer.padding[0], public)
+
+
+def read_truth(p, delivery: Delivery) -> Truth:
+    """What was delivered; raises UserError where the settings are not those of gen_augconv.py, or
+    the secret order is that of another delivery."""
+    path = Path(p.data_dir) / "provider" / "channel_order.pt"
+    order, of = load(path, lambda content: (content["order"] + 0, content["delivery"]))
+    if of != delivery.id or order.shape != delivery.out_shape[:1]:
+        raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
+    plain = [load_images(p, split).images for split in ("train", "test")]
+    if data_digest(*plain) != delivery.pixels:
+        raise UserError("the plain images of these settings are not those that were delivered: use "
+                        "the --dataset, --train_limit, --test_limit and so on of gen_augconv.py")
+    return Truth(order, plain[1][evenly_spaced(len(plain[1]), IMAGES)].double() / 255, plain[1],
+                 delivery.geometry.mean, delivery.geometry.std)
+
+
+def search_seeds(q: int) -> dict:
+    """Attack 5 on a core drawn as the reference does, from 2^16 seeds in place of 2^32."""
+    def draw(number: int, size: int = SEED_Q) -> Tensor:
+        return torch.rand(size, size, generator=torch.Generator().manual_seed(number))
+
+    generator = torch.Generator().manual_seed(0)
+    secret = int(torch.randint(2 ** SEED_BITS, (1,), generator=generator))
+    plain = torch.randn(SEED_Q, generator=generator)
+    began = time.perf_counter()
+    found = algebra.seed_search(plain, plain @ draw(secret), draw, range(2 ** SEED_BITS))
+    rate = (secret + 1) / (time.perf_counter() - began)
+    began = time.perf_counter()
+    for number in range(3):
+        draw(number, q)
+    full = 3 / (time.perf_counter() - began)
+    search = {"found": found == secret, "bits": SEED_BITS, "q": SEED_Q, "seeds_per_second": rate,
+              "full_q": q, "full_seeds_per_second": full,
+              "years_for_2_32": 2 ** 32 / full / (365.25 * 86400), "bits_of_entropy_here": 256}
+    print("{} the {q}x{q} core of a {bits}-bit seed at {seeds_per_second:.0f} seeds a second; the "
+          "2^32 of torch.rand at {full_q}x{full_q} take one process {years_for_2_32:.2g} years; "
+          "cores here are drawn from {bits_of_entropy_here} bits".format(
               "found" if search["found"] else "did not find", **search))
-    if "repairs" in flags:
-        result["repairs"] = []
-        for kind, strength in tqdm(adversary.REPAIRS, desc="attacking repairs", leave=False):
-            result["repairs"].append(adversary.repaired(
-                kind, strength, weight, delivery, morphed, data.test, plain, filters,
-                layer.padding[0], truth))
-        for report in result["repairs"]:
-            name = f"repair {report['repair']} {report['strength']:g}"
-            tell(f"{name}, first layer known", report["known first layer"])
-            tell(f"{name}, blind, up to colour", report["blind"].get("up to colour", {})
-                 | report["blind"])
-            if "known first layer, denoised" in report:
-                tell(f"{name}, first layer known, denoised", report["known first layer, denoised"])
-
-    shown = spread(len(morphed), SHOWN)
-    maps = found.features[shown, found.features.var((0, 2, 3)).argmax()]
-    rows = [("morphed: what is handed over", stretched(morphed[shown], delivery.shape)),
-            ("one of Aug-Conv's feature maps", stretched(maps.flatten(1), (1, *out_shape[1:])))]
-    rows += [(title, pixels(images[shown])) for title, images in (
-        ("recovered with the first layer known", found.known), ("recovered blind", found.blind),
-        ("from the morphed images alone, without Aug-Conv", blurred)) if images is not None]
-    if truth is not None:
-        rows.insert(0, ("original, private", truth.pixels[shown]))
-    folder = Path(p.results_dir or ("results" if truth is not None else data_dir / "attack"))
-    name = "repairs" if "repairs" in flags else "attacks"
-    write_alone(folder / "figures" / "attack.png", rows_png(rows, zoom=3))
-    write_alone(folder / f"{name}.json", to_json(circumstances(p) | result | {
-        "seconds": round(time.perf_counter() - began, 1)}))
-    print(f"{folder}/{name}.json has the figures, {folder}/figures/attack.png the pictures")
-
-
-def read_truth(p: Parameters, data_dir: Path, delivery: Delivery, train_images: int) -> Truth:
-    """What was delivered; raises UserError where the settings are not those of gen_augconv.py."""
-    test = load_images(p, "test").images
-    if (train_images, len(test)) != (delivery.train_images, delivery.test_images):
-        raise UserError(f"{delivery.train_images} and {delivery.test_images} images were delivered,"
-                        f" but these settings give {train_images} and {len(test)}: use the "
-                        "--dataset, --train_limit and --test_limit of gen_augconv.py")
-    return Truth(load(data_dir / "provider" / "channel_order.pt")["order"],
-                 test[spread(len(test), IMAGES)].double() / 255)
+    return search
 
 
 def tell(what: str, report: dict):
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["nothing"]
-    if "channels right" in report:
-        words.append(f"{report['channels right']} of {report['channels']} channels right")
+    if "channels_right" in report:
+        words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
         words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
                      f"{report['exact']:.2%} of the values exact")
+    if "reidentified" in report:
+        words.append(f"{report['reidentified']:.1%} of all test images re-identified")
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
 
 
+def tell_repairs(reports: list[dict]):
+    for report in reports:
+        name = f"repair {report['repair']} {report['strength']:g}"
+        tell(f"{name}, first layer known", report["known_first_layer"])
+        tell(f"{name}, blind, up to colour", report["blind"].get("up_to_colour", {})
+             | report["blind"])
+        if "known_first_layer_denoised" in report:
+            tell(f"{name}, first layer known, denoised", report["known_first_layer_denoised"])
+
+
+def picture(view: View, truth: Truth | None, found: Recovery, blurred: Tensor | None) -> bytes:
+    """PNG: what is handed over, a feature map, and what came back, beside the originals if any."""
+    shown = evenly_spaced(len(view.morphed), SHOWN)
+    morphed = view.geometry.placed(view.morphed[shown])
+    maps = found.features[shown, found.features.var((0, 2, 3)).argmax()]
+    rows = [("morphed: what is handed over", stretched(morphed, morphed.shape[1:])),
+            ("one of Aug-Conv's feature maps", stretched(maps, (1, *maps.shape[1:])))]
+    rows += [(title, pixels(images[shown], view.geometry.mean, view.geometry.std))
+             for title, images in (
+                 ("recovered with the first layer known", found.known),
+                 ("recovered blind", found.blind),
+                 ("from the morphed images alone, without Aug-Conv", blurred))
+             if images is not None]
+    return rows_png(([("original, private", truth.pixels[shown])] if truth else []) + rows, zoom=3)
+
+
 if __name__ == "__main__":
-    run_step(main, __doc__, extra=EXTRA)
+    run_step(main, __doc__)

@@ -126,14 +126,14 @@ def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tenso
 
 
 def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geometry: Geometry):
-    files = delivery.manifest["files"]
+    files, placed = delivery.manifest["files"], geometry.placed(morphed[:10])
     print(f"{delivery.folder}/ is what goes to the developer: " + ", ".join(
         f"{name} {files[name]['bytes'] / 1e6:.1f} MB" for name in delivery.names
         if not name.startswith("labels")))
     if draw(data_dir / "provider" / "morphed.png", lambda: rows_png(
             [("plain images, as the provider has them", stretched(plain[:10], geometry.shape)),
              ("the same images morphed, as the developer gets them",
-              stretched(geometry.placed(morphed[:10]), geometry.shape))]), mode=0o600):
+              stretched(placed, placed.shape[1:]))]), mode=0o600):
         print(f"{data_dir}/provider/morphed.png shows private images beside their morphed versions")
 
 

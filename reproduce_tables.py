@@ -15,7 +15,6 @@ from report.measure import measure_kappas
 from report.tables import Table, filled
 from utils.artifacts import write_alone
 from utils.cli import run_step, user_errors
-from utils.pictures import draw
 from utils.runs import to_json
 
 ROOT = Path(__file__).resolve().parent
@@ -52,7 +51,8 @@ def main(p: Parameters):
     for name, picture in figures.drawn(records).items():
         write_alone(folder / "figures" / f"{name}.png", picture)
     if not p.results_dir:                                # the README's tables are of results/
-        write_alone(ROOT / "README.md", filled((ROOT / "README.md").read_text(encoding="utf-8"), tables))
+        readme = ROOT / "README.md"
+        write_alone(readme, filled(readme.read_text(encoding="utf-8"), tables))
     print(f"{markdown}\n{folder}/tables.md, tables.tex, analysis.json and figures/ are written")
 
 

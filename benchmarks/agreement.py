@@ -6,7 +6,6 @@ do they name the same class? In memory, for every core, tile and dtype, float32 
 training. Takes the data set options of pretrain.py; writes agreement.json to --results_dir.
 """
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import torch
 
 from images.datasets import Prepared, about, load_images
 from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer, find, from_file
+from models.first_layer import BehindFirstLayer, from_file
 from models.networks import build
 from utils.artifacts import load, write_alone
 from utils.cli import UserError, run_step
-from utils.delivery import rounded, restored
+from utils.delivery import restored, rounded
 from utils.distributed import full_float32
 from utils.morphing import (
     compose_aug_conv,
@@ -32,7 +31,8 @@ from utils.morphing import (
 from utils.runs import provenance, to_json
 
 CORES, DTYPES, BATCH = ("orthogonal", "normal", "uniform"), ("float32", "float16", "int8"), 250
-TILES = (0, 8)                      # 0: the paper's κ = 1
+REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver
+TILES = (0, 8)                      # 0: the paper's κ = 1; by tiles with the first core alone
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def main(p):
     behind = BehindFirstLayer(network, shape).eval()
     rows = []
     for tile in (t for t in TILES if not t or t % layer.stride[0] == 0):
-        for distribution in CORES:
+        for distribution in CORES[:1] if tile else CORES:
             core, inverse, _ = usable_core(core_size(shape, 1, tile), distribution,
                                            secret_generator(p.morph_seed, purpose=0))
             order = torch.arange(layer.out_channels)
@@ -63,20 +63,16 @@ def main(p):
             morphed = torch.cat([morph(source[block], core, tile) for block in blocks])
             for dtype in DTYPES:
                 scale = float(morphed.abs().max()) / 127
-                logits, given = [], []
-                for block in blocks:
-                    t = restored(rounded(morphed[block], dtype, scale), scale)
-                    given.append(aug_conv(t))
-                    logits.append(behind(given[-1]))
-                    given = given[:1]
-                logits = torch.cat(logits)
+                given = [restored(rounded(morphed[block], dtype, scale), scale) for block in blocks]
+                error = relative_error(aug_conv(given[0]), features)
                 rows.append({
                     "tile": tile, "kappa": None if tile else 1, "morph_distribution": distribution,
-                    "delivery_dtype": dtype, "images": len(plain),
-                    "equal": int((logits.argmax(1) == plain.argmax(1)).sum()),
-                    "error_of_the_features": relative_error(given[0], features),
-                    "largest_logit_difference": finite((logits - plain).abs().max()),
-                    "right": int((logits.argmax(1) == test.labels).sum())})
+                    "delivery_dtype": dtype, "images": len(plain), "error_of_the_features": error})
+                if error < REFUSED:
+                    logits = torch.cat([behind(aug_conv(t)) for t in given])
+                    rows[-1] |= {"equal": int((logits.argmax(1) == plain.argmax(1)).sum()),
+                                 "right": int((logits.argmax(1) == test.labels).sum()),
+                                 "largest_logit_difference": float((logits - plain).abs().max())}
                 print(rows[-1], flush=True)
     record = provenance(p) | {
         "model": content["model"]["name"], "data": about(p, train, test) | content["about"],
@@ -84,10 +80,6 @@ def main(p):
     folder = Path(p.results_dir or "results")
     write_alone(folder / "agreement.json", to_json(record))
     print(f"{folder}/agreement.json is written")
-
-
-def finite(x: torch.Tensor) -> float | None:
-    return float(x) if math.isfinite(x) else None
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from models.aug_conv import AugConv
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.morphing import compose_aug_conv, morph, secret_generator, usable_core
-from utils.records import circumstances, to_json
+from utils.runs import provenance, to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
 PIXELS, ENTRIES = SHAPE[1] * SHAPE[2], math.prod(SHAPE)
@@ -87,8 +87,8 @@ def main():
     layer = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False).requires_grad_(False)
     filters = layer.weight.double().flatten(1).numpy()
     core, inverse, _ = usable_core(ENTRIES, "uniform", secret_generator(None, purpose=0))
-    weight, out_shape = compose_aug_conv(layer, inverse, SHAPE, torch.arange(CHANNELS))
-    aug_conv, core = AugConv(weight, out_shape), core.double()
+    parts = compose_aug_conv(layer, inverse, SHAPE, torch.arange(CHANNELS))
+    aug_conv, core, weight = AugConv(**parts), core.double(), parts["weight"]
     exact = F.conv2d(images.double(), layer.weight.double(), padding=1)
 
     turns: dict[str, list[dict]] = {}
@@ -97,7 +97,7 @@ def main():
             seconds, _ = timed(lambda: layer(images), IMAGES)
             turns.setdefault("the plain layer", []).append(
                 {"seconds": seconds, "bytes": ENTRIES, "largest_error": 0.0})
-            morphing, morphed = timed(lambda: morph(images.flatten(1), core), IMAGES)
+            morphing, morphed = timed(lambda: morph(images, core), IMAGES)
             computing, features = timed(lambda m=morphed: aug_conv(m), IMAGES)
             turns.setdefault("MoLe, κ = 1, uniform", []).append({
                 "morphing": morphing, "computing": computing, "seconds": morphing + computing,
@@ -116,7 +116,7 @@ def main():
         row["seconds_ratio"] = row["seconds"] / plain["seconds"]
         row["expansion"] = row["bytes"] / ENTRIES
     best = min(table[2:], key=lambda row: row["seconds"])
-    record = circumstances(Parameters())
+    record = provenance(Parameters())
     record = {key: record[key] for key in ("command", "machine")} | {
               "versions": record["versions"] | {"tenseal": version("tenseal")},
               "runs": arguments.runs, "security_bits": 128,

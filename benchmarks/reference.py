@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from utils.datasets import MEAN, STD
+
+from images.datasets import CIFAR
 
 
 def block_diagonal(core: Tensor, kappa: int) -> Tensor:
@@ -71,7 +72,7 @@ class ImageByImage(Dataset):
     def __init__(self, images: Tensor, labels: Tensor, matrix: Tensor | None = None):
         self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # as CIFAR's files have them
         self.labels = labels.tolist()
-        steps = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        steps = [transforms.ToTensor(), transforms.Normalize(*CIFAR)]
         self.transform = transforms.Compose(steps + ([] if matrix is None else [Morphing(matrix)]))
 
     def __len__(self) -> int:

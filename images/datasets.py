@@ -201,7 +201,7 @@ def _torchvision(p: Parameters, split: str) -> tuple[Tensor, Tensor, list[str]]:
     images = images[:, None] if images.ndim == 3 else (
         images if by_name else images.permute(0, 3, 1, 2).contiguous())
     labels = torch.as_tensor(data.labels if by_name else data.targets).long()
-    return images, labels, list(getattr(data, "classes", range(10)))
+    return images, labels, list(map(str, getattr(data, "classes", range(10))))
 
 
 def _archive(kind, p: Parameters) -> str:

@@ -1,7 +1,5 @@
 """The Augmented Convolution: M⁻¹ and a network's first layer in one frozen layer."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +27,8 @@ class AugConv(nn.Module):
         if bias is not None and bias.shape != (beta,):
             raise ValueError(f"a bias of shape {tuple(bias.shape)} does not fit {beta} channels")
         self.out_shape, self.step, self.offset = tuple(out_shape), tuple(step), tuple(offset)
-        self.register_buffer("weight", weight)
+        self.register_buffer("weight", weight if weight.ndim == 2 else
+                             weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
 
     def forward(self, morphed: Tensor) -> Tensor:
@@ -47,21 +46,10 @@ def transposed_convolution(x: Tensor, weight: Tensor, size: tuple[int, int],
                            step: tuple[int, int], offset: tuple[int, int]) -> Tensor:
     """F.conv_transpose2d(x, weight, stride=step), `size` of it from `offset` on, zeros around it.
 
-    x (B, q, t, u), weight (q, β, k, l), result (B, β, *size) channels-last. One matrix product,
-    then the blocks of `step` that the kernels overlap in are added up in place: several times as
-    fast as PyTorch's own on the CPU, where kernels are little larger than their stride.
+    x (B, q, t, u), weight (q, β, k, l), result (B, β, *size). Channels-last, where it is three
+    times as fast on the CPU.
     """
-    (batch, q, *tiles), (_, beta, *kernel) = x.shape, weight.shape
-    product = x.permute(0, 2, 3, 1).reshape(-1, q) @ weight.permute(0, 2, 3, 1).reshape(q, -1)
-    product = product.view(batch, *tiles, *kernel, beta)
-    pieces = [math.ceil(k / s) for k, s in zip(kernel, step, strict=True)]
-    blocks = [t + p - 1 for t, p in zip(tiles, pieces, strict=True)]
-    buffer = product.new_zeros(batch, blocks[0], step[0], blocks[1], step[1], beta)
-    for i in range(pieces[0]):
-        for j in range(pieces[1]):
-            piece = product[:, :, :, i * step[0]:(i + 1) * step[0], j * step[1]:(j + 1) * step[1]]
-            buffer[:, i:i + tiles[0], :piece.shape[3], j:j + tiles[1], :piece.shape[4]] += (
-                piece.transpose(2, 3))
-    whole = buffer.view(batch, blocks[0] * step[0], blocks[1] * step[1], beta).permute(0, 3, 1, 2)
+    whole = nn.functional.conv_transpose2d(x.contiguous(memory_format=torch.channels_last), weight,
+                                           stride=step)
     rims = [(-o, o + s - w) for o, s, w in zip(offset, size, whole.shape[2:], strict=True)]
     return nn.functional.pad(whole, (*rims[1], *rims[0]))

@@ -42,7 +42,7 @@ def attack(records: dict) -> Table:
             *({"attack": f"{point['pairs']} known pairs ({point['least']} determine the core)"}
               | point for point in record["known_pairs"])]
     return table("Attacks on the project's own delivery.", rows,
-                 "attack psnr ssim exact seconds channels_right", formatted(
+                 "attack psnr ssim exact reidentified seconds channels_right", formatted(
         "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: 8-bit "
         "values that come back. Trying all seeds of {seed_search[bits]} bits finds a core of q = "
         "{seed_search[q]}; 2³² seeds at q = {seed_search[full_q]} would take one process "

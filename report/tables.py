@@ -3,9 +3,9 @@
 import re
 from typing import NamedTuple
 
-FORMATS = {"accuracy": "{:.2%}", "share": "{:.2%}", "exact": "{:.0%}", "psnr": "{:.1f} dB",
-           "ssim": "{:.3f}", "mean": "{:+.2f}", "low": "{:+.2f}", "high": "{:+.2f}",
-           "command": "`{}`", int: "{:,}", float: "{:.4g}"}
+FORMATS = {"accuracy": "{:.2%}", "share": "{:.2%}", "exact": "{:.0%}",
+           "reidentified": "{:.1%}", "psnr": "{:.1f} dB", "ssim": "{:.3f}", "mean": "{:+.2f}",
+           "low": "{:+.2f}", "high": "{:+.2f}", "command": "`{}`", int: "{:,}", float: "{:.4g}"}
 WORDS = {"kappa": "κ", "psnr": "PSNR", "ssim": "SSIM", "ac": "Aug-Conv", "mb": "MB", "tost": "TOST",
          "pretrained": "plain", "data": "", "versions": "", "morph": ""}
 

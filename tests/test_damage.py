@@ -213,7 +213,7 @@ def test_rows_written_in_any_order_are_the_array(tmp_path):
         new.save("a.npy", lambda file: np.lib.format.write_array_header_1_0(file, {
             "descr": "<f2", "fortran_order": False, "shape": rows.shape}))
         for first in (4, 0, 2):
-            write_rows(tmp_path / "a.npy", rows.shape, rows.dtype, first,
+            write_rows(tmp_path / "a.npy", first,
                        torch.from_numpy(rows[first:first + 2]))
     assert load_array(tmp_path / "a.npy", rows.shape, "float16").equal(torch.from_numpy(rows))
     assert (np.load(tmp_path / "a.npy") == rows).all()

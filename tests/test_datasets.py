@@ -1,4 +1,4 @@
-"""Data sets as tensors: embedded, folders of images, and CIFAR with a stand-in for the network."""
+"""Data sets as tensors: embedded, and those of torchvision with a stand-in for the network."""
 
 import hashlib
 import io
@@ -12,11 +12,21 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from utils.datasets import MEAN, STD, decode, image_shape, load_images, normalise, unrolled
-from utils.program import UserError
 
+from images import datasets, shapes
+from images.datasets import (
+    DATASETS,
+    Images,
+    Prepared,
+    image_shape,
+    load_images,
+    normalisation,
+    normalise,
+    recoloured,
+    subset,
+)
 from parameter import Parameters
-from utils import shapes
+from utils.cli import UserError
 
 
 def test_shapes_are_the_same_for_the_same_seed_and_balanced():
@@ -43,67 +53,124 @@ def test_limits_take_a_random_subset_that_is_always_the_same():
     whole = load_images(Parameters(dataset="shapes", image_size=8), "test")
     part, again = load_images(p, "test"), load_images(p, "test")
     assert torch.equal(part.images, again.images) and len(part.labels) == 500
-    assert len(part.labels.unique()) == 10 and len(whole.labels) == 2000
-    with pytest.raises(UserError, match="test_limit is 2001"):
+    assert part.labels.bincount().tolist() == [50] * 10 and len(whole.labels) == 2000
+    with pytest.raises(UserError, match="test_limit is 2001, but there are 2000 test images"):
         load_images(Parameters(dataset="shapes", image_size=8, test_limit=2001), "test")
 
 
+@pytest.mark.parametrize("counts, limit, chosen", [
+    ([60, 30, 10], 10, [6, 3, 1]), ([60, 30, 10], 50, [30, 15, 5]), ([500, 2, 2], 3, [1, 1, 1]),
+    ([500, 2, 2], 50, [48, 1, 1]), ([5, 5], 1, [1, 0]), ([3, 4], 7, [3, 4]), ([3, 4], 0, [3, 4])])
+def test_a_subset_has_every_class_in_its_proportion(counts, limit, chosen, capsys):
+    """None is left out that fits, and each image is taken once."""
+    labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    names = [f"class{i}" for i in range(len(counts))]
+    rows = torch.arange(len(labels))[subset(labels, limit, "train", names)]
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    found = labels[rows].bincount(minlength=len(counts)).tolist()
+    assert all(abs(a - b) <= 1 for a, b in zip(found, chosen, strict=True)) and sum(found) == sum(
+        chosen) and (min(found) > 0 or limit < len(counts))
+    again = torch.arange(len(labels))[subset(labels, limit, "train", names)]
+    assert torch.equal(rows, again)
+    out = capsys.readouterr().out
+    assert ("train images of each class: " in out) == (limit > 0 and max(found) > min(found))
+
+
+def test_a_smaller_subset_is_no_other_choice_of_images():
+    """A sweep over --train_limit adds images and takes none away."""
+    labels = torch.arange(400) % 4
+    small, large = (set(subset(labels, n, "train", list("abcd")).tolist()) for n in (40, 120))
+    assert small < large
+
+
+def test_colours():
+    """Grey is ITU-R 601, as Pillow has it."""
+    images = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8)
+    grey = recoloured(images, 1)
+    for image, result in zip(images, grey, strict=True):
+        expected = np.asarray(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        assert np.abs(result[0].numpy().astype(int) - expected).max() <= 1
+    assert torch.equal(recoloured(grey, 3), grey.expand(5, 3, 6, 6))
+    assert recoloured(images, 3) is images
+
+
 def test_normalised_with_cifars_mean_and_deviation():
-    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    expected = torchvision.transforms.functional.normalize(images.float() / 255, MEAN, STD)
-    torch.testing.assert_close(normalise(images), expected)
+    images, (mean, std) = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), datasets.CIFAR
+    expected = torchvision.transforms.functional.normalize(images.float() / 255, mean, std)
+    torch.testing.assert_close(normalise(images, mean, std), expected)
+    assert normalisation(Parameters(), Images(images, None, [])) == datasets.CIFAR
 
 
-def test_unrolled_images_are_padded_after_they_are_normalised():
-    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
-    rows = unrolled(images, padding=1).view(2, 3, 6, 6)
-    torch.testing.assert_close(rows[:, :, 1:-1, 1:-1], normalise(images))
-    assert rows[:, :, 0].abs().max() == 0 == rows[:, :, :, -1].abs().max()
-    assert image_shape(Parameters(image_padding=1)) == (3, 34, 34)
+@pytest.mark.parametrize("p, channels", [(Parameters(dataset="folder"), 3),
+                                         (Parameters(dataset="folder", channels=1), 1),
+                                         (Parameters(dataset="cifar10", channels=1), 1)])
+def test_normalisation_is_measured_where_the_table_has_none(p, channels):
+    images = torch.randint(0, 200, (1500, channels, 4, 4), dtype=torch.uint8)
+    mean, std = normalisation(p, Images(images, torch.zeros(1500), []))
+    result = normalise(images, mean, std)
+    assert result.mean((0, 2, 3)).abs().max() < 1e-3
+    assert (result.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    black = Images(torch.zeros(4, channels, 4, 4, dtype=torch.uint8), None, [])
+    assert min(normalisation(p, black)[1]) > 0
 
 
-@pytest.fixture
-def tree(tmp_path):
-    """A folder data set with two classes, and a function that draws an image file into it."""
-    def put(name, size=(6, 6), colour=(200, 100, 50), **options):
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, colour).save(path, **options)
-        return path
-
-    for split in ("train", "test"):
-        for kind in ("cat", "dog"):
-            put(f"{split}/{kind}/1.png")
-    return put
+def test_images_are_padded_after_they_are_normalised():
+    images, (mean, std) = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8), datasets.CIFAR
+    prepared = Prepared(images, mean, std, padding=1)
+    assert len(prepared) == 9 and prepared[2:4].shape == (2, 3, 6, 6)
+    torch.testing.assert_close(prepared[2:4][:, :, 1:-1, 1:-1], normalise(images[2:4], mean, std))
+    assert prepared[:][:, :, 0].abs().max() == 0 == prepared[:][:, :, :, -1].abs().max()
 
 
-def folder(tmp_path, **more):
-    return Parameters(dataset="folder", dataset_dir=str(tmp_path / "images"), image_size=4,
-                      data_dir=str(tmp_path / "data"), **more)
+@pytest.mark.parametrize("p, shape", [
+    (Parameters(), (3, 32, 32)), (Parameters(dataset="mnist"), (1, 28, 28)),
+    (Parameters(dataset="stl10", channels=1), (1, 96, 96)),
+    (Parameters(dataset="folder"), (3, 32, 32)),
+    (Parameters(dataset="folder", image_size=224, channels=1), (1, 224, 224))])
+def test_shape_of_the_images(p, shape):
+    assert image_shape(p) == shape
 
 
-def test_folder_is_decoded_resized_and_kept(tree, tmp_path):
-    tree("train/dog/2.jpg", size=(9, 5), colour=(0, 0, 255), quality=95)
-    first = load_images(folder(tmp_path), "train")
-    assert first.classes == ["cat", "dog"] and first.labels.tolist() == [0, 1, 1]
-    assert first.images.shape == (3, 3, 4, 4)
-    assert first.images[0, :, 0, 0].tolist() == [200, 100, 50]
-    assert first.images[2, 2].float().mean() > 240 > 20 > first.images[2, 0].float().mean()
-    kept = list((tmp_path / "data" / "datasets").iterdir())
-    assert len(kept) == 1
-    assert torch.equal(load_images(folder(tmp_path), "train").images, first.images)
-    kept[0].write_bytes(b"damaged")
-    assert torch.equal(load_images(folder(tmp_path), "train").images, first.images)
-    tree("train/cat/1.png", colour=(1, 2, 3))
-    assert load_images(folder(tmp_path), "train").images[0, :, 0, 0].tolist() == [1, 2, 3]
+@pytest.mark.parametrize("p, words", [
+    (Parameters(dataset="imagenet"), "dataset is 'imagenet', but must be one of cifar10"),
+    (Parameters(dataset="mnist", image_size=32), "image_size is 32, but the images of mnist")])
+def test_images_that_a_data_set_has_not(p, words):
+    with pytest.raises(UserError, match=words):
+        image_shape(p)
 
 
-def test_a_wide_image_keeps_its_proportions(tree):
-    path = tree("wide.png", size=(12, 6))
-    with Image.open(path) as image:
-        image.paste((0, 0, 0), (0, 0, 3, 6))              # what a square crop leaves out
-        image.save(path)
-    assert decode(path, 6)[0].min() == 200
+@pytest.mark.parametrize("name", [n for n in DATASETS if DATASETS[n][0]])
+def test_torchvisions_data_sets(name, tmp_path, monkeypatch):
+    """A class of torchvision's interface in place of the network."""
+    kind, channels, side = DATASETS[name][:3]
+    rows = {"train": 7, "test": 5}
+
+    class Fake:
+        classes = [f"class {i}" for i in range(100 if name == "cifar100" else 10)]
+
+        def __init__(self, root, train=None, split=None, download=False):
+            assert root == str(tmp_path) and download and (train is None) != (split is None)
+            count = rows[split or ("train" if train else "test")]
+            labels = list(range(count))
+            if kind in ("SVHN", "STL10"):
+                self.data = np.zeros((count, 3, side, side), np.uint8)
+                self.labels = np.array(labels)
+            else:
+                self.data = (torch.zeros(count, 28, 28, dtype=torch.uint8) if channels == 1 else
+                             np.zeros((count, side, side, 3), np.uint8))
+                self.targets = torch.tensor(labels) if channels == 1 else labels
+            self.data[1] += 1
+
+    if kind == "SVHN":
+        del Fake.classes                                 # torchvision's has none
+    monkeypatch.setattr(torchvision.datasets, kind, Fake)
+    for split, count in rows.items():
+        images = load_images(Parameters(dataset=name, dataset_dir=str(tmp_path)), split)
+        assert images.images.shape == (count, channels, side, side)
+        assert images.images.dtype == torch.uint8 and images.images[1].min() == 1
+        assert images.labels.dtype == torch.int64 and images.labels.tolist() == list(range(count))
+        assert len(images.classes) >= 10 and all(isinstance(c, str) for c in images.classes)
 
 
 def test_cifar_without_a_network_says_what_to_put_where(tmp_path, monkeypatch):
@@ -117,6 +184,20 @@ def test_cifar_without_a_network_says_what_to_put_where(tmp_path, monkeypatch):
     message = str(error.value)
     assert "cifar-10-python.tar.gz" in message and str(tmp_path) in message
     assert "--dataset shapes" in message and "\n" not in message
+
+
+def test_a_half_downloaded_archive_is_named_with_its_checksum(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    half = tmp_path / "cifar-10-python.tar.gz"
+    half.write_bytes(b"half of it")
+    with pytest.raises(UserError) as error:
+        load_images(Parameters(dataset_dir=str(tmp_path)), "train")
+    assert f"{half} is damaged (md5 {hashlib.md5(b'half of it').hexdigest()}, not " in str(
+        error.value) and "replace it" in str(error.value)
+    assert "\n" not in str(error.value) and half.exists()
 
 
 def test_cifar_is_downloaded_once(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from models.vgg import GROUPS, VGG
 from report import formulas, measured, paper, runs
 from report.tables import Table, filled, formatted, table
 from tests.steps import ROOT, TINY, run
-from utils.provenance import provenance_hash, result_name
+from utils.runs import result_name
 
 RECORDS = reproduce_tables.read_results(ROOT / "results")
 RUNS = RECORDS["accuracy"]
@@ -147,7 +147,7 @@ def test_committed_tables_are_those_of_the_committed_results(tmp_path):
     readme = (ROOT / "README.md").read_text()
     assert filled(readme, reproduce_tables.made_tables(RECORDS)) == readme
     assert set(re.findall(r"<!-- (\w+) -->", readme)) == {
-        "accuracy", "paper", "attack", "kappa", "bench"}
+        "accuracy", "agreement", "paper", "attack", "kappa", "bench"}
 
 
 def test_committed_runs_bear_the_name_of_their_provenance():
@@ -161,8 +161,9 @@ def test_names_of_results():
     assert re.fullmatch(r"my-data-new-vgg\d+-n\d+-e\d-with_ac-s8-orthogonal-int8-[0-9a-f]{8}"
                         r"-seed3\.json", result_name(tiles))
     other = tiles["provenance"] | {"momentum": 0.8}
-    assert provenance_hash(other) != provenance_hash(tiles["provenance"])
-    assert provenance_hash(dict(reversed(other.items()))) == provenance_hash(other)
+    assert result_name(tiles | {"provenance": other}) != result_name(tiles)
+    assert result_name(tiles | {"provenance": dict(reversed(other.items()))}) == result_name(
+        tiles | {"provenance": other})
 
 
 def test_keys_of_results_are_snake_case():
@@ -272,8 +273,8 @@ def test_every_row_is_as_wide_as_its_header_and_nothing_measured_is_missing():
 
 
 def test_measuring_the_kappa_sweep(at, tmp_path):
-    result = run("reproduce_tables.py", "--measure", *TINY, "--data_dir", at("end"),
-                 "--results_dir", tmp_path / "out")
+    result = run("reproduce_tables.py", "--measure", "--data_dir", at("end"), "--results_dir",
+                 tmp_path / "out", settings=TINY)
     assert result.status == 0, result.err
     sweep = json.loads((tmp_path / "out" / "kappa.json").read_text())["sweep"]
     assert [point["q"] for point in sweep] == [192, 64, 16, 4, 1]

@@ -1,19 +1,31 @@
-"""The training loop: what it computes, alone and in several processes."""
+"""The training loop: what it computes."""
 
-import subprocess
-import sys
+import copy
 
 import pytest
 import torch
-from models.batch_norm import CPUSyncBatchNorm2d
 from torch import nn
 
+from images import shapes
 from models.aug_conv import AugConv
+from models.first_layer import BehindFirstLayer, find
+from models.networks import build
 from parameter import Parameters
-from tests.steps import ROOT, STEPS, TINY, run
-from utils.delivery import standardised
-from utils.runs import Run
-from utils.training import Data, batches, compute_dtype, seed_everything, through_aug_conv, train
+from utils.delivery import restored, standardiser
+from utils.distributed import compute_dtype
+from utils.morphing import compose_by_tiles, draw_core, morph, secret_generator
+from utils.runs import Run, identity
+from utils.training import (
+    Data,
+    Features,
+    batches,
+    evaluate,
+    optimizer_and_schedule,
+    seed_everything,
+    through_frozen_layers,
+    train,
+    train_epoch,
+)
 
 CPU = torch.device("cpu")
 
@@ -31,13 +43,14 @@ def trained(folder, data=None, network=None, **settings):
     seed_everything(p.seed)
     network = network or nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1),
                                        nn.Linear(16, 2))
-    curve = train(network, data or task(), p, Run(folder, "pretrained", p.experiment()), 0.0, CPU)
+    run = Run(folder, "pretrained", identity(p, "pretrain.py"))
+    curve = train(network, data or task(), p, run, 0.0, CPU)
     return network, curve
 
 
 def test_it_learns_and_tells_the_curve(tmp_path):
-    _, curve = trained(tmp_path, epochs=30)
-    assert [e["epoch"] for e in curve] == list(range(1, 31))
+    _, curve = trained(tmp_path, epochs=12, lr=0.15)
+    assert [e["epoch"] for e in curve] == list(range(1, 13))
     assert curve[-1]["train_loss"] < 0.3 < curve[0]["train_loss"]
     assert curve[-1]["test_accuracy"] > 0.8
 
@@ -78,26 +91,73 @@ def test_last_batch_is_left_out_only_where_it_is_too_small():
     assert [len(b) for b in batches(torch.arange(5), 16)] == [5]
 
 
-def test_standardised_with_the_training_images_alone():
-    data = Data(5 + 3 * torch.randn(500, 6), torch.zeros(500), torch.full((2, 6), 5.0),
-                torch.zeros(2), lambda x: x)
-    fair = standardised(data)
-    torch.testing.assert_close(fair.train.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
-    torch.testing.assert_close(fair.train.std(0), torch.ones(6))
-    assert fair.test.abs().max() < 0.3 and fair.train.dtype == torch.float32
+def test_the_mean_loss_is_of_the_images_that_were_trained_on():
+    """33 images in batches of 16: the last one is left out, and counts for nothing."""
+    network, data = nn.Linear(8, 2), task(33)
+    with torch.no_grad():
+        network.weight.zero_(), network.bias.zero_()
+    p = Parameters(batch_size=16, lr=0)
+    optimizer, scheduler = optimizer_and_schedule(network, p, 0, 2)
+    loss = train_epoch(network, data, p, 1, optimizer, scheduler, CPU)
+    assert loss == pytest.approx(0.6931472)              # log 2: both classes are as likely
+
+
+@pytest.mark.parametrize("scale, dtype", [(1.0, torch.float32), (0.25, torch.int8)])
+def test_standardised_with_the_training_images_alone(scale, dtype):
+    train_set, test_set = (5 + 3 * torch.randn(1500, 6)) / scale, torch.full((2, 6), 5.0) / scale
+    fair = standardiser(train_set.to(dtype), scale)
+    result = fair(restored(train_set.to(dtype), scale))
+    torch.testing.assert_close(result.mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.std(0), torch.ones(6))
+    assert fair(restored(test_set.to(dtype), scale)).abs().max() < 0.3
+    assert result.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_are_the_same_kept_or_computed(dtype):
-    layer = AugConv(torch.randn(12, 4 * 3 * 3), (4, 3, 3))
-    data = Data(torch.randn(9, 12), torch.zeros(9), torch.randn(5, 12), torch.zeros(5), None)
-    kept = through_aug_conv(layer, data, "on", dtype, CPU)
-    each = through_aug_conv(layer, data, "off", dtype, CPU)
-    for split in ("train", "test"):
-        first, second = (d.prepare(getattr(d, split)) for d in (kept, each))
+    """Of two deliveries, too, whose rows are read in any order."""
+    layers = [(AugConv(torch.randn(12, 4 * 3 * 3), (4, 3, 3)),
+               Data(torch.randn(n, 12), torch.full((n,), n), torch.randn(5, 12), torch.zeros(5),
+                    lambda x: x)) for n in (9, 4)]
+    kept, each = (through_frozen_layers(layers, cache, dtype, CPU) for cache in ("on", "off"))
+    assert torch.equal(kept.train_labels, torch.tensor([9] * 9 + [4] * 4))
+    assert isinstance(kept.train, torch.Tensor) and isinstance(each.train, Features)
+    for index in (slice(0, 13), slice(7, 11), torch.tensor([12, 3, 9, 0, 8])):
+        first, second = kept.train[index], each.train[index]
         assert first.dtype == second.dtype == dtype and first.shape == second.shape
         torch.testing.assert_close(first, second)
-        assert first.is_contiguous(memory_format=torch.channels_last)
+    expected = layers[1][0](layers[1][1].train[:1]).to(dtype)
+    torch.testing.assert_close(kept.train[9:10], expected)
+    assert kept.train.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_training_behind_aug_conv_is_training_behind_the_plain_frozen_layer():
+    """Two epochs from the same weights, in float64: losses, weights and predictions agree."""
+    images, labels = shapes.draw(48, 16, seed=0)
+    images = images.double() / 255 - 0.5
+    seed_everything(0)
+    network = build("tests.own_networks:small_vit", 10, (3, 16, 16)).double()
+    layer = network.get_submodule(find(network, (3, 16, 16))).requires_grad_(False)
+    core = draw_core(3 * 8 * 8, "orthogonal", secret_generator(0, 0)).double()
+    parts = compose_by_tiles(layer, torch.linalg.inv(core), 8, (3, 16, 16), torch.arange(32))
+    morphed = morph(images, core, 8)
+
+    def trained_behind(first, inputs):
+        p = Parameters(epochs=2, batch_size=16, lr=0.01)
+        data = Data(inputs, labels, inputs, labels, lambda x: x)
+        rest = BehindFirstLayer(copy.deepcopy(network), (3, 16, 16))
+        optimizer, scheduler = optimizer_and_schedule(rest, p, 1e-3, 3)
+        def forward(x):
+            return rest(first(x))
+        losses = [train_epoch(forward, data, p, epoch, optimizer, scheduler, CPU)
+                  for epoch in (1, 2)]
+        return losses, rest.state_dict(), evaluate(forward, inputs)
+
+    plain, behind = trained_behind(layer, images), trained_behind(
+        AugConv(**parts, bias=layer.bias), morphed)
+    assert plain[0] == pytest.approx(behind[0], rel=1e-6) and plain[0][1] < plain[0][0]
+    torch.testing.assert_close(plain[1:], behind[1:], rtol=1e-9, atol=1e-9)
+    assert not torch.equal(plain[1]["network.heads.head.weight"], network.heads.head.weight)
 
 
 def test_precision_can_be_chosen():
@@ -106,7 +166,7 @@ def test_precision_can_be_chosen():
 
 
 def test_bfloat16_trains_as_well(tmp_path):
-    _, curve = trained(tmp_path, epochs=30, precision="bf16")
+    _, curve = trained(tmp_path, epochs=12, lr=0.15, precision="bf16")
     assert curve[-1]["test_accuracy"] > 0.8
 
 
@@ -121,51 +181,3 @@ def test_cuda_trains_as_the_cpu_does(tmp_path):
         return network[0].weight.detach().cpu()
 
     torch.testing.assert_close(weights("cuda"), weights("cpu"), rtol=1e-4, atol=1e-5)
-
-
-def test_two_processes_end_where_one_does(tmp_path):
-    """torchrun on the CPU, batch statistics included: float32, no dropout.
-
-    A small learning rate, since rounding grows a hundredfold a step where it is large.
-    """
-    settings = [*TINY, "--dropout", "0", "--train_limit", "48", "--data_dir"]
-    folders = {name: tmp_path / name for name in ("one", "two", "doubled")}
-    for script in STEPS[:3]:
-        assert run(script, *settings, folders["one"]).status == 0
-    for name in ("two", "doubled"):
-        (folders[name] / "developer").mkdir(parents=True)
-        (folders[name] / "delivery").symlink_to(folders["one"] / "delivery")
-    for name, lr in (("one", 3e-4), ("doubled", 6e-4)):
-        assert run("train_with_ac.py", *settings, folders[name], "--lr", lr).status == 0
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         "train_with_ac.py", *settings, str(folders["two"]), "--lr", "3e-4"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "2 processes" in result.stdout
-    assert result.stdout.count("epoch   2") == 1                   # one of them speaks
-    one, two, doubled = (
-        torch.cat([weight.flatten() for name, weight in torch.load(
-            folder / "developer" / "with_ac.pt", weights_only=True)["network"].items()
-            if name.endswith(("weight", "bias")) and name.startswith("behind")])
-        for folder in folders.values())
-    assert (one - two).norm() <= 1e-4 * one.norm()
-    # What gradients that are summed and not averaged would give is far outside that bound.
-    assert (one - doubled).norm() > 1e-3 * one.norm()
-
-
-def test_batch_norm_over_processes_is_torchs_on_one(tmp_path):
-    """One process: mean, variance and gradients of nn.BatchNorm2d."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0,
-                                         world_size=1)
-    try:
-        own, torchs = CPUSyncBatchNorm2d(5), nn.BatchNorm2d(5)
-        x = torch.randn(6, 5, 3, 3)
-        inputs = [x.clone().requires_grad_() for _ in range(2)]
-        for layer, y in zip((own, torchs), inputs, strict=True):
-            layer(y).square().mul(torch.arange(5.0).view(-1, 1, 1)).sum().backward()
-        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(own.running_var, torchs.running_var)
-        torch.testing.assert_close(own.running_mean, torchs.running_mean)
-    finally:
-        torch.distributed.destroy_process_group()

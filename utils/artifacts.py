@@ -23,7 +23,7 @@ from utils.cli import UserError, tolerated, warn
 RUNS = {"pretrained": "pretrain.py", "pretrained_frozen": "pretrain.py --frozen_first_layer FILE",
         "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",
         "no_ac_standardised": "train_no_ac.py --standardise"}
-# Which step makes a file.
+# Which step makes a file, or the files of a folder; all others are gen_augconv.py's.
 MAKERS = {f"{run}{suffix}": step for run, step in RUNS.items()
           for suffix in (".pt", ".checkpoint.pt", ".json")} | {
     "first_layer.pt": "pretrain.py", "morphing_matrix.pt": "gen_morphing_matrix.py",
@@ -33,14 +33,12 @@ MANIFEST, TEMPORARY = "manifest.json", ".partial"
 
 
 def maker(path: Path) -> str:
-    """The step that makes a file, or a folder."""
     return MAKERS.get(path.name) or MAKERS.get(path.parent.name, "gen_augconv.py")
 
 
 def remedy(path: Path) -> str:
-    step = maker(path)
-    again = "" if step.startswith(("gen_", "morph_")) else " --restart"
-    return f"run `python {step}{again}` again"
+    again = "" if maker(path).startswith(("gen_", "morph_")) else " --restart"
+    return f"run `python {maker(path)}{again}` again"
 
 
 def temporary(path: Path) -> Path:
@@ -99,20 +97,16 @@ def write_alone(path: Path, content: bytes | str | dict | Callable, mode: int = 
         temporary(path).unlink(missing_ok=True)
 
 
-def write_rows(path: Path, shape: tuple, dtype: np.dtype, first: int, rows: Tensor):
-    """Rows of a .npy array that `header_only` began, from `first` on.
-
-    Not through a memory map, which a full disk would answer with a signal instead of an error.
-    """
-    size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+def write_rows(path: Path, first: int, rows: Tensor):
+    """Rows of a .npy array of which the header is written, from `first` on; not through a memory
+    map, which a full disk would answer with a signal instead of an error."""
+    rows = np.ascontiguousarray(rows.cpu().numpy())
     try:
         with open(temporary(path), "r+b") as file:       # buffered: a raw write may end early
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
-            file.seek(first * size, os.SEEK_CUR)
-            file.write(np.ascontiguousarray(rows.cpu().numpy(), dtype=dtype))
-            file.flush()
-            os.fsync(file.fileno())
+            file.seek(first * rows[:1].nbytes, os.SEEK_CUR)
+            file.write(rows)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
@@ -131,7 +125,7 @@ class Saving:
 
     def __init__(self, folder: Path, secret: bool = False, anew: bool = False):
         self.folder, self.anew, self.secret = Path(folder), anew, secret
-        self.mode, self.names, self.info, self.manifest = 0o600 if secret else 0o666, [], {}, None
+        self.mode, self.names, self.info, self.manifest = 0o600 if secret else 0o666, {}, {}, None
 
     def __enter__(self):
         self.folder.mkdir(mode=0o700 if self.secret else 0o777, parents=True, exist_ok=True)
@@ -142,7 +136,7 @@ class Saving:
         return self
 
     def save(self, name: str, content: bytes | str | dict | Callable):
-        self.names.append(name)
+        self.names[name] = None
         write_temporary(self.folder / name, content, self.mode)
 
     def about(self, **info):
@@ -151,7 +145,7 @@ class Saving:
 
     def prepare(self) -> dict:
         """Writes the manifest beside its place and gives it; a full disk can then stop nothing."""
-        files = self.old["files"] | {name: digest(temporary(self.folder / name))
+        files = self.old["files"] | {name: digest(temporary(self.folder / name), flush=True)
                                      for name in self.names}
         self.manifest = self.old | self.info | {"files": files}
         self.manifest["id"] = _id(self.manifest)
@@ -193,10 +187,12 @@ def _flush_names(folder: Path):
     os.close(descriptor)
 
 
-def digest(path: Path) -> dict:
-    """What a manifest has of a file: its SHA-256 and bytes."""
+def digest(path: Path, flush: bool = False) -> dict:
+    """What a manifest has of a file: its SHA-256 and bytes. `flush`: it is to be on the disk."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
         while block := file.read(1 << 20):
             sha256.update(block)
     return {"sha256": sha256.hexdigest(), "bytes": path.stat().st_size}
@@ -227,10 +223,8 @@ def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
 
 
 def verified(path: Path) -> Path:
-    """The same path, of a file that is the one of its folder's manifest.
-
-    Raises UserError, in one line with the command that makes it, where it is not.
-    """
+    """The same path, of a file that is the one of its folder's manifest; otherwise raises UserError
+    in one line with the command that makes it."""
     known = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
     if known is None and not path.exists():
         raise UserError(f"{path} is missing: run `python {maker(path)}` first")
@@ -256,9 +250,7 @@ def load(path: Path, build: Callable = dict):
 
 def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
     """A checked .npy file as a tensor that reads it where it lies: it need not fit in memory.
-
-    Raises UserError where it is damaged, or not of this shape and dtype.
-    """
+    Raises UserError where it is damaged, or not of this shape and dtype."""
     try:
         array = np.lib.format.open_memmap(verified(path), mode="r")     # nothing but .npy
     except (OSError, UserError):
@@ -274,11 +266,9 @@ def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
 
 def read_tensors(path: Path, advice: str) -> dict:
     """A dictionary by torch.save, its checksums compared (weights from before PyTorch 1.6 have
-    none); code in it does not run (weights_only).
-
-    Raises UserError where it is not one, or holds tensors that are not what they seem or not
-    finite.
-    """
+    none); code in it does not run (weights_only). Raises UserError where it is not one, or holds
+    tensors that are not finite, or claim more numbers than there are."""
+    open(path, "rb").close()                             # or an OSError that tells why not
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:       # more than it can hold: a bomb
@@ -288,9 +278,7 @@ def read_tensors(path: Path, advice: str) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as wrong:                           # whatever a hostile file leads to
-        if getattr(wrong, "filename", None):             # but for one that cannot be opened
-            raise
+    except Exception:                                    # whatever a hostile file leads to
         content = None
     if not isinstance(content, dict) or not _is_plain(content):
         raise UserError(f"{path} is damaged, holds more than tensors and plain values, or is not "
@@ -299,16 +287,11 @@ def read_tensors(path: Path, advice: str) -> dict:
 
 
 def _is_plain(content) -> bool:
-    """Whether nested values hold finite tensors with as many numbers as they claim (stride 0 could
-    claim any shape)."""
+    """Whether the tensors in nested values are finite, and as large as they claim (stride 0)."""
     if isinstance(content, Tensor):
         return (content.layout == torch.strided
                 and content.nbytes <= content.untyped_storage().nbytes()
-                and (content.numel() == 0 or content.ndim == 0 or is_finite(content)))
+                and (not content.is_floating_point() or content.ndim == 0 or all(
+                    bool(rows.isfinite().all()) for rows in content.split(1024))))
     values = content.values() if isinstance(content, dict) else content
     return not isinstance(content, (dict, list, tuple)) or all(map(_is_plain, values))
-
-
-def is_finite(x: Tensor) -> bool:
-    """Whether all entries are finite, without a mask as large as x."""
-    return not x.is_floating_point() or all(bool(rows.isfinite().all()) for rows in x.split(1024))

@@ -20,7 +20,7 @@ from utils.distributed import rank, wait_for_all, world
 from utils.memory import require_memory
 from utils.morphing import core_size, morph, morphed_shape
 
-BLOCK = 1000            # images that are morphed or read at once
+BLOCK = 250             # images that are morphed or read at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,7 @@ def deliver(new: Saving, name: str, images: Callable, core: Tensor, geometry: Ge
         new.save(name, lambda file: np.lib.format.write_array_header_1_0(file, header))
     wait_for_all()
     for first, t in _morphed(images, core, geometry, f"morphing, {name}"):
-        write_rows(new.folder / name, shape, dtype, first,
-                   rounded(t, geometry.delivery_dtype, scale))
+        write_rows(new.folder / name, first, rounded(t, geometry.delivery_dtype, scale))
     wait_for_all()
 
 

@@ -160,8 +160,8 @@ def train_epoch(forward: Callable, data: Data, p: Parameters, epoch: int, optimi
     seed_everything(p.seed, epoch)
     order = torch.randperm(len(data.train)).to(data.train_labels.device)
     seed_everything(p.seed, epoch, 1 + rank())           # dropout differs between processes
-    total = torch.zeros((), device=device)
-    bar = tqdm(batches(order, p.batch_size), desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5,
+    total, parts = torch.zeros((), device=device), batches(order, p.batch_size)
+    bar = tqdm(parts, desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5,
                leave=False, disable=rank() > 0 or None)
     for step, batch in enumerate(bar):
         mine = batch[rank()::world()]
@@ -174,7 +174,7 @@ def train_epoch(forward: Callable, data: Data, p: Parameters, epoch: int, optimi
         total += loss.detach()
         if device.type == "cpu" and step % 10 == 0:      # elsewhere it would wait for the device
             bar.set_postfix(loss=f"{loss.item() / len(mine):.3f}", refresh=False)
-    return summed(total).item() / len(order)             # waits for the device
+    return summed(total).item() / sum(map(len, parts))   # waits for the device
 
 
 def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay: float,

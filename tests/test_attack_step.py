@@ -1,0 +1,87 @@
+"""attack.py as a program, on small deliveries: what it reads, writes, finds and refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.steps import ROOT, TINY, options, run
+from tests.test_steps import WATCH
+
+
+def deliver(data: Path, *core, image: int = 8, dtype: str = "float32") -> tuple:
+    """Steps 2 to 4 on a folder; gives the settings for attack.py."""
+    settings = (*TINY, "--image_size", image, "--epochs", 1, "--delivery_dtype", dtype,
+                "--morph_distribution", "orthogonal", *core, "--data_dir", data)
+    for script in ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py"):
+        made = run(script, settings=settings)
+        assert made.status == 0, made.err
+    return settings
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory) -> tuple[Path, tuple]:
+    data = tmp_path_factory.mktemp("attacked") / "data"
+    return data, deliver(data)
+
+
+def test_with_score_it_says_what_came_back(dense, tmp_path):
+    scored = run("attack.py", "--score", "--results_dir", tmp_path, settings=dense[1])
+    assert scored.status == 0, scored.err
+    assert "64 of 64 channels right" in scored.out and "7.9e-90" in scored.out
+    result = json.loads((tmp_path / "attacks.json").read_text())
+    assert result["known_first_layer"]["psnr"] > 60 and result["blind"]["up_to_colour"]["psnr"] > 60
+    assert result["known_pairs"][-1]["pairs"] == 64 and result["seed_search"]["found"]
+    assert result["data"]["dataset"] == "shapes" and (tmp_path / "figures/attack.png").exists()
+
+
+def test_without_score_it_opens_nothing_of_the_providers(dense):
+    data, settings = dense
+    watched = subprocess.run(
+        [sys.executable, "-c", WATCH, "attack.py", *options("attack.py", settings)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert watched.returncode == 0, watched.stderr
+    opened = watched.stdout.splitlines()[-1].split()
+    assert str(data / "delivery" / "manifest.json") in opened
+    assert not [name for name in opened if name.startswith(str(data / "provider"))]
+    assert "channels right" not in watched.stdout
+    unscored = data / "attack"                           # and not beside the scored ones
+    assert (unscored / "attacks.json").exists() and (unscored / "figures/attack.png").exists()
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--repairs"], "--score"), (["--image_size", "12"], "--image_size"),
+    (["--score", "--test_limit", "31"], "--test_limit")])
+def test_mistakes_are_told_in_one_line(dense, more, words):
+    refused = run("attack.py", *more, settings=dense[1])
+    assert refused.status == 1 and words in refused.message, refused.err
+    assert "\n" not in refused.message
+
+
+def test_the_secret_order_of_another_delivery_is_no_truth(dense, tmp_path):
+    data = shutil.copytree(dense[0], tmp_path / "data")
+    settings = (*dense[1][:-1], data)
+    (data / "delivery").rename(tmp_path / "earlier")
+    assert run("gen_augconv.py", "--delivery_dtype", "float16", settings=settings).status == 0
+    shutil.rmtree(data / "delivery")
+    (tmp_path / "earlier").rename(data / "delivery")
+    refused = run("attack.py", "--score", settings=settings)
+    assert refused.status == 1 and "not of this delivery" in refused.message
+    shutil.rmtree(data / "provider")
+    refused = run("attack.py", "--score", settings=settings)
+    assert refused.status == 1 and "provider" in refused.message and "\n" not in refused.message
+
+
+def test_tiles_of_bytes_come_back(tmp_path):
+    settings = deliver(tmp_path, "--tile", 4, image=12, dtype="int8")
+    result = run("attack.py", "--score", "--results_dir", tmp_path, settings=settings)
+    assert result.status == 0, result.err
+    assert "64 of 64 channels right" in result.out
+    scores = json.loads((tmp_path / "attacks.json").read_text())
+    assert scores["known_first_layer"]["psnr"] > 30
+    assert scores["known_pairs"][-1]["psnr"] > 30 > scores["known_pairs"][0]["psnr"]
+    refused = run("attack.py", "--score", "--repairs", settings=settings)
+    assert refused.status == 1 and "dense Aug-Conv" in refused.message

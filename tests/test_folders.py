@@ -1,0 +1,171 @@
+"""Your own images: what is read of a folder, what is kept of it, and when a run notices others."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from images import datasets
+from images.datasets import load_images
+from images.files import decode
+from parameter import Parameters
+from tests.damage import refused
+from tests.steps import TINY, full_disk, run
+from utils.cli import UserError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A folder data set with two classes, and a function that draws an image file into it."""
+    def put(name, size=(6, 6), colour=(200, 100, 50), **options):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path, **options)
+        return path
+
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            put(f"{split}/{kind}/1.png")
+    return put
+
+
+def folder(tmp_path, **more):
+    return Parameters(dataset="folder", dataset_dir=str(tmp_path / "images"), image_size=4,
+                      data_dir=str(tmp_path / "data"), **more)
+
+
+def colours(tmp_path, **more):
+    """The first pixel of each training image."""
+    return load_images(folder(tmp_path, **more), "train").images[:, :, 0, 0].tolist()
+
+
+def test_folder_is_decoded_resized_and_kept(tree, tmp_path):
+    tree("train/dog/2.jpg", size=(9, 5), colour=(0, 0, 255), quality=95)
+    first = load_images(folder(tmp_path), "train")
+    assert first.classes == ["cat", "dog"] and first.labels.tolist() == [0, 1, 1]
+    assert first.images.shape == (3, 3, 4, 4)
+    assert first.images[0, :, 0, 0].tolist() == [200, 100, 50]
+    assert first.images[2, 2].float().mean() > 240 > 20 > first.images[2, 0].float().mean()
+    grey = load_images(folder(tmp_path, channels=1), "train").images
+    assert grey.shape == (3, 1, 4, 4) and abs(int(grey[0, 0, 0, 0]) - 124) <= 1
+
+
+def test_decoded_images_are_kept_for_their_owner_alone(tree, tmp_path, monkeypatch):
+    first = load_images(folder(tmp_path), "train").images.clone()
+    kept = tmp_path / "data" / "datasets"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert {f.stat().st_mode & 0o777 for f in kept.iterdir()} == {0o600}
+
+    with monkeypatch.context() as patch:                 # what is kept needs no decoding
+        patch.setattr(datasets.image_files, "decode", None)
+        assert torch.equal(load_images(folder(tmp_path), "train").images, first)
+    for file in kept.iterdir():
+        content = file.read_bytes()
+        file.write_bytes(b"damaged")
+        assert torch.equal(load_images(folder(tmp_path), "train").images, first)
+        assert file.read_bytes() == content
+
+
+def replaced(path, colour):
+    """Other pixels in a file of the same size and time, under the same name."""
+    state, old = path.stat(), path.read_bytes()
+    Image.new("RGB", (6, 6), colour).save(path)
+    assert len(path.read_bytes()) == len(old) and path.read_bytes() != old
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_replaced_pixels_are_seen_though_size_and_time_are_the_same(tree, tmp_path):
+    path = tree("train/cat/1.png")
+    assert colours(tmp_path)[0] == [200, 100, 50]
+    replaced(path, (201, 101, 51))
+    assert colours(tmp_path)[0] == [201, 101, 51]
+
+
+def test_another_tree_or_other_settings_in_the_same_data_folder(tree, tmp_path):
+    """Each time the right pixels, and files that were decoded before are not mixed up."""
+    tree("train/cat/1.png", size=(12, 6), colour=(10, 20, 30))
+    first = colours(tmp_path)
+    shutil.copytree(tmp_path / "images", tmp_path / "others")
+    Image.new("RGB", (6, 6), (1, 2, 3)).save(tmp_path / "others" / "train" / "cat" / "1.png")
+    other = load_images(Parameters(
+        dataset="folder", dataset_dir=str(tmp_path / "others"), image_size=4,
+        data_dir=str(tmp_path / "data")), "train")
+    assert other.images[0, :, 0, 0].tolist() == [1, 2, 3] and first[0] == [10, 20, 30]
+    assert colours(tmp_path, image_fit="pad")[0] == [0, 0, 0]
+    assert colours(tmp_path, pixel_range=(0, 510))[0] == [5, 10, 15]
+    assert colours(tmp_path) == first
+
+
+def test_classes_must_be_in_both_splits(tree, tmp_path):
+    tree("test/cow/1.png")
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match="class cow is in only one of"):
+            load_images(folder(tmp_path), split)
+    with pytest.raises(UserError, match=r"train is not a folder: --dataset_dir must hold"):
+        load_images(Parameters(dataset="folder", dataset_dir=str(tmp_path)), "train")
+
+
+def test_limits_read_no_more_images_than_they_take(tree, tmp_path, monkeypatch):
+    for i in range(2, 9):
+        tree(f"train/cat/{i}.png")
+    read = []
+    true = datasets.image_files.decode
+    monkeypatch.setattr(datasets.image_files, "decode",
+                        lambda file, *rest, **more: read.append(file) or true(file, *rest, **more))
+    assert len(load_images(folder(tmp_path, train_limit=4), "train").labels) == 4 == len(read)
+
+
+def test_a_wide_image_keeps_its_proportions(tree):
+    path = tree("wide.png", size=(12, 6))
+    with Image.open(path) as image:
+        image.paste((0, 0, 0), (0, 0, 3, 6))              # what a square crop leaves out
+        image.save(path)
+    pixels, cut, brightest = decode(path, 6)
+    assert pixels[0].min() == 200 and cut == 0.5 and brightest == 200
+
+
+# What a run was trained on.
+
+FOLDER = (*TINY, "--dataset", "folder", "--model", "tests.own_networks:strided", "--train_limit",
+          "0", "--test_limit", "0", "--batch_size", "4")
+
+
+@pytest.fixture
+def trained(tree, tmp_path):
+    """trained(*arguments): pretrain.py on the tree, which begins with 4 training images."""
+    for i in (2, 3):
+        tree(f"train/cat/{i}.png", colour=(i, 50, 60))
+    return lambda *arguments, **also: run(
+        "pretrain.py", "--dataset_dir", tmp_path / "images", "--data_dir", tmp_path / "data",
+        *arguments, settings=FOLDER, **also)
+
+
+def rename_a_class(images, tree):
+    for split in ("train", "test"):
+        (images / split / "cat").rename(images / split / "cats")
+
+
+def replace_all_images(images, tree):
+    for file in images.rglob("*.png"):
+        tree(str(file.relative_to(images)), colour=(7, 8, 9))
+
+
+def add_an_image(images, tree):
+    tree("train/dog/9.png", colour=(9, 8, 7))
+
+
+@pytest.mark.parametrize("change, named", [
+    (rename_a_class, "class names"), (replace_all_images, "pixels"), (add_an_image, "pixels")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_is_not_taken_up_on_other_data(trained, tree, tmp_path, change, named, finished):
+    """Finished or not: refused at the start by name; --restart trains on what is there."""
+    disk = None if finished else full_disk("pretrained.checkpoint.pt", 10, nth=2)
+    assert trained(before=disk).status == (0 if finished else 1)
+    change(tmp_path / "images", tree)
+    result = trained()
+    assert refused(result, named if finished else named.replace(" ", "_"), "--restart")
+    assert "training on" not in result.out
+    result = trained("--restart")
+    assert result.status == 0 and "training on" in result.out

@@ -1,0 +1,277 @@
+"""The inference stage, and training on the images of several providers."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from images.datasets import load_images, normalise
+from models.networks import build
+from parameter import Parameters
+from tests.damage import refused, snapshot
+from tests.steps import TINY, full_disk, run
+
+SETTINGS = (*TINY, "--dataset", "folder", "--model", "tests.own_networks:strided", "--train_limit",
+            "0", "--test_limit", "0", "--epochs", "3", "--lr", "0.05", "--tile", "4",
+            "--morph_distribution", "orthogonal", "--shuffle_channels", "no")
+
+
+CLASSES = {"blue": (90, 110, 150), "green": (90, 150, 90), "red": (150, 100, 90),
+           "white": (150, 150, 140)}
+
+
+def tree(folder: Path, seed=0) -> Path:
+    """Noise about a colour as image files, <split>/<class>/<number>.png: 40 to train on, 40 to
+    test. An odd seed has few images of the first classes, an even one of the last."""
+    random = np.random.default_rng(seed)
+    for label, (name, colour) in enumerate(CLASSES.items()):
+        for split, count in (("train", 4 if seed % 2 == (label < 2) else 16), ("test", 10)):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = (colour + random.normal(0, 60, (8, 8, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(image).save(folder / split / name / f"{i:03d}.png")
+    return folder
+
+
+def steps(data: Path, *scripts: str, **also) -> str:
+    """Runs steps to their good end; gives what the last one printed."""
+    for line in scripts:
+        script, *more = line.split()
+        result = run(script, *more, "--data_dir", data, settings=(*SETTINGS, *sum(
+            ((f"--{name}", str(value)) for name, value in also.items()), ())))
+        assert result.status == 0, result.err
+    return result.out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data folder after the five steps, and the images that it was made of; not to be changed."""
+    folder = tmp_path_factory.mktemp("inference")
+    images = tree(folder / "images")
+    steps(folder / "data", "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
+          "train_with_ac.py", dataset_dir=images)
+    steps(folder / "data", f"morph_images.py --name whole --images {images}/test")
+    return folder
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return shutil.copytree(made / "data", tmp_path / "data")
+
+
+def predictions(data: Path, name: str) -> list[dict]:
+    path = data / "developer" / "predictions" / name / "predictions.csv"
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def classes(data: Path, name: str) -> list[str]:
+    return [row["class"] for row in predictions(data, name)]
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_queries_are_morphed_as_the_delivery_was(made):
+    """Bit for bit: the test images given as a folder are the delivered ones, with their labels."""
+    query, delivery = made / "data" / "queries" / "whole", made / "data" / "delivery"
+    for name in ("morphed", "labels"):
+        assert (query / f"{name}.npy").read_bytes() == (delivery / f"{name}_test.npy").read_bytes()
+    assert manifest(query)["names"] == [str(f.relative_to(made / "images" / "test")) for f in
+                                        sorted((made / "images" / "test").rglob("*.png"))]
+
+
+def test_the_developer_predicts_alone_what_training_reported(data):
+    """Without data/provider/ and plain images; the accuracy is the very one of train_with_ac.py."""
+    shutil.rmtree(data / "provider")
+    shutil.rmtree(data / "datasets")
+    accuracy = json.loads((data / "developer" / "with_ac.json").read_text())["accuracy"]
+    for name in ("test", "whole"):
+        out = steps(data, f"predict.py --name {name}")
+        assert f"accuracy {accuracy:.2%}, {round(40 * accuracy)} of 40 right" in out
+        assert all((data / "developer" / "predictions" / name / f"{picture}.png").exists()
+                   for picture in ("predictions", "confusion"))
+    assert classes(data, "test") == classes(data, "whole")
+    best = predictions(data, "whole")[0]
+    assert best["file"] == "blue/000.png"
+    assert float(best["probability"]) >= float(best["second_probability"]) >= 0
+
+
+def test_how_many_are_predicted_at_once_changes_no_class(data):
+    found = []
+    for size in (1, 7, 250):
+        steps(data, f"predict.py --name test --predict_batch {size}")
+        found.append(classes(data, "test"))
+    assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
+
+
+def test_a_trained_plain_network_predicts_the_same_behind_aug_conv(data, made):
+    """For every image, with no retraining: what the paper's inference stage promises."""
+    steps(data, "predict.py --name test --network pretrained")
+    saved = torch.load(data / "developer" / "pretrained.pt", weights_only=True)
+    layer = torch.load(data / "developer" / "first_layer.pt", weights_only=True)
+    network = build(**saved["model"]).eval()
+    network.load_state_dict(saved["network"])
+    plain = load_images(Parameters(dataset="folder", dataset_dir=str(made / "images"), image_size=8,
+                                   data_dir=str(data)), "test")
+    with torch.no_grad():
+        best = network(normalise(plain.images, layer["mean"], layer["std"])).argmax(1)
+    assert classes(data, "test") == [plain.classes[i] for i in best]
+
+
+def test_files_without_labels_and_names_that_stay_with_the_provider(data, made, tmp_path):
+    files = sorted((made / "images" / "test").rglob("*.png"))[:6]
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    for i, file in enumerate(files):
+        shutil.copy(file, tmp_path / "new" / ("deep" if i > 2 else ".") / f"secret{i}.png")
+    (tmp_path / "new" / "notes.txt").write_text("no image")
+    out = steps(data, f"morph_images.py --name all --images {tmp_path}/new",
+                f"morph_images.py --name hidden --hide_names --images {tmp_path}/new",
+                f"morph_images.py --name two --images {tmp_path}/new/secret0.png {files[1]}")
+    assert "2 images are morphed" in out
+    folder = data / "queries"
+    assert manifest(folder / "all")["names"] == [
+        "deep/secret3.png", "deep/secret4.png", "deep/secret5.png", "secret0.png", "secret1.png",
+        "secret2.png"]
+    assert manifest(folder / "hidden")["names"] == list("012345")
+    assert b"secret" not in b"".join(f.read_bytes() for f in (folder / "hidden").iterdir())
+    assert not any((folder / name / "labels.npy").exists() for name in ("all", "hidden", "two"))
+    assert "accuracy" not in steps(data, "predict.py --name two")
+    assert classes(data, "two") == [
+        dict(zip(manifest(folder / "whole")["names"], classes_of(data), strict=True))[
+            str(file.relative_to(made / "images" / "test"))] for file in files[:2]]
+
+
+def classes_of(data: Path) -> list[str]:
+    steps(data, "predict.py --name whole")
+    return classes(data, "whole")
+
+
+def test_int8_queries_bring_their_own_scale(data, made):
+    images = made / "images"
+    steps(data, "gen_augconv.py", dataset_dir=images, delivery_dtype="int8")
+    steps(data, f"morph_images.py --name whole --images {images}/test",
+          "predict.py --name whole --network pretrained",
+          "predict.py --name test --network pretrained")
+    assert np.load(data / "queries" / "whole" / "morphed.npy").dtype == np.int8
+    same = [a == b for a, b in zip(classes(data, "whole"), classes(data, "test"), strict=True)]
+    assert sum(same) >= 38
+
+
+# What is refused
+
+def ends(data, script, *arguments, words, before=None):
+    """With one line that holds the words; nothing that was there changes."""
+    then = snapshot(data)
+    result = run(script, *arguments, "--data_dir", data, settings=SETTINGS, before=before)
+    assert refused(result, *words)
+    assert snapshot(data) == then
+
+
+def test_queries_of_another_key_are_refused_with_both_keys(data, made):
+    """Networks go on with a new key where channels are not shuffled."""
+    old, before = manifest(data / "delivery")["key"], classes_of(data)
+    steps(data, "gen_morphing_matrix.py --morph_seed 8")
+    ends(data, "morph_images.py", "--images", made / "images" / "test",
+         words=[f"of key {old}", "run `python gen_augconv.py` again"])
+    steps(data, "gen_augconv.py", dataset_dir=made / "images")
+    ends(data, "predict.py", "--name", "whole", "--network", "pretrained",
+         words=[old, manifest(data / "delivery")["key"], "run `python morph_images.py` again"])
+    steps(data, "predict.py --name test")
+    assert classes(data, "test") == before
+
+
+def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
+    steps(data, "gen_augconv.py", dataset_dir=made / "images", shuffle_channels="yes")
+    for network in ("pretrained", "with_ac"):
+        ends(data, "predict.py", "--name", "test", "--network", network,
+             words=[f"{network}.pt was not trained behind the Aug-Conv", "channels are shuffled",
+                    "--shuffle_channels no"])
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
+    ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read", "mend or replace it"]),
+    ("--images {0}/absent.png", ["absent.png"]),
+    ("--images {0}/bad.png --name ../../elsewhere", ["name is '../../elsewhere'"]),
+    ("--images {0}/bad.png --name test", ["name test means the delivered test images"])])
+def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
+    whole = next((made / "images").rglob("*.png")).read_bytes()
+    (tmp_path / "bad.png").write_bytes(whole[:90])
+    (tmp_path / "nothing").mkdir()
+    result = run("morph_images.py", *arguments.format(tmp_path).split(), "--data_dir", data,
+                 settings=SETTINGS)
+    assert refused(result, *words)
+    assert {f.name for f in (data / "queries").iterdir()} == {"whole"}
+    assert not list(data.rglob("*.partial")) and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda q: os.truncate(q / "morphed.npy", 500), ["morphed.npy is damaged", "morph_images.py"]),
+    (lambda q: (q / "labels.npy").unlink(), ["labels.npy is missing", "morph_images.py"]),
+    (lambda q: (q / "manifest.json").unlink(), ["manifest.json is missing", "morph_images.py"]),
+    (lambda q: (q / "manifest.json").write_text("{"), ["manifest.json is damaged", "morph_images"]),
+    (shutil.rmtree, ["manifest.json is missing", "morph_images.py"])])
+def test_queries_that_are_damaged(data, spoil, words):
+    spoil(data / "queries" / "whole")
+    ends(data, "predict.py", "--name", "whole", words=words)
+
+
+def test_queries_of_another_size_are_refused(data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data / "provider", other / "provider")
+    shutil.copytree(data / "developer", other / "developer")
+    steps(other, "gen_augconv.py --dataset shapes --image_size 12 --train_limit 20 --test_limit 20")
+    ends(data, "predict.py", "--name", "whole", "--delivery", other / "delivery",
+         words=["holds other images than"])
+
+
+@pytest.mark.parametrize("name", ["morphed.npy", "labels.npy", "manifest.json"])
+def test_a_full_disk_leaves_the_queries_as_they_were(data, made, name):
+    ends(data, "morph_images.py", "--name", "whole", "--images", made / "images" / "test",
+         words=[name, "File too large"], before=full_disk(name, 50))
+
+
+# Several providers
+
+@pytest.fixture(scope="module")
+def second(made, tmp_path_factory):
+    """Another provider's data folder: other images and another key, the same first layer."""
+    folder = tmp_path_factory.mktemp("second")
+    shutil.copytree(made / "data" / "developer", folder / "data" / "developer")
+    steps(folder / "data", "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py",
+          dataset_dir=tree(folder / "images", seed=7))
+    return folder
+
+
+def test_one_network_learns_from_two_providers(data, second):
+    """Each has many images of the classes of which the other has few."""
+    both = f"--delivery {data}/delivery {second}/data/delivery"
+    out = steps(data, f"train_with_ac.py {both} --epochs 10")
+    result = json.loads((data / "developer" / "with_ac.json").read_text())
+    assert result["data"]["providers"] == 2 and result["data"]["train_images"] == 80
+    assert out.count("delivery of 40 + 40 images") == 2
+    curve = [epoch["train_loss"] for epoch in result["curve"]]
+    assert curve[-1] < 0.8 * curve[0]
+    ends(data, "predict.py", "--name", "test", *both.split(), words=["give one --delivery"])
+    for folder in (data / "delivery", second / "data" / "delivery"):
+        out = steps(data, f"predict.py --name test --delivery {folder}")
+        right = int(out.split("%, ")[1].split(" of 40 right")[0])
+        assert right >= 20                               # chance is 10
+
+
+def test_providers_whose_features_differ_are_refused(data, second, made, tmp_path):
+    third = tmp_path / "third"
+    shutil.copytree(second / "data", third)
+    both = ("--delivery", data / "delivery", third / "delivery")
+    steps(third, "gen_augconv.py", dataset_dir=second / "images", shuffle_channels="yes")
+    ends(data, "train_with_ac.py", *both, words=["channels in the same order",
+                                                 "--shuffle_channels no"])
+    steps(third, "pretrain.py --seed 5", "gen_augconv.py", dataset_dir=second / "images")
+    ends(data, "train_with_ac.py", *both, words=["another first layer"])
