@@ -263,21 +263,24 @@ def decoded(files: list[Path], shape: tuple[int, int, int], fit: str, p: Paramet
     facts = torch.tensor([old[key][1] if key in old else (torch.nan, torch.nan) for key in keys])
     if list(old) == keys and not facts.isnan().any():
         return rows
-    write_temporary(path, lambda file: np.save(file, np.zeros((len(files), *shape), np.uint8)),
-                    0o600)                               # all of it, so that the disk has room
-    images = torch.from_numpy(np.lib.format.open_memmap(temporary(path), "r+"))
-    for i, key in enumerate(keys):
-        if key in old:
-            images[i] = rows[old[key][0]]
     try:
-        say(*image_files.decode_all(files, images, facts, folder / f"{what}-unreadable.txt", **how),
-            sep="\n")
+        write_temporary(path, lambda file: np.save(file, np.zeros((len(files), *shape), np.uint8)),
+                        0o600)                           # all of it, so that the disk has room
+        images = torch.from_numpy(np.lib.format.open_memmap(temporary(path), "r+"))
+        for i, key in enumerate(keys):
+            if key in old:
+                images[i] = rows[old[key][0]]
+        try:
+            say(*image_files.decode_all(files, images, facts, folder / f"{what}-unreadable.txt",
+                                        **how), sep="\n")
+        finally:
+            index = dict(zip(keys, facts.tolist(), strict=True))
+            write_alone(path.with_suffix(".json"), json.dumps(
+                {"sha256": digest(temporary(path))["sha256"], "rows": index}), 0o600)
+            os.replace(temporary(path), path)
+        return images
     finally:
-        index = dict(zip(keys, facts.tolist(), strict=True))
-        write_alone(path.with_suffix(".json"), json.dumps(
-            {"sha256": digest(temporary(path))["sha256"], "rows": index}), 0o600)
-        os.replace(temporary(path), path)
-    return images
+        temporary(path).unlink(missing_ok=True)          # of a full disk
 
 
 def _kept(path: Path) -> tuple[dict[str, tuple[int, list]], Tensor | None]:

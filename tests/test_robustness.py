@@ -136,6 +136,14 @@ def test_full_disk_leaves_all_as_it_was(stages, script, name, size, nth):
     assert snapshot(stages["end"]) == before
 
 
+@pytest.mark.parametrize("name", ["queries-3x8x8.npy", "queries-3x8x8.json"])
+def test_full_disk_for_decoded_images(at, stages, name):
+    data = at("morph_images.py")
+    assert refused(step("morph_images.py", data, before=full_disk(name)), name, "File too large")
+    assert not list(data.rglob("*.partial"))
+    assert step("morph_images.py", data).status == 0 and same(data, stages, "morph_images.py")
+
+
 @pytest.mark.parametrize("script, name", [
     ("gen_augconv.py", "provider/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
     ("predict.py", "developer/predictions/queries/confusion.png")])
