@@ -18,7 +18,8 @@ NETWORKS = {                        # a run's name: title and command
 PAPER = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
          "delivery_dtype": "float32", "shuffle_channels": True}
 PLAIN, TITLE = "—", ("dataset", "model", "train_images", "epochs")
-DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
+            "clothing": "Clothing (CC0)"}
 
 
 class Row(NamedTuple):
