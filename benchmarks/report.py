@@ -112,7 +112,7 @@ def growth(found: dict, size) -> dict:
                   for what, power in (("composing", 0), ("morphing", 2), ("aug_conv", 2))},
         "aug_conv_mb": {"x": list(size.tiled_sides), "tiles": [
             tiles[f"aug_conv_mb_at_m_{m}"] for m in size.tiled_sides],
-            "dense, computed": [4 * 3 * 64 * m ** 4 / 1e6 for m in size.tiled_sides]},
+            "dense_computed": [4 * 3 * 64 * m ** 4 / 1e6 for m in size.tiled_sides]},
         "composing": {side: line(size.sides, [1000 * composing[side][f"seconds_at_m_{m}"]
                                               for m in size.sides], power)
                       for side, power in (("reference", 6), ("here", 4))},
@@ -142,8 +142,8 @@ def growth_png(lines: dict, side: int) -> bytes:
                                 "aug_conv": "Aug-Conv of an image"}[what], "o-", colour)
     times.set(title="By tiles", xlabel="side m of the image, pixels", ylabel="milliseconds")
     sides = lines["aug_conv_mb"]["x"]
-    for name, style in (("tiles", "o-"), ("dense, computed", "s--")):
-        memory.plot(sides, lines["aug_conv_mb"][name], style, label=name)
+    for name, style in (("tiles", "o-"), ("dense_computed", "s--")):
+        memory.plot(sides, lines["aug_conv_mb"][name], style, label=name.replace("_", ", "))
     memory.set(title="Memory of Aug-Conv, 3 to 64 channels", xscale="log", yscale="log",
                xlabel="side m of the image, pixels", ylabel="MB")
     memory.set_xticks(sides, [str(m) for m in sides])

@@ -21,7 +21,8 @@ class AugConv(nn.Module):
         super().__init__()
         beta, rows, columns = out_shape
         if not ((weight.ndim == 2 and weight.shape[1] == beta * rows * columns)
-                or (weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0)):
+                or (weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0
+                    and len(step) == len(offset) == 2)):
             raise ValueError(f"a weight of shape {tuple(weight.shape)} does not give features of "
                              f"shape {tuple(out_shape)}")
         if bias is not None and bias.shape != (beta,):
