@@ -26,7 +26,6 @@ from utils.cli import UserError, run_step, user_errors
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
 from utils.distributed import processes, rank, say
 from utils.memory import require_memory
-from utils.morphing import secret_generator
 from utils.pictures import draw, rows_png, stretched
 from utils.provider import Key, read_key
 
@@ -35,8 +34,7 @@ WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 a
 
 def main(p):
     data_dir = Path(p.data_dir)
-    channels, side, _ = image_shape(p)
-    shape = (channels, side + 2 * p.image_padding, side + 2 * p.image_padding)
+    shape = morphing.padded_shape(image_shape(p), p.image_padding)
     layer_file = data_dir / "developer" / "first_layer.pt"
     layer, mean, std = load(layer_file, first_layer.from_file)
     fingerprint = first_layer.fingerprint(layer)
@@ -49,9 +47,8 @@ def main(p):
         sets = {split: load_images(p, split) for split in ("train", "test")}
         sources = {split: Prepared(images.images, mean, std, p.image_padding)
                    for split, images in sets.items()}
-        core, scale = key.core.double().to(device), 1.0
-        if p.delivery_dtype == "int8":
-            scale = common_scale(list(sources.values()), core, geometry)
+        core = key.core.double().to(device)
+        scale = common_scale(list(sources.values()), core, geometry)
         plain = sources["test"][:64].to(device)
         morphed = rounded(morphing.morph(plain, core, key.tile), p.delivery_dtype, scale)
         check(aug_conv, restored(morphed, scale), layer, plain, order, p, key)
@@ -73,10 +70,7 @@ def write(data_dir: Path, aug_conv: AugConv, order: Tensor, sets: dict, sources:
         if rank() == 0:
             saved.enter_context(secret)
             saved.enter_context(delivery)
-            content = {"weight": aug_conv.weight.cpu(), "out_shape": aug_conv.out_shape,
-                       "step": aug_conv.step, "offset": aug_conv.offset}
-            delivery.save("aug_conv.pt", content if aug_conv.bias is None else
-                          content | {"bias": aug_conv.bias.cpu()})
+            delivery.save("aug_conv.pt", aug_conv.to_file())
             for split, images in sets.items():
                 delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
         for split, images in sources.items():
@@ -100,11 +94,10 @@ def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor,
                            "--tile, or choose a smaller --image_size")
         order = torch.arange(layer.out_channels)
         if p.shuffle_channels:
-            order = torch.from_numpy(
-                secret_generator(p.morph_seed, purpose=1).permutation(layer.out_channels))
-        order, inverse = order.to(device), key.inverse.to(device)
-        parts = (morphing.compose_by_tiles(layer, inverse, key.tile, shape, order) if key.tile
-                 else morphing.compose_aug_conv(layer, inverse, shape, order))
+            generator = morphing.secret_generator(p.morph_seed, purpose=1)
+            order = torch.from_numpy(generator.permutation(layer.out_channels))
+        order = order.to(device)
+        parts = morphing.compose_aug_conv(layer, key.inverse.to(device), shape, order, key.tile)
     return order, AugConv(**parts, bias=None if layer.bias is None else layer.bias[order])
 
 

@@ -12,12 +12,11 @@ from images.datasets import image_shape
 from utils.artifacts import Saving, is_private
 from utils.cli import UserError, run_step, user_errors
 from utils.memory import NEEDS, require_memory
-from utils.morphing import core_size, residual, secret_generator, usable_core
+from utils.morphing import core_size, padded_shape, residual, secret_generator, usable_core
 
 
 def main(p):
-    channels, side, _ = image_shape(p)
-    shape = (channels, side + 2 * p.image_padding, side + 2 * p.image_padding)
+    shape = padded_shape(image_shape(p), p.image_padding)
     if p.tile and p.kappa > 1:
         raise UserError("kappa and tile are two ways to divide an image: choose one")
     with user_errors():

@@ -35,9 +35,8 @@ def main(p):
     images = decoded(files, delivery.plain_shape, geometry.image_fit, p, "queries")
     source = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     with processes(p) as device, Saving(folder, anew=True) as new:
-        core, scale = key.core.double().to(device), 1.0
-        if geometry.delivery_dtype == "int8":
-            scale = common_scale([source], core, geometry)
+        core = key.core.double().to(device)
+        scale = common_scale([source], core, geometry)
         deliver(new, "morphed.npy", source, core, geometry, scale)
         if labels is not None:
             new.save("labels.npy", partial(np.save, arr=labels.numpy()))

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
@@ -36,6 +37,7 @@ from utils.delivery import (
 )
 from utils.distributed import compute_dtype, processes
 from utils.pictures import as_png, draw, pyplot, stretched
+from utils.training import features_of, logits_of
 
 SHOWN = 20
 
@@ -56,18 +58,21 @@ def main(p):
         raise UserError("give one --delivery: the one of the queries' key")
     query = read_query(p, delivery)
     with processes(p) as device:
-        aug_conv, network = delivery.aug_conv().to(device), behind(p, delivery).to(device).eval()
-        network = network.to(memory_format=torch.channels_last)
-        dtype, began = compute_dtype(p, device), time.perf_counter()
+        dtype = compute_dtype(p, device)
+        features = features_of(delivery.aug_conv(), partial(restored, scale=query.scale), dtype,
+                               device)
+        network = behind(p, delivery).to(device, memory_format=torch.channels_last).eval()
+        forward, began = logits_of(network, features, dtype, device), time.perf_counter()
         with torch.inference_mode():
-            logits = torch.cat([predict(x, query.scale, aug_conv, network, dtype, device) for x in
-                                tqdm(query.images.split(p.predict_batch), desc="predicting",
-                                     leave=False, disable=None)])
+            logits = torch.cat([forward(x).cpu() for x in tqdm(
+                query.images.split(p.predict_batch), desc="predicting", leave=False,
+                disable=None)])
         seconds = time.perf_counter() - began
+    probabilities = logits.softmax(1)
     folder = Path(p.data_dir) / "developer" / "predictions" / p.name
-    write_alone(folder / "predictions.csv", as_csv(logits.softmax(1), query, delivery.classes))
+    write_alone(folder / "predictions.csv", as_csv(probabilities, query, delivery.classes))
     print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
-    draw_pictures(folder, logits.softmax(1), query, delivery)
+    draw_pictures(folder, probabilities, query, delivery)
     if query.labels is not None:
         right = (logits.argmax(1) == query.labels).sum().item()
         print(f"accuracy {right / len(logits):.2%}, {right} of {len(logits)} right")
@@ -133,15 +138,6 @@ def behind(p, delivery: Delivery) -> nn.Module:
         return rest
 
     return load(path, assemble)
-
-
-def predict(morphed: Tensor, scale: float, aug_conv: nn.Module, network: nn.Module,
-            dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Logits (B, classes) float32 on the CPU, computed as training evaluates."""
-    features = aug_conv(restored(morphed.to(device), scale)).to(dtype)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        logits = network(features.contiguous(memory_format=torch.channels_last))
-    return logits.float().cpu()
 
 
 def as_csv(probabilities: Tensor, query: Query, classes: list[str]) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
 from utils.cli import run_step
-from utils.delivery import read_delivery, restored, standardiser
+from utils.delivery import read_delivery, standardiser
 from utils.distributed import processes, say
-from utils.morphing import fitted_padding
+from utils.morphing import fitted_padding, padded_shape
 from utils.runs import Run, comparison, finish, identity, is_finished
-from utils.training import Data, new_network, to_device, train
+from utils.training import new_network, to_device, train
 
 
 def main(p):
@@ -24,13 +24,11 @@ def main(p):
     with processes(p) as device:
         say(delivery.described())
         if not is_finished(run, p):
-            train_set, test_set = delivery.split("train"), delivery.split("test")
-            change = standardiser(train_set[0], delivery.scale) if p.standardise else (lambda x: x)
-            data = Data(*train_set, *test_set, lambda x: delivery.geometry.placed(
-                change(restored(x, delivery.scale))))
-            padding = delivery.geometry.image_padding
-            channels, *sides = data.prepare(data.train[:1]).shape[1:]
-            shape = (channels, *(side - 2 * padding for side in sides))
+            given, padding = delivery.data(), delivery.geometry.image_padding
+            change = standardiser(given.train, delivery.scale) if p.standardise else (lambda x: x)
+            data = given._replace(prepare=lambda x: delivery.geometry.placed(
+                change(given.prepare(x))))
+            shape = padded_shape(data.prepare(data.train[:1]).shape[1:], -padding)
             network, model = new_network(p, len(delivery.classes), shape)
             layer = network.get_submodule(first_layer.find(network, shape))
             layer.padding = fitted_padding(layer.padding, padding)

@@ -6,18 +6,17 @@ data/developer/with_ac.*
 """
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
 from models.first_layer import BehindFirstLayer
 from utils.cli import UserError, run_step, warn
-from utils.delivery import Delivery, read_deliveries, restored
+from utils.delivery import Delivery, read_deliveries
 from utils.distributed import compute_dtype, processes, say
 from utils.morphing import features_shape
 from utils.runs import Run, comparison, finish, identity, is_finished
-from utils.training import Data, new_network, through_frozen_layers, train
+from utils.training import new_network, through_frozen_layers, train
 
 
 def main(p):
@@ -33,7 +32,7 @@ def main(p):
         if not is_finished(run, p):
             network, model = new_network(p, len(deliveries[0].classes), deliveries[0].plain_shape)
             check_layer(network, deliveries, p)
-            data = through_frozen_layers([(d.aug_conv(), morphed_data(d)) for d in deliveries],
+            data = through_frozen_layers([(d.aug_conv(), d.data()) for d in deliveries],
                                          p.feature_cache, compute_dtype(p, device), device)
             behind = BehindFirstLayer(network, deliveries[0].plain_shape)
             curve = train(behind, data, p, run, p.morphed_weight_decay, device)
@@ -42,11 +41,6 @@ def main(p):
                                  "layer": None if shuffled else deliveries[0].layer}
             finish(run, network, model, curve, p, device, about)
         say(*comparison(folder, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
-
-
-def morphed_data(delivery: Delivery) -> Data:
-    return Data(*delivery.split("train"), *delivery.split("test"),
-                partial(restored, scale=delivery.scale))
 
 
 def check_layer(network, deliveries: list[Delivery], p):

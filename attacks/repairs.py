@@ -5,7 +5,6 @@ all from the same seed, on its delivery. Writes repairs_accuracy.json to --resul
 """
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +16,10 @@ from models.vgg import GROUPS
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.cli import UserError, run_step
-from utils.delivery import Delivery, read_delivery, restored
+from utils.delivery import Delivery, read_delivery
 from utils.distributed import compute_dtype, processes
 from utils.runs import Run, provenance, to_json
-from utils.training import Data, new_network, through_frozen_layers, train
+from utils.training import new_network, through_frozen_layers, train
 
 # The repairs that are tried, with their strengths.
 REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
@@ -91,9 +90,8 @@ def trained(kind: str, strength: float, delivery: Delivery, p: Parameters, devic
                         if isinstance(module, nn.Conv2d))
     if layer.out_shape[0] != second.in_channels:
         behind.set_submodule(name, nn.Conv2d(layer.out_shape[0], second.out_channels, 3, padding=1))
-    data = Data(*delivery.split("train"), *delivery.split("test"),
-                partial(restored, scale=delivery.scale))
-    data = through_frozen_layers([(layer, data)], p.feature_cache, compute_dtype(p, device), device)
+    data = through_frozen_layers([(layer, delivery.data())], p.feature_cache,
+                                 compute_dtype(p, device), device)
     with tempfile.TemporaryDirectory() as folder:
         return train(behind, data, p, Run(Path(folder), "with_ac", {}), p.morphed_weight_decay,
                      device)

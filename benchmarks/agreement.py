@@ -6,12 +6,11 @@ do they name the same class? In memory, for every core, tile and dtype, float32 
 training. Takes the data set options of pretrain.py; writes agreement.json to --results_dir.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from images.datasets import Prepared, about, load_images
+from images.datasets import Prepared, load_images
 from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer, from_file
 from models.networks import build
@@ -21,7 +20,6 @@ from utils.delivery import restored, rounded
 from utils.distributed import full_float32
 from utils.morphing import (
     compose_aug_conv,
-    compose_by_tiles,
     core_size,
     morph,
     relative_error,
@@ -44,7 +42,7 @@ def main(p):
     content = load(developer / "pretrained.pt")
     network = build(**content["model"]).eval()
     network.load_state_dict(content["network"])
-    train, test = (load_images(replace(p, train_limit=2), s) for s in ("train", "test"))
+    test = load_images(p, "test")
     if tuple(content["model"]["shape"]) != tuple(test.images.shape[1:]):
         raise UserError("pretrained.pt is for other images: give the data set that it was made of")
     source, shape = Prepared(test.images, mean, std, 0), test.images.shape[1:]
@@ -58,9 +56,8 @@ def main(p):
             core, inverse, _ = usable_core(core_size(shape, 1, tile), distribution,
                                            secret_generator(p.morph_seed, purpose=0))
             order = torch.arange(layer.out_channels)
-            parts = (compose_by_tiles(layer, inverse, tile, shape, order) if tile else
-                     compose_aug_conv(layer, inverse, shape, order))
-            aug_conv = AugConv(**parts, bias=layer.bias)
+            aug_conv = AugConv(**compose_aug_conv(layer, inverse, shape, order, tile),
+                               bias=layer.bias)
             morphed = torch.cat([morph(source[block], core, tile) for block in blocks])
             for dtype in DTYPES if distribution == "orthogonal" else DTYPES[:1]:
                 scale = float(morphed.abs().max()) / 127
@@ -76,7 +73,7 @@ def main(p):
                                  "largest_logit_difference": float((logits - plain).abs().max())}
                 print(rows[-1], flush=True)
     record = provenance(p) | {
-        "model": content["model"]["name"], "data": about(p, train, test) | content["about"],
+        "model": content["model"]["name"], "data": content["about"],
         "images": len(plain), "right": int((plain.argmax(1) == test.labels).sum()), "table": rows}
     folder = Path(p.results_dir or "results")
     write_alone(folder / "agreement.json", to_json(record))

@@ -21,11 +21,18 @@ from models.networks import build
 from parameter import Parameters
 from utils import morphing
 from utils.artifacts import Saving
-from utils.delivery import Geometry, common_scale, deliver, restored
+from utils.delivery import Geometry, common_scale, deliver, restored, rounded
 from utils.distributed import compute_dtype
 from utils.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
 from utils.runs import Run
-from utils.training import Data, through_frozen_layers, to_device, train
+from utils.training import (
+    Data,
+    features_of,
+    logits_of,
+    through_frozen_layers,
+    to_device,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -98,8 +105,7 @@ def timed(action, device: torch.device) -> float:
 def aug_conv(size: Size, core: Tensor, device: torch.device, tile: int = 0) -> AugConv:
     """Aug-Conv for the network, on the device; channels in their own order."""
     layer, inverse, order = size.first_layer(), invert_core(core), torch.arange(64)
-    return AugConv(**(compose_by_tiles(layer, inverse, tile, size.shape, order) if tile else
-                      compose_aug_conv(layer, inverse, size.shape, order))).to(device)
+    return AugConv(**compose_aug_conv(layer, inverse, size.shape, order, tile)).to(device)
 
 
 # What is measured. Each takes (size, parameters, device) and gives seconds or images per second.
@@ -198,7 +204,7 @@ def delivered(size: Size, p: Parameters, device: torch.device) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         with Saving(Path(folder)) as new:
             layer = aug_conv(size, core.float(), device, size.tile)
-            new.save("aug_conv.pt", {"weight": layer.weight.cpu(), "out_shape": layer.out_shape})
+            new.save("aug_conv.pt", layer.to_file())
             new.save("labels.npy", partial(np.save, arr=images.labels.numpy()))
             source = Prepared(images.images, *CIFAR, 0)
             deliver(new, "morphed.npy", source, core, g, common_scale([source], core, g))
@@ -249,7 +255,7 @@ def with_ac_here(size: Size, p: Parameters, device: torch.device, keep: str = "o
     morphed, scale = morph(Prepared(images.images, *CIFAR, 0)[:], core, tile), 1.0
     if tile:
         scale = float(morphed.abs().max()) / 127
-        morphed = (morphed / scale).round().to(torch.int8)
+        morphed = rounded(morphed, "int8", scale)
     data = Data(morphed, images.labels, morphed[:few], images.labels[:few],
                 partial(restored, scale=scale))
     started = time.perf_counter()
@@ -266,21 +272,14 @@ def predicting(size: Size, p: Parameters, device: torch.device, way: str) -> dic
     """Seconds for one image and images a second in batches of 64, as predict.py computes."""
     network, dtype = size.network().to(device, memory_format=torch.channels_last).eval(), (
         compute_dtype(p, device))
-    images, call = torch.randn(64, *size.shape, device=device), network
+    images, prepare = torch.randn(64, *size.shape, device=device), lambda x: x
     if way != "plain":
         tile = size.tile if way == "tiles" else 0
         core = drawn(size.shape, tile=tile)
-        layer = aug_conv(size, core, device, tile)
+        prepare = features_of(aug_conv(size, core, device, tile), prepare, dtype, device)
         images = morph(images.cpu(), core, tile).to(device)
-        rest = BehindFirstLayer(network, size.shape).eval()
-
-        def call(x: Tensor) -> Tensor:
-            return rest(layer(x).to(dtype).contiguous(memory_format=torch.channels_last))
-
-    def predict(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return call(x)
-
+        network = BehindFirstLayer(network, size.shape).eval()
+    predict = logits_of(network, prepare, dtype, device)
     predict(images)
     return {"seconds_for_one": timed(lambda: predict(images[:1]), device),
             "images_per_second": len(images) / timed(lambda: predict(images), device)}

@@ -87,7 +87,7 @@ def load_images(p: Parameters, split: str) -> Images:
 
 
 def subset(labels: Tensor, limit: int, split: str, classes: list[str]) -> Tensor | slice:
-    """Indices of `limit` images (0: all), every class in its proportion none left out that fits.
+    """Indices of `limit` images (0: all), each class in its proportion, none left out that fits.
 
     Each class in a random order of its own counts evenly from 0 to 1, its first image before all
     others'; the lowest are taken. Raises UserError where there are fewer images.

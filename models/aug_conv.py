@@ -32,6 +32,12 @@ class AugConv(nn.Module):
                              weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias)
 
+    def to_file(self) -> dict:
+        """What the provider hands over of it: tensors and plain values."""
+        content = {"weight": self.weight.cpu(), "out_shape": self.out_shape, "step": self.step,
+                   "offset": self.offset}
+        return content if self.bias is None else content | {"bias": self.bias.cpu()}
+
     def forward(self, morphed: Tensor) -> Tensor:
         with torch.autocast(morphed.device.type, enabled=False):
             morphed = morphed.to(self.weight.dtype)

@@ -205,7 +205,7 @@ def _id(manifest: dict) -> str:
 
 def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
     """The manifest of a folder; raises UserError where it is missing or is not one."""
-    path = Path(folder) / MANIFEST
+    path = folder / MANIFEST
     step = None if folder.name == "developer" else maker(folder)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from utils.artifacts import Saving, load, load_array, read_manifest, remedy, wri
 from utils.cli import UserError
 from utils.distributed import rank, wait_for_all, world
 from utils.memory import require_memory
-from utils.morphing import core_size, morph, morphed_shape
+from utils.morphing import core_size, morph, morphed_shape, padded_shape
+from utils.training import Data
 
 BLOCK = 250             # images that are morphed or read at once: they stay in the cache
 
@@ -80,8 +82,7 @@ class Delivery:
     @property
     def plain_shape(self) -> tuple[int, int, int]:
         """(α, m, m) of the images before they were padded: what a network is built for."""
-        channels, side, _ = self.geometry.shape
-        return (channels, *[side - 2 * self.geometry.image_padding] * 2)
+        return padded_shape(self.geometry.shape, -self.geometry.image_padding)
 
     def described(self) -> str:
         g = self.geometry
@@ -110,6 +111,10 @@ class Delivery:
         count = self.train_images if split == "train" else self.test_images
         return (morphed_array(self.folder / f"morphed_{split}.npy", self.geometry, count),
                 labels_array(self.folder / f"labels_{split}.npy", count, len(self.classes)))
+
+    def data(self) -> Data:
+        """Both splits, prepared as Aug-Conv takes them."""
+        return Data(*self.split("train"), *self.split("test"), partial(restored, scale=self.scale))
 
 
 def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
@@ -220,7 +225,10 @@ def standardiser(train: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
 
 
 def common_scale(sources: list[Callable], core: Tensor, geometry: Geometry) -> float:
-    """The step of int8 images: 1/127 of the largest |T| of all blocks of the sources."""
+    """The step of int8 images: 1/127 of the largest |T| of all blocks of the sources; others have
+    none, 1."""
+    if geometry.delivery_dtype != "int8":
+        return 1.0
     largest = torch.zeros((), device=core.device)
     for images in sources:
         for _, t in _morphed(images, core, geometry, "scaling"):

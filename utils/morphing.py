@@ -116,6 +116,11 @@ def residual(core: Tensor, inverse: Tensor) -> float:
     return float(product.abs().max())
 
 
+def padded_shape(shape: tuple[int, int, int], padding: int) -> tuple[int, int, int]:
+    """(α, m + 2·padding, m + 2·padding); a negative padding takes one off again."""
+    return shape[0], *(side + 2 * padding for side in shape[1:])
+
+
 def morphed_shape(shape: tuple[int, int, int], tile: int) -> tuple[int, ...]:
     """Of a morphed image: (αm²,), or (q, t, t) with tiles, t = m/s rounded up."""
     if not tile:
@@ -152,8 +157,9 @@ def fitted_padding(padding: tuple[int, int], image_padding: int) -> tuple[int, i
 
 
 def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, int],
-                     order: Tensor) -> dict:
-    """C_ac = M⁻¹·C, its channel blocks in `order`: `weight` (αm², βn²) float32, `out_shape`.
+                     order: Tensor, tile: int = 0) -> dict:
+    """C_ac = M⁻¹·C, its channel blocks in `order`: `weight` (αm², βn²) float32, `out_shape`; with
+    tiles, as compose_by_tiles.
 
     A row of M⁻¹ is an image of shape (α, m, m), and the layer applied to it is that row of M⁻¹·C:
     neither C nor the full M⁻¹ is ever made. The layer's bias is left out (it goes to Aug-Conv's).
@@ -161,6 +167,8 @@ def compose_aug_conv(layer: nn.Conv2d, inverse: Tensor, shape: tuple[int, int, i
 
     Raises ValueError where the layer does not fit the images.
     """
+    if tile:
+        return compose_by_tiles(layer, inverse, tile, shape, order)
     q, entries, out_shape = len(inverse), core_size(shape), features_shape(layer, shape)
     # Filters over all channels: those of a group are zero on the other groups' channels.
     groups = layer.weight.detach().flatten(1).chunk(layer.groups)

@@ -70,24 +70,39 @@ class Features:
         return joined[torch.cat(places).argsort().to(joined.device)]
 
 
+def features_of(layer: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
+                device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A frozen first layer as a function of its inputs before `prepare`, on any device: float32 out
+    of the layer, then rounded to `dtype`, channels-last."""
+    layer = layer.to(device).eval()
+
+    @torch.no_grad()
+    def features(inputs: Tensor) -> Tensor:
+        inputs = prepare(inputs.to(device, non_blocking=True))
+        return layer(inputs).to(dtype).contiguous(memory_format=torch.channels_last)
+    return features
+
+
+def logits_of(network: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
+              device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A network, which computes in `dtype`, as a function of its inputs before `prepare`: float32.
+    """
+    def forward(inputs: Tensor) -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return network(prepare(inputs.to(device, non_blocking=True))).float()
+    return forward
+
+
 def through_frozen_layers(layers: list[tuple[nn.Module, Data]], cache: str, dtype: torch.dtype,
                           device: torch.device) -> Data:
     """Inputs of frozen first layers (after each data.prepare) as inputs of one network behind them.
 
     Layers and images do not change, so the features are computed once, where they fit in the
     device's memory (`cache` auto) or in any case (on); otherwise batch by batch. They are the same
-    either way: float32 out of the layer, then rounded to `dtype`, channels-last.
+    either way.
     """
-    def through(layer: nn.Module, data: Data) -> Callable:
-        layer = layer.to(device).eval()
-
-        @torch.no_grad()
-        def features(inputs: Tensor) -> Tensor:
-            inputs = data.prepare(inputs.to(device, non_blocking=True))
-            return layer(inputs).to(dtype).contiguous(memory_format=torch.channels_last)
-        return features
-
-    layers = [(through(layer, data), to_device(data, device)) for layer, data in layers]
+    layers = [(features_of(layer, data.prepare, dtype, device), to_device(data, device))
+              for layer, data in layers]
     train = Features([(data.train, features) for features, data in layers])
     test = Features([(data.test, features) for features, data in layers])
     shape, count = train[:1].shape[1:], len(train) + len(test)
@@ -102,9 +117,9 @@ def through_frozen_layers(layers: list[tuple[nn.Module, Data]], cache: str, dtyp
         for i, inputs in enumerate(kept):
             kept[i] = torch.empty((len(inputs), *shape), dtype=dtype, device=device,
                                   memory_format=torch.channels_last)
-            for first in tqdm(range(0, len(inputs), 250), desc="first layer, once", leave=False,
-                              disable=rank() > 0 or None):
-                kept[i][first:first + 250] = inputs[first:first + 250]
+            for first in tqdm(range(0, len(inputs), EVALUATED), desc="first layer, once",
+                              leave=False, disable=rank() > 0 or None):
+                kept[i][first:first + EVALUATED] = inputs[first:first + EVALUATED]
         say(f"the frozen first layer runs once: its output takes {needed / 1e9:.2f} GB")
     labels = [torch.cat([data[i].to(device) for _, data in layers]) for i in (1, 3)]
     return Data(kept[0], labels[0], kept[1], labels[1], lambda x: x)
@@ -194,11 +209,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
         network, p, weight_decay, len(batches(torch.arange(count), p.batch_size)))
     curve = resume(run, network, optimizer, scheduler, p.restart)
     module = in_processes(network, p, device)
-
-    def forward(inputs: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return module(data.prepare(inputs.to(device, non_blocking=True))).float()
-
+    forward = logits_of(module, data.prepare, dtype, device)
     say(f"training on {count} images, testing on {len(data.test)}, {run.name}, {p.epochs} epochs, "
         f"{device} in {str(dtype).removeprefix('torch.')}"
         + (f", {world()} processes" if world() > 1 else ""))
@@ -244,8 +255,8 @@ def shard(rows: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(forward: Callable, inputs: Tensor | Features, size: int = EVALUATED) -> Tensor:
-    """Logits (n, classes) of this process's share of the inputs (shard), `size` at once."""
-    firsts = range(0, len(inputs), size)[rank()::world()]
-    return torch.cat([forward(inputs[first:first + size]) for first in firsts]
+def evaluate(forward: Callable, inputs: Tensor | Features) -> Tensor:
+    """Logits (n, classes) of this process's share of the inputs (shard)."""
+    firsts = range(0, len(inputs), EVALUATED)[rank()::world()]
+    return torch.cat([forward(inputs[first:first + EVALUATED]) for first in firsts]
                      or [torch.zeros(0, 1)])
