@@ -1,5 +1,7 @@
 """The paper's figures as PNG, drawn from records and from formulas."""
 
+from textwrap import fill
+
 from report.formulas import morphing_macs
 from report.paper import ENTRIES, IMAGES, KAPPAS, NETWORK, TILES, computed, tile_costs
 from report.runs import NETWORKS, in_rows
@@ -14,6 +16,7 @@ def panels_png(*panels: tuple[dict, list, list[tuple]]) -> bytes:
         for label, y, style in lines:
             axis.plot(x, y, style, ms=4, lw=1.2, label=label)
         axis.set(**settings)
+        axis.title.set_fontsize(9)
         if len(x) < 10:
             axis.set_xticks(x, [str(value) for value in x])
             axis.minorticks_off()
@@ -41,7 +44,7 @@ def drawn(records: dict) -> dict[str, bytes]:
              tile_costs(tile or side, side)["bytes"] / 1e6 for side in sides], style)
              for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))])]
     accuracy = [
-        ({"title": row.setting.replace(", VGG", ",\nVGG") + f"\n{row.morphing}",
+        ({"title": fill(f"{row.setting}, {row.morphing}", 44),
           "xlabel": "epoch", "ylabel": "test accuracy, %", "ylim": (0, 100)},
          range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)), [
              (NETWORKS[name][0] if run is runs[0] else None, [
