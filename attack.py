@@ -22,13 +22,13 @@ from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spac
 from attacks.repairs import REPAIRS
 from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
-from utils.artifacts import load, write_alone
-from utils.cli import UserError, run_step, user_errors
+from program.artifacts import load, write_alone
+from program.cli import UserError, run_step, user_errors
+from program.memory import require_memory
+from program.pictures import draw, rows_png, stretched
+from program.provenance import provenance, to_json
 from utils.delivery import Delivery, read_delivery, restored
-from utils.memory import require_memory
 from utils.morphing import core_size
-from utils.pictures import draw, rows_png, stretched
-from utils.runs import provenance, to_json
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10

@@ -20,13 +20,13 @@ from torch import Tensor
 from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
 from models import first_layer
 from models.aug_conv import AugConv
+from program.artifacts import Saving, load
+from program.cli import UserError, run_step, user_errors
+from program.memory import require_memory
+from program.pictures import draw, rows_png, stretched
 from utils import morphing
-from utils.artifacts import Saving, load
-from utils.cli import UserError, run_step, user_errors
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
 from utils.distributed import processes, rank, say
-from utils.memory import require_memory
-from utils.pictures import draw, rows_png, stretched
 from utils.provider import Key, read_key
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst

@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from images.datasets import image_shape
-from utils.artifacts import Saving, is_private
-from utils.cli import UserError, run_step, user_errors
-from utils.memory import NEEDS, require_memory
+from program.artifacts import Saving, is_private
+from program.cli import UserError, run_step, user_errors
+from program.memory import NEEDS, require_memory
 from utils.morphing import core_size, padded_shape, residual, secret_generator, usable_core
 
 

@@ -15,8 +15,8 @@ import torch
 
 from images.datasets import Prepared, decoded
 from images.files import list_images, shown
-from utils.artifacts import Saving
-from utils.cli import UserError, run_step
+from program.artifacts import Saving
+from program.cli import UserError, run_step
 from utils.delivery import Delivery, common_scale, deliver, query_folder, read_delivery
 from utils.distributed import processes
 from utils.provider import read_key

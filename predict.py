@@ -24,8 +24,9 @@ from images.files import shown
 from models.first_layer import BehindFirstLayer, find, fingerprint
 from models.networks import build
 from parameter import Parameters
-from utils.artifacts import load, read_manifest, write_alone
-from utils.cli import UserError, run_step
+from program.artifacts import load, read_manifest, write_alone
+from program.cli import UserError, run_step
+from program.pictures import as_png, draw, pyplot, stretched
 from utils.delivery import (
     Delivery,
     labels_array,
@@ -36,7 +37,6 @@ from utils.delivery import (
     restored,
 )
 from utils.distributed import compute_dtype, processes
-from utils.pictures import as_png, draw, pyplot, stretched
 from utils.training import features_of, logits_of
 
 SHOWN = 20

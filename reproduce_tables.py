@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from parameter import Parameters
+from program.artifacts import write_alone
+from program.cli import run_step, user_errors
+from program.provenance import to_json
 from report import figures, measured, paper, runs
 from report.measure import measure_kappas
 from report.tables import Table, filled
-from utils.artifacts import write_alone
-from utils.cli import run_step, user_errors
-from utils.runs import to_json
 
 ROOT = Path(__file__).resolve().parent
 TRAIN = "the training scripts with `--results_dir results/accuracy`"

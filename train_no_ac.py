@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
-from utils.cli import run_step
+from program.cli import run_step
 from utils.delivery import read_delivery, standardiser
 from utils.distributed import processes, say
 from utils.morphing import fitted_padding, padded_shape

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
 from models.first_layer import BehindFirstLayer
-from utils.cli import UserError, run_step, warn
+from program.cli import UserError, run_step, warn
 from utils.delivery import Delivery, read_deliveries
 from utils.distributed import compute_dtype, processes, say
 from utils.morphing import features_shape

@@ -14,11 +14,12 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer
 from models.vgg import GROUPS
 from parameter import Parameters
-from utils.artifacts import write_alone
-from utils.cli import UserError, run_step
+from program.artifacts import write_alone
+from program.cli import UserError, run_step
+from program.provenance import provenance, to_json
 from utils.delivery import Delivery, read_delivery
 from utils.distributed import compute_dtype, processes
-from utils.runs import Run, provenance, to_json
+from utils.runs import Run
 from utils.training import new_network, through_frozen_layers, train
 
 # The repairs that are tried, with their strengths.

@@ -14,8 +14,9 @@ from images.datasets import Prepared, load_images
 from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer, from_file
 from models.networks import build
-from utils.artifacts import load, write_alone
-from utils.cli import UserError, run_step
+from program.artifacts import load, write_alone
+from program.cli import UserError, run_step
+from program.provenance import provenance, to_json
 from utils.delivery import restored, rounded
 from utils.distributed import full_float32
 from utils.morphing import (
@@ -26,7 +27,6 @@ from utils.morphing import (
     secret_generator,
     usable_core,
 )
-from utils.runs import provenance, to_json
 
 CORES, DTYPES, BATCH = ("orthogonal", "normal", "uniform"), ("float32", "float16", "int8"), 250
 REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver

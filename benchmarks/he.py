@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from utils.artifacts import write_alone
+from program.artifacts import write_alone
+from program.provenance import provenance, to_json
 from utils.morphing import compose_aug_conv, morph, secret_generator, usable_core
-from utils.runs import provenance, to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
 PIXELS, ENTRIES = SHAPE[1] * SHAPE[2], math.prod(SHAPE)

@@ -19,8 +19,8 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer, Float32Conv2d, find
 from models.networks import build
 from parameter import Parameters
+from program.artifacts import Saving
 from utils import morphing
-from utils.artifacts import Saving
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
 from utils.distributed import compute_dtype
 from utils.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph

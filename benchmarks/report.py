@@ -5,7 +5,7 @@
 
 import math
 
-from utils.pictures import as_png, pyplot
+from program.pictures import as_png, pyplot
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks import report
 from benchmarks.measures import CUDA, FULL, MEASURES, QUICK, Size
-from utils.artifacts import write_alone
+from program.artifacts import write_alone
+from program.provenance import provenance, to_json
 from utils.distributed import processes
-from utils.runs import provenance, to_json
 
 
 def measure(name: str, side: str, size: Size, device: str) -> dict:

@@ -10,13 +10,13 @@ from images.datasets import Prepared, dataset_name, image_shape, load_images
 from models import first_layer
 from models.aug_conv import AugConv
 from parameter import Parameters
+from program.artifacts import load
+from program.cli import user_errors
+from program.pictures import rows_png, stretched
+from program.provenance import provenance
 from report.paper import KAPPAS
 from utils import morphing
-from utils.artifacts import load
-from utils.cli import user_errors
 from utils.distributed import full_float32
-from utils.pictures import rows_png, stretched
-from utils.runs import provenance
 
 IMAGES, SHOWN = 256, slice(0, 250, 25)
 

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from images.files import decode, decode_all, find_images
+from program.cli import UserError
 from tests.image_files import (
     FILES,
     FLOATS,
@@ -31,7 +32,6 @@ from tests.image_files import (
     saved,
     tiff,
 )
-from utils.cli import UserError
 
 for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
     for orientation, pixels in TURNED.items():

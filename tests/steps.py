@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import steps_of
+from program.cli import steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
@@ -197,7 +197,7 @@ def free_memory(size: int) -> Callable[[], None]:
 
 
 def _free_memory(size: int):
-    from utils import memory
+    from program import memory
     memory.free_memory = lambda device: size
 
 

@@ -9,12 +9,13 @@ from tests.steps import ROOT
 
 STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
          "train_no_ac.py", "morph_images.py", "predict.py")
-CORE = {"parameter", "utils", "models"}
+CORE = {"parameter", "utils", "models", "program"}
 ADVERSARY = ("attack.py", "reproduce_tables.py")
 # By a file's first folder, or its own name: the rooms of the repository that it may import.
 MAY_IMPORT = {
     **dict.fromkeys(STEPS, CORE | {"images"}), "parameter.py": set(), "models": {"models"},
-    "utils": CORE, "images": {"parameter", "utils", "images"},
+    "program": {"parameter", "program"},
+    "utils": CORE, "images": {"parameter", "utils", "program", "images"},
     "attacks": CORE | {"images", "attacks"}, "report": CORE | {"images", "report"},
     **dict.fromkeys(ADVERSARY, CORE | {"images", "attacks", "report"})}
 FREE = ("tests", "benchmarks")              # they may import whatever they measure

@@ -10,7 +10,7 @@ from models import first_layer
 from models.first_layer import BehindFirstLayer, Float32Conv2d, find
 from models.networks import build, start_from
 from parameter import Parameters
-from utils.cli import UserError
+from program.cli import UserError
 from utils.training import new_network
 
 OWN = "tests.own_networks:"

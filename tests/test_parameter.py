@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, fields, replace
 import pytest
 
 from parameter import PRESETS, Parameters
+from program import cli
+from program.cli import check, documented, parse, steps_of
+from program.provenance import provenance
 from tests.steps import INFERENCE, STEPS
-from utils import cli
-from utils.cli import check, documented, parse, steps_of
-from utils.runs import identity, provenance
+from utils.runs import identity
 
 TRAINING = ("pretrain.py", "train_with_ac.py", "train_no_ac.py")
 

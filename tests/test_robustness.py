@@ -8,6 +8,8 @@ import signal
 import pytest
 import torch
 
+from program.artifacts import Saving, load, read_tensors
+from program.cli import locked
 from tests.damage import (
     SEED,
     TRAINING,
@@ -26,8 +28,6 @@ from tests.steps import (
     start,
     wait_until,
 )
-from utils.artifacts import Saving, load, read_tensors
-from utils.cli import locked
 
 # Kills
 

@@ -14,9 +14,9 @@ from models import first_layer
 from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer
 from models.networks import build
+from program.artifacts import Saving, read_manifest
 from tests.steps import ROOT, STEPS, TINY, options
 from tests.steps import run as run_step
-from utils.artifacts import Saving, read_manifest
 
 
 def run(script, data, *arguments, **also):

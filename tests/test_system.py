@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from program import artifacts, cli, memory
+from program.artifacts import load
 from tests.damage import change, refused, same, step, with_settings
 from tests.steps import ENVIRONMENT, ROOT, free_memory, options, refusing
-from utils import artifacts, cli, memory
-from utils.artifacts import load
 
 
 def program(script, data, redirect="", **environment):

@@ -1,1 +1,1 @@
-"""What the steps share: data sets, morphing, training, artifacts, records."""
+"""Morphed Learning: the scheme in tensors, what crosses from provider to developer, training."""

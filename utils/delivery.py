@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from utils.artifacts import Saving, load, load_array, read_manifest, remedy, write_rows
-from utils.cli import UserError
+from program.artifacts import Saving, load, load_array, read_manifest, remedy, write_rows
+from program.cli import UserError
+from program.memory import require_memory
 from utils.distributed import rank, wait_for_all, world
-from utils.memory import require_memory
 from utils.morphing import core_size, morph, morphed_shape, padded_shape
 from utils.training import Data
 

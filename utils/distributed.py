@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parameter import Parameters
-from utils.cli import UserError
+from program.cli import UserError
 
 
 def rank() -> int:

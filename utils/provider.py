@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.artifacts import load, read_manifest
-from utils.cli import UserError, user_errors
+from program.artifacts import load, read_manifest
+from program.cli import UserError, user_errors
 from utils.morphing import core_size
 
 

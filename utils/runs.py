@@ -2,15 +2,10 @@
 
 import hashlib
 import json
-import os
-import platform
 import re
 import resource
-import shlex
-import subprocess
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +13,7 @@ import torch
 from torch import nn
 
 from parameter import Parameters
-from utils.artifacts import (
+from program.artifacts import (
     Saving,
     digest,
     load,
@@ -27,11 +22,11 @@ from utils.artifacts import (
     verified,
     write_alone,
 )
-from utils.cli import UserError, steps_of
+from program.cli import UserError, steps_of
+from program.pictures import curve_png, draw
+from program.provenance import provenance, to_json
 from utils.distributed import compute_dtype, rank, say
-from utils.pictures import curve_png, draw
 
-ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
           "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
           "no_ac_standardised": "without, standardised"}
@@ -217,48 +212,6 @@ def comparison(folder: Path, *names: str) -> list[str]:
             line += " (no plain network to compare with: run `python pretrain.py`)"
         lines.append(line)
     return lines
-
-
-def provenance(p: Parameters) -> dict:
-    """Command, settings, versions, code and machine: what a number needs beside it. No secret."""
-    script, module = Path(sys.argv[0]).resolve(), sys.modules["__main__"].__spec__
-    words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
-             *sys.argv[1:]]
-    if module is not None:                               # python -m benchmarks.steps
-        words[:1] = ["-m", module.name]
-    for i, word in enumerate(words):
-        if word.startswith("--morph_seed"):
-            words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
-    hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart", "delivery",
-              "images", "init", "frozen_first_layer")
-    return {"command": "python " + shlex.join(words),
-            "parameters": {k: v for k, v in asdict(p).items() if k not in hidden}, "seed": p.seed,
-            "versions": {"python": platform.python_version()} | {
-                name: version(name) for name in ("torch", "torchvision", "numpy", "scipy")},
-            "code": code_version(), "machine": machine()}
-
-
-def code_version() -> str:
-    """Of the program: git's description, with what is not committed; unknown without git."""
-    try:
-        return subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"],
-                              capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def machine() -> dict:
-    """Processor, its cores, and the CUDA devices if any."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"processor": name, "cores": os.cpu_count(), "cuda": devices, "system": sys.platform}
-
-
-def to_json(record: dict) -> str:
-    return json.dumps(record, indent=1) + "\n"
 
 
 def curve_csv(curve: list[dict]) -> str:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from models.networks import build, start_from
 from parameter import Parameters
-from utils import memory
-from utils.artifacts import read_tensors
-from utils.cli import UserError, user_errors
+from program import memory
+from program.artifacts import read_tensors
+from program.cli import UserError, user_errors
 from utils.distributed import compute_dtype, rank, say, shared_batch_norm, summed, world
 from utils.runs import Run, resume, save_checkpoint
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from utils.artifacts import write_alone
-from utils.cli import warn
+from program.artifacts import write_alone
+from program.cli import warn
 
 
 def pyplot():
