@@ -3,11 +3,12 @@
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
+# make paper: the paper's setting, 300 epochs on CIFAR-10, a GPU's job; says how long it will take.
 # make bench: each step's speed beside the reference's algorithm; 12 minutes, nothing else running.
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test attack tables tables-he stress bench clean
+.PHONY: demo test attack tables tables-he stress bench paper clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -39,6 +40,9 @@ stress: .venv/tests
 
 bench: .venv/runtime
 	$(STEP) -m benchmarks.steps
+
+paper: .venv/runtime
+	$(STEP) -m benchmarks.paper 1e9 results/accuracy $(OPTIONS)
 
 clean:
 	rm -rf .venv data/demo

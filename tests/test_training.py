@@ -20,6 +20,7 @@ from utils.training import (
     Features,
     batches,
     evaluate,
+    is_due,
     optimizer_and_schedule,
     seed_everything,
     through_frozen_layers,
@@ -170,14 +171,7 @@ def test_bfloat16_trains_as_well(tmp_path):
     assert curve[-1]["test_accuracy"] > 0.8
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_trains_as_the_cpu_does(tmp_path):
-    def weights(device):
-        p = Parameters(epochs=2, batch_size=16, lr=0.1, precision="fp32")
-        seed_everything(0)
-        network = nn.Sequential(nn.Linear(8, 2))
-        train(network, task(), p, Run(tmp_path / device, "pretrained", {}), 0.0,
-              torch.device(device))
-        return network[0].weight.detach().cpu()
-
-    torch.testing.assert_close(weights("cuda"), weights("cpu"), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("seconds, due", [
+    ([4.0], False), ([4.0, 7.0], True), ([4.0, 7.0, 3.0], False), ([30.0], True)])
+def test_on_cuda_a_checkpoint_is_written_every_ten_seconds_or_so(seconds, due):
+    assert is_due([{"seconds": s} for s in seconds]) == due

@@ -2,6 +2,7 @@
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from utils.distributed import compute_dtype, rank, say, shared_batch_norm, summe
 from utils.runs import Run, resume, save_checkpoint
 
 EVALUATED = 250         # images that are evaluated at once
+BETWEEN = 10            # seconds between checkpoints on CUDA, where an epoch may take less than one
 
 
 class Data(NamedTuple):
@@ -150,7 +152,7 @@ def seed_everything(*seeds: int):
 def optimizer_and_schedule(network: nn.Module, p: Parameters, weight_decay: float, steps: int):
     """SGD and its learning rate, which changes after each of `steps` batches of an epoch."""
     optimizer = torch.optim.SGD(network.parameters(), lr=p.lr, momentum=p.momentum,
-                                weight_decay=weight_decay)
+                                weight_decay=weight_decay, fused=True)
     if p.schedule == "onecycle":
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(
             optimizer, p.lr, total_steps=p.epochs * steps + 1, cycle_momentum=False)
@@ -226,19 +228,31 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
                       "seconds": time.perf_counter() - started, "train_seconds": trained})
         say(f"epoch {epoch:3d}: train loss {loss:.4f}, test accuracy {accuracy:.2%}, "
             f"{count / trained:.0f} images/s")
-        save_checkpoint(run, network, optimizer, scheduler, curve)
+        if device.type == "cpu" or epoch == p.epochs or is_due(curve):
+            save_checkpoint(run, network, optimizer, scheduler, curve)
     return curve
 
 
+def is_due(curve: list[dict]) -> bool:
+    """Whether the last epoch went past a multiple of BETWEEN seconds of training."""
+    after = sum(e["seconds"] for e in curve)
+    return after // BETWEEN > (after - curve[-1]["seconds"]) // BETWEEN
+
+
 def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.Module:
-    """The same network as all processes train it, compiled if so wished."""
+    """The same network as all processes train it, compiled if so wished: on CUDA, where launching
+    its 300 kernels takes longer than running them, into CUDA graphs."""
     if world() > 1:
         # Batch statistics are shared already; broadcasting them would make processes with fewer
         # test batches wait for ever.
-        network = DistributedDataParallel(
-            shared_batch_norm(network, device), broadcast_buffers=False,
-            device_ids=[device] if device.type == "cuda" else None)
-    return torch.compile(network) if p.compile else network
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)      # its new name is not in 2.9
+            network = DistributedDataParallel(
+                shared_batch_norm(network, device), broadcast_buffers=False,
+                device_ids=[device] if device.type == "cuda" else None)
+    if not p.compile:
+        return network
+    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None)
 
 
 def check_finite(loss: float, network: nn.Module, epoch: int):
