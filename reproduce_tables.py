@@ -1,7 +1,8 @@
 """Step 6: the paper's tables and figures, from what the runs left in results/.
 
-Writes results/tables.md, tables.tex, analysis.json and figures/*.png, and the tables of the README.
-With --measure, first sweeps κ on the test images of --dataset and the first layer in --data_dir.
+Writes results/REPRODUCTION.md, tables.md, tables.tex, analysis.json and figures/*.png, and the
+tables of the README. With --measure, first sweeps κ on the test images of --dataset and
+the first layer in --data_dir.
 """
 
 import json
@@ -47,6 +48,7 @@ def main(p: Parameters):
                          for name, table in tables.items())
     write_alone(folder / "tables.md", markdown)
     write_alone(folder / "tables.tex", "\n\n".join(t.latex() for t in tables.values()) + "\n")
+    write_alone(folder / "REPRODUCTION.md", paper.reproduction(records))
     write_alone(folder / "analysis.json", to_json(paper.computed()))
     for name, picture in figures.drawn(records).items():
         write_alone(folder / "figures" / f"{name}.png", picture)

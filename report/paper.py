@@ -2,9 +2,10 @@
 
 import math
 import re
+from pathlib import Path
 
 from report.formulas import aug_conv_entries, morphing_macs, vgg_macs
-from report.runs import PAPER, format_accuracy, in_rows, morphed
+from report.runs import PAPER, compared, format_accuracy, in_rows, morphed
 from report.tables import Table, formatted
 
 ALPHA, M, BETA, IMAGES = 3, 32, 64, 60_000
@@ -66,13 +67,38 @@ def computed() -> dict:
         "gazelle_ratio": 1236 * 2 ** 20 / ENTRIES, "tiles": [tile_costs(tile) for tile in TILES]}
 
 
-def paper(records: dict) -> Table:
-    """Every published figure: its formula, what the formula gives, and what was measured here."""
+def values_of(records: dict) -> dict:
+    """All that is computed and measured, by the names that ROWS and reproduction.md have for it."""
     values = computed() | records
     values["bench"] = {row["name"]: row for row in records.get("bench", {}).get("table", [])}
     for best in [row for row in in_rows(records["accuracy"]) if row.morphing == morphed(PAPER)][:1]:
         values |= {"setting": best.setting} | {name: format_accuracy(runs) or "not run"
                                                for name, runs in best.runs.items()}
+    return values
+
+
+def reproduction(records: dict) -> str:
+    """The report on the paper's claims, one by one: reproduction.md with its figures put in."""
+    values = values_of(records)
+    values["tile"] = {tile["tile"]: tile for tile in values["tiles"]}
+    for row in in_rows(records["accuracy"]):
+        if row.morphing.startswith("s = 16") and row.runs["pretrained"]:
+            values.setdefault("by_tiles", {"setting": row.setting} | {
+                name: format_accuracy(runs) for name, runs in row.runs.items()})
+    values["same"] = next((row for row in records.get("agreement", {}).get("table", [])
+                           if row["morph_distribution"] == "uniform"), {})
+    tested = [row for row in compared(records) if "low" in row]
+    if tested:
+        best = max(tested, key=lambda row: row["seeds"])
+        values["equal"] = best | {"verdict": "reproduced" if best["replicated"] else
+                                  "not settled: the interval is wider than ±1 point"}
+    text = (Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8")
+    return "|".join(formatted(cell, values) if "{" in cell else cell for cell in text.split("|"))
+
+
+def paper(records: dict) -> Table:
+    """Every published figure: its formula, what the formula gives, and what was measured here."""
+    values = values_of(records)
     rows = [(line, values) for line in re.split(r"\n(?! )", ROWS.strip())]
     return Table("Every figure that the paper publishes, and those it leaves out.",
                  ["figure", "published", "formula", "computed", "measured here"],

@@ -96,8 +96,9 @@ def accuracy(records: dict) -> Table:
     return whole._replace(short=whole._replace(rows=cells[:6]))
 
 
-def equality(records: dict) -> Table:
-    """With Aug-Conv against its fair partner, the plain network behind the same frozen layer."""
+def compared(records: dict) -> list[dict]:
+    """Each row with Aug-Conv against its fair partner, the plain network behind the same frozen
+    layer: points of difference, paired by seed, and the test of equality for several seeds."""
     found = []
     for row in in_rows(records["accuracy"]):
         for (decay, mine), (other, partner) in product(*(
@@ -106,10 +107,17 @@ def equality(records: dict) -> Table:
             if points:
                 found.append((equivalence(points, margin=1) if len(points) > 1 else {}) | {
                     "setting": row.setting, "morphing": row.morphing, "mean": mean(points),
+                    "seeds": len(points),
                     "each_seed": ", ".join(f"{value:+.2f}" for value in points),
                     "weight_decays": f"{decay:g}, {other:g}"})
+    return found
+
+
+def equality(records: dict) -> Table:
+    """The test of equality, for each row that has both networks."""
     return table(
-        "With Aug-Conv less plain with the same frozen first layer, points, paired by seed.", found,
+        "With Aug-Conv less plain with the same frozen first layer, points, paired by seed.",
+        compared(records),
         "setting morphing weight_decays each_seed mean low high p_of_tost replicated",
         "Low to high: the mean's 90% confidence interval. Replicated: within ±1 point, by TOST.")
 
