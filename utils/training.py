@@ -91,7 +91,8 @@ def logits_of(network: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: to
     """
     def forward(inputs: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return network(prepare(inputs.to(device, non_blocking=True))).float()
+            logits = network(prepare(inputs.to(device, non_blocking=True)))
+        return logits.to(torch.float32, copy=True)       # the next CUDA graph would overwrite them
     return forward
 
 
