@@ -16,11 +16,13 @@ def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: T
     those of `morphed` (N, αm²): on the axes of both, that tells the size to be expected of each
     entry of M⁻¹, and what the deconvolution leaves unexplained tells the size of the noise.
     """
+    side = out_shape[-1] + filters.shape[-1] - 1 - 2 * padding
     rows, morphed, public = weight.view(-1, *out_shape), morphed.double(), public.double()
-    inverse = torch.cat([deconvolve(r, filters, padding) for r in rows.split(512)])
+    inverse = torch.cat([deconvolve(r, filters, side, 1, padding) for r in rows.split(512)])
     left = rows[:64] - F.conv2d(inverse[:64], filters.double(), padding=padding)
     generator = torch.Generator().manual_seed(0)
-    gain = deconvolve(torch.randn(16, *out_shape, generator=generator), filters, padding).var()
+    random = torch.randn(16, *out_shape, generator=generator)
+    gain = deconvolve(random, filters, side, 1, padding).var()
     noise = gain * left.var() / (1 - len(weight) / weight.shape[1])
     strong, v = torch.linalg.eigh(morphed.T @ morphed / len(morphed))
     likely, q = torch.linalg.eigh(public.T @ public / len(public))
