@@ -193,7 +193,8 @@ def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
 def assigned(rows: Tensor, columns: Tensor) -> Tensor:
     """For each of `rows` (k, d) the one of `columns` (b, d), b ≥ k, that it is given: one each, all
     as near as may be; (k) int64."""
-    return torch.from_numpy(linear_sum_assignment(torch.cdist(rows, columns).numpy())[1])
+    cost = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")     # exact
+    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
 
 
 def gram_matrix(features: Tensor) -> Tensor:

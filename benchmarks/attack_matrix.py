@@ -68,7 +68,8 @@ def cases() -> list[Case]:
               for block in ((1, 0), (1, 16), (1, 8))]
     counts = [Case("data", *CIFAR, "vgg16", "orthogonal", *block, private=count)
               for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
-    layers = [Case("aug" + " data" * (model == "resnet18"), *CLOTHING, model, "orthogonal", 1, 16)
+    layers = [Case("aug" + " data" * (model == "resnet18"), *CLOTHING, model, "orthogonal", 1,
+                   32 if model == "vit_b_32" else 16)
               for model in ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0",
                             "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny", "alexnet",
                             "vit_b_16", "vit_b_32")]
