@@ -1,13 +1,14 @@
 # make demo: the five steps and the inference stage on the embedded data set.
 # make test: ruff and pytest.
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
+# make attack-matrix: the attacks over first layers, cores and blocks; 30 minutes, in data/ images.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
 # make bench: each step's speed beside the reference's algorithm; 12 minutes, nothing else running.
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test attack tables tables-he stress bench clean
+.PHONY: demo test attack attack-matrix tables tables-he stress bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -26,6 +27,10 @@ test: .venv/tests
 
 attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
+
+attack-matrix: .venv/runtime
+	$(STEP) -m benchmarks.attack_matrix
+	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
 	$(STEP) reproduce_tables.py
