@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
-from attacks.repairs import REPAIRS
+from attacks.repairs import REPAIRS, attack_repair
 from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
 from utils.artifacts import load, write_alone
@@ -60,7 +60,7 @@ def main(p):
         g = delivery.geometry
         result["seed_search"] = search_seeds(core_size(g.shape, g.kappa, g.tile))
         if p.repairs:
-            result["repairs"] = [adversary.attack_repair(kind, strength, view, truth) for
+            result["repairs"] = [attack_repair(kind, strength, view, truth) for
                                  kind, strength in tqdm(REPAIRS, "attacking repairs", leave=False)]
             tell_repairs(result["repairs"])
     folder = Path(p.results_dir or ("results" if p.score else data_dir / "attack"))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import algebra, blind, data_only, statistics
+from attacks import algebra, blind, data_only
 from attacks.colours import best_colour_fit, colour_lattice
-from attacks.repairs import repaired
 from models.aug_conv import AugConv
 from utils.delivery import Geometry
 from utils.morphing import core_size
@@ -246,32 +245,6 @@ def known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
         curve.append({"pairs": n, "least": least} | measured(unpadded(images, g), truth)
                      | {"seconds": since(began)})
     return curve
-
-
-def attack_repair(kind: str, strength: float, view: View, truth: Truth) -> dict:
-    """Attacks 2 and 3 on a repaired variant of Aug-Conv, and what noise does to its features."""
-    report, began = {"repair": kind, "strength": strength}, time.perf_counter()
-    filters = algebra.filter_bank(view.layer)
-    exact, view = view.aug_conv, view._replace(aug_conv=repaired(view.aug_conv, kind, strength))
-    if kind == "local_mixing":
-        channels, kernel = filters.shape[1:3]
-        images = blind.blind_pixels(*maps_and_probes(view), channels, kernel)
-        inner = truth._replace(pixels=F.pad(truth.pixels, [view.layer.padding[0] + 1 - kernel] * 4))
-        return report | {"known_first_layer": {}, "blind": {
-            "up_to_colour": measured(images, inner, up_to_colour=True), "seconds": since(began)}}
-    found = recover(view, truth)
-    report |= found.report
-    if kind == "noise":
-        exact = algebra.feature_maps(view.morphed, exact)
-        report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
-    if kind == "noise" and found.order is not None:
-        began = time.perf_counter()
-        inverse = statistics.denoised_inverse(
-            view.aug_conv.weight, view.aug_conv.out_shape, filters[found.order],
-            view.layer.padding[0] - view.geometry.image_padding, view.all_morphed, view.public)
-        images = unpadded(view.morphed.double() @ inverse, view.geometry)
-        report["known_first_layer_denoised"] = measured(images, truth) | {"seconds": since(began)}
-    return report
 
 
 def unpadded(unmorphed: Tensor, geometry: Geometry) -> Tensor:

@@ -7,7 +7,6 @@ classes. Rows that attack_matrix.json in --output has stay as they are, but for 
 
 import argparse
 import json
-import resource
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -188,9 +187,8 @@ def main():
         rows[name] = row | {"code": about["code"]}
         print(name, {key: value.get("psnr", value.get("failed")) for key, value in row.items()
                      if isinstance(value, dict)}, f"{row['seconds']} s", flush=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         names = [str(case) for case in cases()]
-        write_alone(path, to_json(about | {"peak_mb": peak, "table": [
+        write_alone(path, to_json(about | {"table": [
             rows[name] for name in names if name in rows]}))
     print(f"{path} has {len(rows)} rows")
 

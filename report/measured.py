@@ -40,9 +40,9 @@ def attack_matrix(records: dict) -> Table:
         "The attacks over first layers, cores, κ or tiles, and dtypes.", rows,
         "dataset image_size model first_layer morph_distribution kappa tile delivery_dtype private "
         "known_first_layer.order_from known_first_layer.channels_right known_first_layer.psnr "
-        "known_first_layer.left_open blind.psnr blind.left_open blind.failed data_only.psnr "
-        "data_only.ssim data_only.reidentified pairs_needed inverse_training.psnr "
-        "inverse_training.unexplained seconds", note)
+        "known_first_layer.left_open blind.psnr blind.up_to_colour.psnr blind.left_open "
+        "blind.failed data_only.psnr data_only.ssim data_only.reidentified pairs_needed "
+        "inverse_training.psnr inverse_training.unexplained seconds", note)
     return whole._replace(short=protection(rows, note))
 
 

@@ -12,8 +12,8 @@ from attacks.algebra import reidentified
 from attacks.blind import blind_filters, blind_pixels, shared_pixel
 from attacks.colours import best_colour_fit, colour_lattice
 from attacks.data_only import images_from_statistics
+from attacks.repairs import denoised_inverse
 from attacks.repairs import repair as repair_weight
-from attacks.statistics import denoised_inverse
 from images.datasets import CIFAR, Prepared
 from models.aug_conv import AugConv
 from utils.morphing import (
