@@ -1,6 +1,7 @@
 # make demo: the five steps and the inference stage on the embedded data set.
 # make test: ruff and pytest.
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
+# make attack-matrix: the attacks over first layers, cores and blocks; 30 minutes, in data/ images.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
 # make paper: the paper's setting, 300 epochs on CIFAR-10, a GPU's job; says how long it will take.
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test attack tables tables-he stress bench paper clean
+.PHONY: demo test attack attack-matrix tables tables-he stress bench paper clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -27,6 +28,10 @@ test: .venv/tests
 
 attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
+
+attack-matrix: .venv/runtime
+	$(STEP) -m benchmarks.attack_matrix
+	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
 	$(STEP) reproduce_tables.py

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
-from attacks.repairs import REPAIRS
+from attacks.repairs import REPAIRS, attack_repair
 from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
 from program.artifacts import load, write_alone
@@ -60,7 +60,7 @@ def main(p):
         g = delivery.geometry
         result["seed_search"] = search_seeds(core_size(g.shape, g.kappa, g.tile))
         if p.repairs:
-            result["repairs"] = [adversary.attack_repair(kind, strength, view, truth) for
+            result["repairs"] = [attack_repair(kind, strength, view, truth) for
                                  kind, strength in tqdm(REPAIRS, "attacking repairs", leave=False)]
             tell_repairs(result["repairs"])
     folder = Path(p.results_dir or ("results" if p.score else data_dir / "attack"))
@@ -77,17 +77,15 @@ def read_view(p, delivery: Delivery) -> View:
     """What the developer holds; raises UserError where it is nothing that is attacked here."""
     geometry, shape = delivery.geometry, delivery.plain_shape
     layer = load(Path(p.data_dir) / "developer" / "first_layer.pt", first_layer.from_file)[0]
-    if (layer.stride != (1, 1) or layer.groups > 1 or layer.dilation != (1, 1)
-            or len({*layer.kernel_size}) > 1 or len({*layer.padding}) > 1):
-        raise UserError("the attacks are written for a square first layer of stride 1 and one "
-                        "group")
+    with user_errors():
+        algebra.filter_bank(layer)
     if image_shape(p) != shape:
         raise UserError(f"images {'x'.join(map(str, shape))} were delivered, but the public ones "
                         f"are {'x'.join(map(str, image_shape(p)))}: use the --image_size and "
                         "--channels of gen_augconv.py")
-    if p.repairs and geometry.tile:
-        raise UserError("repairs are for the paper's dense Aug-Conv, and this delivery's is by "
-                        "tiles: make one whose core was drawn without --tile")
+    if p.repairs and (geometry.tile or layer.stride != (1, 1)):
+        raise UserError("repairs are for the paper's dense Aug-Conv of stride 1: deliver one whose "
+                        "core was drawn without --tile, of --model vgg16")
     aug_conv, entries = delivery.aug_conv(), math.prod(geometry.shape)
     # The normal equations of the deconvolution, samples of images, and repaired weights.
     count = min(PUBLIC, delivery.train_images)
@@ -103,7 +101,7 @@ def read_view(p, delivery: Delivery) -> View:
     else:
         public = public.flatten(1)
     return View(geometry, aug_conv, restored(delivery.split("test")[0], delivery.scale),
-                layer.weight, layer.padding[0], public)
+                layer, public)
 
 
 def read_truth(p, delivery: Delivery) -> Truth:

@@ -30,7 +30,7 @@ TABLES = (                          # name, record, what makes the table, what m
     ("he", "he", measured.he, "`make tables-he`"),
     ("bench", "bench", measured.bench, "`make bench`"),
     ("attack", "attacks", measured.attack, "`python attack.py --score`"),
-    ("matrix", "attack_matrix", measured.attack_matrix, "`python attack.py --score`, some times"),
+    ("matrix", "attack_matrix", measured.attack_matrix, "`make attack-matrix`"),
     ("repairs", "repairs", measured.repairs, "`python attack.py --score --repairs`"),
     ("stress", "stress", measured.stress, "`make stress`"),
     ("runs", "accuracy", runs.each_run, TRAIN))

@@ -8,17 +8,16 @@ import time
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks import algebra, blind, data_only, statistics
+from attacks import algebra, blind, data_only
 from attacks.colours import best_colour_fit, colour_lattice
-from attacks.repairs import repaired
 from models.aug_conv import AugConv
 from utils.delivery import Geometry
 from utils.morphing import core_size
 
-IMAGES, PROBES, PUBLIC = 256, 96, 50_000
+IMAGES, PROBES, PUBLIC, LIKENESS = 256, 96, 50_000, 2000
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -28,19 +27,30 @@ def evenly_spaced(count: int, most: int) -> Tensor:
 
 class View(NamedTuple):
     """All that the adversary holds: the delivery's geometry, Aug-Conv, T of all test images
-    (N, *geometry.morphed) float32 (`morphed`: those under attack), filters (β, α, p, p) and padding
-    of the first layer, and public images, unrolled like T but not morphed."""
+    (N, *geometry.morphed) float32 (`morphed`: those under attack), the first layer with the
+    padding of plain images, and public images, unrolled like T but not morphed."""
 
     geometry: Geometry
     aug_conv: AugConv
     all_morphed: Tensor
-    filters: Tensor
-    padding: int
+    layer: nn.Conv2d
     public: Tensor
 
     @property
     def morphed(self) -> Tensor:
         return self.all_morphed[evenly_spaced(len(self.all_morphed), IMAGES)]
+
+    @property
+    def side(self) -> int:
+        """Of plain images."""
+        return self.geometry.shape[-1] - 2 * self.geometry.image_padding
+
+    def images_of(self, features: Tensor, filters: Tensor) -> Tensor:
+        return algebra.deconvolve(features, filters, self.side, self.layer.stride[0],
+                                  self.layer.padding[0])
+
+    def features_of(self, images: Tensor, filters: Tensor) -> Tensor:
+        return F.conv2d(images, filters, None, self.layer.stride, self.layer.padding)
 
 
 class Truth(NamedTuple):
@@ -85,24 +95,33 @@ def maps_and_probes(view: View) -> tuple[Tensor, Tensor]:
 
 def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
                  blind_images: Tensor | None, stolen: Tensor | None) -> tuple:
-    """Attack 2: of the orders found in two ways, the one that explains the features better.
+    """Attack 2: of the orders found in several ways, the one that explains the features best.
 
-    Where neither does, as the channels are scaled or mixed, what the blind attack gave will do.
+    Where none does, as the channels are scaled or mixed, what the blind attack gave will do.
     """
-    began, best, images, filters = time.perf_counter(), None, None, view.filters.double()
+    began, best, images = time.perf_counter(), None, None
+    layer, filters, bias = view.layer, algebra.filter_bank(view.layer), view.aug_conv.bias
+
+    def by_likeness() -> Tensor:
+        some, g = evenly_spaced(len(view.public), LIKENESS), view.geometry
+        seen = view.all_morphed[evenly_spaced(len(view.all_morphed), LIKENESS)]
+        return algebra.order_from_likeness(in_parts(view.aug_conv, seen), in_parts(
+            lambda x: view.features_of(unpadded(x, g), filters.float()), view.public[some]))
+
+    ways = {"bias": lambda: algebra.assigned(bias[:, None], layer.bias[:, None]),
+            "projector": lambda: algebra.channel_order(probes, layer), "likeness": by_likeness}
+    if bias is None or len(bias.unique()) < len(bias):
+        del ways["bias"]
     report = {"channels": features.shape[1],
               "condition_of_the_filters": float(torch.linalg.cond(filters.flatten(1)))}
-    for way in ("projector", "stolen filters"):
-        if way == "stolen filters" and (stolen is None or report.get("unexplained", 1) < 0.1):
-            break
+    for way, find in ways.items():
         try:
-            order = (algebra.channel_order(probes, filters) if way == "projector"
-                     else algebra.match_filters(stolen, filters))
-            found = algebra.deconvolve(features, filters[order], view.padding)
+            order = find()
+            found = view.images_of(features, filters[order])
         except ValueError as reason:
             report["failed"] = str(reason)
             continue
-        left = F.conv2d(found, filters[order], padding=view.padding) - features
+        left = view.features_of(found, filters[order]) - features
         unexplained = float(left.norm() / features.norm())
         if unexplained < report.get("unexplained", math.inf):
             best, images = order, found
@@ -110,24 +129,73 @@ def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | No
             report |= {"order_from": way, "unexplained": unexplained}
             if truth is not None:
                 report["channels_right"] = int((order == truth.order[:len(order)]).sum())
-    if blind_images is not None and report.get("unexplained", 1) > 0.1:
+        if unexplained < 0.1:
+            break
+    if stolen is not None and report.get("unexplained", 1) > 0.1:
         images, report["images_from"] = blind_images, "blind attack"
+    pixels_of_one = filters.shape[1] * view.side ** 2
+    rim = (view.side + 2 * layer.padding[0] - filters.shape[-1]) % layer.stride[0]
+    if features[0].numel() < pixels_of_one:
+        report["left_open"] = f"{features[0].numel()} features for {pixels_of_one} values"
+    elif rim > layer.padding[0]:
+        report["left_open"] = f"{rim - layer.padding[0]} rows that the stride does not reach"
     return best, images, report | measured(images, truth) | {"seconds": since(began)}
 
 
 def attack_blind(features: Tensor, probes: Tensor, view: View, truth: Truth | None) -> tuple:
-    """Attack 3: images up to colour, then their colours; also the filters, up to colour."""
+    """Attack 3: images up to colour, then their colours; also the filters, up to colour.
+
+    With a stride, every so many pixels of each axis, and no filters. A patch embedding mixes no
+    positions: it morphs tiles, whose images come from statistics as in attack 6.
+    """
     began, images, stolen, report = time.perf_counter(), None, None, {}
+    stride, padding = view.layer.stride[0], view.layer.padding[0]
+    channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     try:
-        stolen, correlations = blind.blind_filters(probes, *view.filters.shape[1:3])
-        report["canonical_correlations"] = correlations.tolist()
-        mixed = algebra.deconvolve(features, stolen, view.padding)
-        report["up_to_colour"] = measured(mixed, truth, up_to_colour=True)
-        colours = colour_lattice(mixed, view.geometry.mean, view.geometry.std)
-        images = torch.einsum("nchw,cd->ndhw", mixed, colours)
+        if stride == kernel > 1 and not padding:
+            report["by"] = "statistics of patches"
+            images = patches_from_statistics(view, kernel)
+            truth = truth and truth._replace(pixels=truth.pixels[
+                ..., :images.shape[-1], :images.shape[-1]])
+        else:
+            shared = blind.shared_pixel(probes, channels, kernel, stride)
+            report["canonical_correlations"] = shared.correlations.tolist()
+            if stride == 1:
+                stolen = blind.blind_filters(probes, shared, kernel)
+                mixed = view.images_of(features, stolen)
+            else:
+                report["left_open"] = f"all but one pixel of {stride}x{stride}"
+                rows = slice(shared.first - padding, view.side, stride)
+                count = len(range(view.side)[rows])
+                mixed = shared.pixels(features)[..., :count, :count]
+                count = mixed.shape[-1]
+                truth = truth and truth._replace(
+                    pixels=truth.pixels[..., rows, rows][..., :count, :count])
+            report["up_to_colour"] = measured(mixed, truth, up_to_colour=True)
+            colours = colour_lattice(mixed, view.geometry.mean, view.geometry.std)
+            images = torch.einsum("nchw,cd->ndhw", mixed, colours)
     except ValueError as reason:
         report["failed"] = str(reason)
     return images, stolen, report | measured(images, truth) | {"seconds": since(began)}
+
+
+def patches_from_statistics(view: View, size: int) -> Tensor:
+    """Images (N, α, n·size, n·size) under attack, from features of patches of this size."""
+    maps = in_parts(view.aug_conv, view.all_morphed)
+    plain = unpadded(view.public, view.geometry)[..., :size * maps.shape[2], :size * maps.shape[3]]
+    guess = data_only.images_from_statistics(
+        blocks(maps), blocks(F.pixel_unshuffle(plain, size)), orthogonal=False)
+    guess = guess[evenly_spaced(len(guess), IMAGES)].transpose(1, 2)
+    return F.pixel_shuffle(guess.unflatten(2, maps.shape[2:]), size)
+
+
+def blocks(tiles: Tensor) -> Tensor:
+    """Tiles (N, q, t, t) as blocks (N, t², q)."""
+    return tiles.flatten(2).transpose(1, 2)
+
+
+def in_parts(function, images: Tensor) -> Tensor:
+    return torch.cat([function(part) for part in images.split(500)])
 
 
 def attack_data(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
@@ -138,15 +206,15 @@ def attack_data(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
     began, g = time.perf_counter(), view.geometry
     q = core_size(g.shape, g.kappa, g.tile)
 
-    def blocks(x: Tensor) -> Tensor:
+    def unrolled(x: Tensor) -> Tensor:
         """T, or what was morphed, as (N, κ, q): contiguous blocks, or tiles."""
-        return x.flatten(2).transpose(1, 2) if g.tile else x.view(len(x), -1, q)
+        return blocks(x) if g.tile else x.view(len(x), -1, q)
 
     whole_rows = not g.tile and q % g.shape[2] == 0
     mirror = torch.arange(q).view(-1, g.shape[2]).flip(1).flatten() if whole_rows else None
     try:
         guess = data_only.images_from_statistics(
-            blocks(view.all_morphed), blocks(view.public), g.morph_distribution == "orthogonal",
+            unrolled(view.all_morphed), unrolled(view.public), g.morph_distribution == "orthogonal",
             mirror)
     except ValueError as reason:
         return None, {"failed": str(reason)}
@@ -177,31 +245,6 @@ def known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
         curve.append({"pairs": n, "least": least} | measured(unpadded(images, g), truth)
                      | {"seconds": since(began)})
     return curve
-
-
-def attack_repair(kind: str, strength: float, view: View, truth: Truth) -> dict:
-    """Attacks 2 and 3 on a repaired variant of Aug-Conv, and what noise does to its features."""
-    report, began = {"repair": kind, "strength": strength}, time.perf_counter()
-    exact, view = view.aug_conv, view._replace(aug_conv=repaired(view.aug_conv, kind, strength))
-    if kind == "local_mixing":
-        channels, kernel = view.filters.shape[1:3]
-        images = blind.blind_pixels(*maps_and_probes(view), channels, kernel)
-        inner = truth._replace(pixels=F.pad(truth.pixels, [view.padding + 1 - kernel] * 4))
-        return report | {"known_first_layer": {}, "blind": {
-            "up_to_colour": measured(images, inner, up_to_colour=True), "seconds": since(began)}}
-    found = recover(view, truth)
-    report |= found.report
-    if kind == "noise":
-        exact = algebra.feature_maps(view.morphed, exact)
-        report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
-    if kind == "noise" and found.order is not None:
-        began = time.perf_counter()
-        inverse = statistics.denoised_inverse(
-            view.aug_conv.weight, view.aug_conv.out_shape, view.filters[found.order],
-            view.padding - view.geometry.image_padding, view.all_morphed, view.public)
-        images = unpadded(view.morphed.double() @ inverse, view.geometry)
-        report["known_first_layer_denoised"] = measured(images, truth) | {"seconds": since(began)}
-    return report
 
 
 def unpadded(unmorphed: Tensor, geometry: Geometry) -> Tensor:

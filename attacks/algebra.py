@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from scipy.optimize import linear_sum_assignment
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.aug_conv import AugConv
 
+WINDOW = 1024                       # features of a window up to which channels are told apart
 
 def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
     """Attack 1, look: Aug-Conv's output (N, β, n, n) float64, its bias left out, for T (N, αm²), or
@@ -33,75 +35,114 @@ def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
                       for part in weight.split(8 * columns, 1)], 1)
 
 
-def channel_order(features: Tensor, filters: Tensor) -> Tensor:
+def filter_bank(layer: nn.Conv2d, a: int = 1) -> Tensor:
+    """What a×a neighbouring features see: (βa², α, w, w) float64, w pixels square, block Toeplitz.
+
+    The layer's response to each of these pixels, so groups and dilation need no more thought; for
+    a = 1 its filters. Raises ValueError where the layer is not square.
+    """
+    if any(len({*x}) > 1 for x in (layer.kernel_size, layer.stride, layer.dilation, layer.padding)):
+        raise ValueError("the attacks are written for square first layers")
+    alpha, width = layer.in_channels, layer.dilation[0] * (layer.kernel_size[0] - 1) + 1
+    width += layer.stride[0] * (a - 1)
+    pixels = torch.eye(alpha * width ** 2, dtype=torch.float64).view(-1, alpha, width, width)
+    seen = F.conv2d(pixels, layer.weight.detach().double(), None, layer.stride, 0, layer.dilation,
+                    layer.groups)
+    return seen.flatten(1).T.reshape(-1, alpha, width, width)
+
+
+def channel_order(features: Tensor, layer: nn.Conv2d) -> Tensor:
     """Attack 2, known first layer: `order` (β) int64 with feature channel j = filter order[j].
 
-    The β channels of features (N, β, n, n) span only αp² dimensions, those of the filter bank W
-    (β, α, p, p) as a matrix (β, αp²). So the projector onto the span of the features, from their
-    Gram matrix, is W·W⁺ with rows and columns permuted, whatever the images are. A row is known by
-    its diagonal entry and the sizes of its others in order. Blind to the signs of channels.
+    The βa² features of a×a positions span only the dimensions of the filter bank W of such a
+    window, fewer than they are for an a that is large enough; in the paper a = 1, as β > αp². So
+    the projector onto the span of the features (N, β, n, n), from their Gram matrix, is W·W⁺ with
+    its channels permuted, whatever the images are. A channel is known by its own a²×a² block and by
+    the sizes of its others in order. Blind to the signs of channels.
 
-    Raises ValueError where the bank has no fewer dimensions than channels: all projectors are 1.
+    Raises ValueError where windows have no fewer dimensions than features: all projectors are 1.
     """
-    bank = filters.double().flatten(1)
-    rank = int(torch.linalg.matrix_rank(bank, rtol=1e-6))             # the weights are float32
-    if features.ndim != 4 or features.shape[1] != len(bank):
-        raise ValueError(f"features {tuple(features.shape)} are not of {len(bank)} channels")
-    if rank == len(bank):
-        raise ValueError(f"{len(bank)} filters span {rank} dimensions: their order does not show "
-                         "in second-order statistics")
+    beta, n = layer.out_channels, features.shape[-1]
+    if features.ndim != 4 or features.shape[1] != beta:
+        raise ValueError(f"features {tuple(features.shape)} are not of {beta} channels")
+    for a in range(1, n):
+        bank = filter_bank(layer, a).flatten(1)
+        rank = int(torch.linalg.matrix_rank(bank, rtol=1e-6))         # the weights are float32
+        if rank < len(bank) or beta * (a + 1) ** 2 > WINDOW:
+            break
+    windows = features.unfold(2, a, 1).unfold(3, a, 1).permute(0, 2, 3, 1, 4, 5).flatten(3)
+    windows = windows.flatten(0, 2).double()
+    if rank == len(bank) or len(windows) < rank:
+        raise ValueError(f"{beta} filters span {rank} dimensions in windows of {a}x{a}: their "
+                         "order does not show in second-order statistics")
 
     def signature(basis: Tensor) -> Tensor:
-        projector = (basis @ basis.T).abs()
-        return torch.cat([projector.diagonal()[:, None], projector.sort(1).values], 1)
+        blocks = (basis @ basis.T).view(beta, a * a, beta, a * a)
+        own = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).flatten(1)
+        return torch.cat([own.abs(), blocks.norm(dim=(1, 3)).sort(1).values], 1)
 
-    gram = gram_matrix(features)
-    seen, known = torch.linalg.eigh(gram)[1][:, -rank:], torch.linalg.svd(bank)[0][:, :rank]
-    cost = torch.cdist(signature(seen), signature(known))
-    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+    seen, known = torch.linalg.eigh(windows.T @ windows)[1][:, -rank:], torch.linalg.svd(bank)[0]
+    return assigned(signature(seen), signature(known[:, :rank]))
 
 
-def deconvolve(features: Tensor, filters: Tensor, padding: int = 1) -> Tensor:
-    """The images (N, α, m, m) float64 whose convolution with `filters`, stride 1, fits best.
+def order_from_likeness(features: Tensor, expected: Tensor, sweeps: int = 30) -> Tensor:
+    """Attack 2 where a window has no fewer pixels than features: `order` (β) from public images.
 
-    Least squares over all of features (N, k, n, n) and filters (k, α, p, p), by the normal
-    equations: each patch adds WᵀW at its pixels. As k·n² equations meet αm² unknowns, k may well
-    be below αp². Raises ValueError where the filters leave the images undetermined.
+    `expected` (n, β, ...) are the first layer's features of public images of the kind. Channels are
+    told by mean, deviation and correlations in order of size; then by their correlations with the
+    channels that are assigned so far.
     """
-    k, channels, p, _ = filters.shape
-    n = features.shape[-1]
-    m = n + p - 1 - 2 * padding
-    if features.shape[1] != k or m < 1:
-        raise ValueError(f"filters {tuple(filters.shape)} do not give {tuple(features.shape)}")
-    bank = filters.double().flatten(1)
-    numbers = torch.arange(1., channels * m * m + 1, dtype=torch.float64).view(1, channels, m, m)
-    pixels = F.unfold(numbers, p, padding=padding)[0].T.long()          # (n², αp²), 0: padding
-    normal = torch.zeros(channels * m * m + 1, channels * m * m + 1, dtype=torch.float64)
-    normal.index_put_((pixels[:, :, None], pixels[:, None, :]),
-                      (bank.T @ bank).expand(n * n, -1, -1), accumulate=True)
-    target = F.fold(bank.T @ features.double().flatten(2), (m, m), p, padding=padding).flatten(1)
-    factor, failed = torch.linalg.cholesky_ex(normal[1:, 1:])
-    diagonal = factor.diagonal()
-    if failed or diagonal.min() < 1e-7 * diagonal.max():
-        raise ValueError(f"{k} filters leave the images undetermined")
-    return torch.cholesky_solve(target.T, factor).T.view(-1, channels, m, m)
+    if features.shape[1] != expected.shape[1]:
+        raise ValueError(f"features {tuple(features.shape)} are not of the expected "
+                         f"{expected.shape[1]} channels")
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.double().transpose(0, 1).flatten(1)
+        deviation, mean = torch.std_mean(x, dim=1)
+        return torch.stack([mean / deviation, deviation.log()], 1), torch.corrcoef(x)
+
+    (own, seen), (likely, known) = moments(features), moments(expected)
+    order = assigned(torch.cat([own, seen.sort(1).values], 1),
+                     torch.cat([likely, known.sort(1).values], 1))
+    for _ in range(sweeps):
+        order = assigned(torch.cat([own, seen], 1), torch.cat([likely, known[:, order]], 1))
+    return order
 
 
-def match_filters(stolen: Tensor, filters: Tensor) -> Tensor:
-    """Which known filter each stolen one is: `order` (k) int64, as in `channel_order`.
+def deconvolve(features: Tensor, filters: Tensor, side: int, stride: int = 1,
+               padding: int = 1) -> Tensor:
+    """The images (N, α, side, side) float64 whose convolution with `filters` fits best.
 
-    A filter as a matrix (α, p²) keeps its row space under any mixture of colours, and under any
-    scale or sign of the channel. So this finds the order where `channel_order` cannot: after a
-    repair by scales, or with channels missing. stolen (k, α, p, p), filters (β, α, p, p), k ≤ β.
+    Least squares over all of features (N, k, n, n) and filters (k, α, p, p). As k·n² equations meet
+    αm² unknowns, k may well be below αp². The normal matrix couples pixels that share a patch, so
+    it is a band; of what no feature tells, such as a rim that the stride leaves out, the solution
+    of least size is taken. Raises ValueError where the filters are zero or do not fit.
     """
-    def spaces(bank: Tensor) -> Tensor:
-        basis = torch.linalg.svd(bank.double().flatten(2), full_matrices=False)[2]
-        return (basis.mT @ basis).flatten(1)
-
-    if stolen.shape[1:] != filters.shape[1:] or len(stolen) > len(filters):
-        raise ValueError(f"filters {tuple(stolen.shape)} are none of {tuple(filters.shape)}")
-    cost = torch.cdist(spaces(stolen), spaces(filters))
-    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
+    k, alpha, p, _ = filters.shape
+    n = (side + 2 * padding - p) // stride + 1
+    if tuple(features.shape[1:]) != (k, n, n):
+        raise ValueError(f"filters {tuple(filters.shape)} do not give {tuple(features.shape)} of "
+                         f"images of side {side}")
+    bank, unfold = filters.double().flatten(1), {
+        "kernel_size": p, "padding": padding, "stride": stride}
+    numbers = torch.arange(1., alpha * side * side + 1, dtype=torch.float64)
+    numbers = numbers.view(1, side, side, alpha).permute(0, 3, 1, 2)    # near pixels, near numbers
+    pixels = F.unfold(numbers, **unfold)[0].T.long()                    # (n², αp²), 0: padding
+    wide = alpha * (side * (min(p, side) - 1) + min(p, side))
+    band = torch.zeros(wide, alpha * side * side + 1, dtype=torch.float64)
+    for some in pixels.split(max(1, 2 ** 22 // pixels.shape[1] ** 2)):
+        apart = some[:, :, None] - some[:, None, :]
+        kept = (apart >= 0) & (some[:, None, :] > 0)
+        values = (bank.T @ bank).expand(len(some), -1, -1)[kept]
+        band.index_put_((apart[kept], some[:, None, :].expand_as(apart)[kept]), values, True)
+    target = F.fold(bank.T @ features.double().flatten(2), (side, side), **unfold)
+    band[0] += 1e-12 * band[0].max()
+    try:
+        factor = cholesky_banded(band[:, 1:].numpy(), overwrite_ab=True, lower=True)
+    except LinAlgError:
+        raise ValueError(f"{k} filters leave the images undetermined") from None
+    images = cho_solve_banded((factor, True), target.permute(2, 3, 1, 0).flatten(0, 2).numpy())
+    return torch.from_numpy(images).view(side, side, alpha, -1).permute(3, 2, 0, 1).contiguous()
 
 
 def decoder_from_pairs(plain: Tensor, morphed: Tensor, q: int) -> Tensor:
@@ -147,6 +188,13 @@ def score(recovered: Tensor, truth: Tensor) -> dict[str, float]:
         psnr = peak_signal_noise_ratio(truth, recovered, data_range=1)
     return {"psnr": float(psnr), "ssim": float(np.mean(ssim)),
             "exact": float(((255 * recovered).round() == (255 * truth).round()).mean())}
+
+
+def assigned(rows: Tensor, columns: Tensor) -> Tensor:
+    """For each of `rows` (k, d) the one of `columns` (b, d), b ≥ k, that it is given: one each, all
+    as near as may be; (k) int64."""
+    cost = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")     # exact
+    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
 
 
 def gram_matrix(features: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STAGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)     # axes matched at a time
+STAGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)      # axes matched at a time
 COMBINATIONS = 16                   # of the moments of pairs of positions, the strongest
-THIRD_AXES = 128                    # that are looked for where there is one block, by
+AXES = 512                          # that are looked for at most; where there is one block,
+THIRD_AXES = 128                    # so many, by
 THIRD_BASE = 64                     # third moments with so many
 
 
@@ -49,15 +50,18 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
 
     Raises ValueError where shapes do not fit or the samples are too few.
     """
-    if morphed.ndim != 3 or morphed.shape[1:] != public.shape[1:]:
+    if (morphed.ndim != 3 or morphed.shape[1] != public.shape[1]
+            or morphed.shape[2] < public.shape[2]):
         raise ValueError(f"morphed blocks {tuple(morphed.shape)} and public ones "
                          f"{tuple(public.shape)} do not fit each other")
-    blocks, q = morphed.shape[1:]
-    least = 4 * (q // blocks + 1) if blocks > 1 else 64
+    blocks, q = public.shape[1:]
+    least = 2 * (q // blocks + 1) if blocks > 1 else 64
     if min(len(morphed), len(public)) < least:
         raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few: "
                          f"{least} are needed for blocks of {q}")
-    most = q if blocks > 1 else min(THIRD_AXES, q, min(len(morphed), len(public)) // 4)
+    if blocks == 1:                     # a uniform core adds one amount to all entries alike
+        morphed = morphed - morphed.mean(2, keepdim=True)
+    most = min(q, AXES if blocks > 1 else min(THIRD_AXES, len(morphed) // 4, len(public) // 4))
     known, seen = whitened(public, most), whitened(morphed, most)
     match = match_pairs if blocks > 1 else match_third_moments
     reflection = None
@@ -93,7 +97,9 @@ def match_pairs(known: Whitened, seen: Whitened, orthogonal: bool,
     good: sums of products of lagged moments turn as the blocks do.
     """
     (vectors, pairs), (seen_vectors, seen_pairs) = _moments(known.white), _moments(seen.white)
-    weights = torch.linalg.eigh(pairs.flatten(1) @ pairs.flatten(1).T)[1][:, -COMBINATIONS:].T
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)                # of the randomised decomposition, which is no secret
+        weights = torch.svd_lowrank(pairs.flatten(1), min(COMBINATIONS, len(pairs)), niter=6)[0].T
     a, b = (torch.einsum("mp,pij->mij", weights, x) for x in (pairs, seen_pairs))
     keys, seen_keys = known.scale.square(), seen.scale.square()
     basis = seen_basis = torch.eye(len(keys))
@@ -116,10 +122,11 @@ def match_pairs(known: Whitened, seen: Whitened, orthogonal: bool,
         window = torch.exp(-apart[:rows] / (2 * width ** 2)) if orthogonal or rows <= 64 else None
         rotation = ascend(agreement, rotation, rows, window, 100 if last else 40)
 
-    def matched(rotation: Tensor) -> Match:
-        rotation = basis @ rotation @ seen_basis.T
-        agreement = (rotation @ seen_pairs @ rotation.T * pairs).sum()
-        return Match(rotation, float(agreement + (seen_vectors @ rotation.T * vectors).sum()))
+    def matched(rotation: Tensor) -> Match:             # judged in pixels: strong axes count
+        rotation, scale = basis @ rotation @ seen_basis.T, known.scale / known.scale[0]
+        left = (pairs - rotation @ seen_pairs @ rotation.T) * scale * scale[:, None]
+        off = (vectors - seen_vectors @ rotation.T) * scale
+        return Match(rotation, -float(left.square().sum() + off.square().sum()))
 
     if reflection is None:
         return matched(rotation)
@@ -138,10 +145,10 @@ def match_third_moments(known: Whitened, seen: Whitened, orthogonal: bool,
     nearly keeps, with signs by greedy ascent; further ones by third moments with those.
     """
     c, d, count = known.white[:, 0], seen.white[:, 0], known.white.shape[-1]
-    width = 0.06 if orthogonal else 0.1
-    window = torch.exp(-(known.scale[:, None].log() - seen.scale.log()).square()
-                       * 4 / (2 * width ** 2))
-    few = min(24, count)
+    few, width = min(24, count), 0.03 if orthogonal else 0.1
+    spectra = [x.scale.log() - (0 if orthogonal else x.scale[:4].log().mean())
+               for x in (known, seen)]
+    window = torch.exp(-(spectra[0][:, None] - spectra[1]).square() / (2 * width ** 2))
     expected, observed = (_third(x[:, :few], x[:, :few]) for x in (c, d))
     first = torch.diag(_signs(expected, observed, few))
     starts = [first] if reflection is None else [first, polar(reflection[:few, :few] @ first)]
@@ -175,9 +182,11 @@ def ascend(agreement: Callable[[Tensor, int], Tensor], rotation: Tensor, rows: i
 
 
 def polar(x: Tensor) -> Tensor:
-    """The matrix with orthonormal rows (or columns) nearest to x."""
-    u, _, v = torch.linalg.svd(x, full_matrices=False)
-    return u @ v
+    """The matrix with orthonormal rows nearest to x (r, s), r ≤ s: (xxᵀ)^(-1/2) x."""
+    x = x.double()
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    root = vectors / values.clamp(min=1e-14 * values[-1]).sqrt() @ vectors.T
+    return (root @ x).float()
 
 
 def _moments(white: Tensor) -> tuple[Tensor, Tensor]:

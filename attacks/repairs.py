@@ -1,26 +1,14 @@
-"""Repairs of Aug-Conv, which `attack.py --score --repairs` attacks; and training behind them.
+"""Repairs of Aug-Conv, and the attacks on them that `attack.py --score --repairs` plays."""
 
-`python -m attacks.repairs` trains a VGG behind each repaired variant of the Aug-Conv in --data_dir,
-all from the same seed, on its delivery. Writes repairs_accuracy.json to --results_dir, or results/.
-"""
-
-import tempfile
-from pathlib import Path
+import time
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
+from attacks import adversary, algebra, blind
+from attacks.algebra import deconvolve
 from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer
-from models.vgg import GROUPS
-from parameter import Parameters
-from program.artifacts import write_alone
-from program.cli import UserError, run_step
-from program.provenance import provenance, to_json
-from utils.delivery import Delivery, read_delivery
-from utils.distributed import compute_dtype, processes
-from utils.runs import Run
-from utils.training import new_network, through_frozen_layers, train
 
 # The repairs that are tried, with their strengths.
 REPAIRS = (("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
@@ -67,36 +55,52 @@ def repaired(aug_conv: AugConv, kind: str, strength: float) -> AugConv:
     return AugConv(weight, (weight.shape[1] // (size[0] * size[1]), *size))
 
 
-def main(p: Parameters):
-    delivery, table = read_delivery(Path(p.data_dir) / "delivery"), []
-    if delivery.geometry.tile or p.model not in GROUPS:
-        raise UserError("repairs are tried on the paper's dense Aug-Conv, without --tile, and with "
-                        f"--model {', '.join(GROUPS)}")
-    with processes(p) as device:
-        for kind, strength in (("none", 0.0), *REPAIRS):
-            curve = trained(kind, strength, delivery, p, device)
-            table.append({"repair": kind, "strength": strength,
-                          "accuracy": curve[-1]["test_accuracy"], "curve": curve})
-            print(f"{kind} {strength:g}: {curve[-1]['test_accuracy']:.2%}", flush=True)
-    write_alone(Path(p.results_dir or "results") / "repairs_accuracy.json", to_json(
-        provenance(p) | {"data": delivery.about(), "table": table}))
+def attack_repair(kind: str, strength: float, view: adversary.View, truth: adversary.Truth) -> dict:
+    """Attacks 2 and 3 on a repaired variant of Aug-Conv, and what noise does to its features."""
+    report, began = {"repair": kind, "strength": strength}, time.perf_counter()
+    filters = algebra.filter_bank(view.layer)
+    exact, view = view.aug_conv, view._replace(aug_conv=repaired(view.aug_conv, kind, strength))
+    if kind == "local_mixing":
+        channels, kernel = filters.shape[1:3]
+        images = blind.blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
+        inner = truth._replace(pixels=F.pad(truth.pixels, [view.layer.padding[0] + 1 - kernel] * 4))
+        return report | {"known_first_layer": {}, "blind": {
+            "up_to_colour": adversary.measured(images, inner, up_to_colour=True),
+            "seconds": adversary.since(began)}}
+    found = adversary.recover(view, truth)
+    report |= found.report
+    if kind == "noise":
+        exact = algebra.feature_maps(view.morphed, exact)
+        report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
+    if kind == "noise" and found.order is not None:
+        began = time.perf_counter()
+        inverse = denoised_inverse(
+            view.aug_conv.weight, view.aug_conv.out_shape, filters[found.order],
+            view.layer.padding[0] - view.geometry.image_padding, view.all_morphed, view.public)
+        images = adversary.unpadded(view.morphed.double() @ inverse, view.geometry)
+        report["known_first_layer_denoised"] = adversary.measured(images, truth) | {
+            "seconds": adversary.since(began)}
+    return report
 
 
-def trained(kind: str, strength: float, delivery: Delivery, p: Parameters, device) -> list[dict]:
-    """The curve of a network behind a repaired Aug-Conv."""
-    layer = repaired(delivery.aug_conv(), kind, strength)
-    network, _ = new_network(p, len(delivery.classes), delivery.plain_shape)
-    behind = BehindFirstLayer(network, delivery.plain_shape)
-    name, second = next((name, module) for name, module in behind.named_modules()
-                        if isinstance(module, nn.Conv2d))
-    if layer.out_shape[0] != second.in_channels:
-        behind.set_submodule(name, nn.Conv2d(layer.out_shape[0], second.out_channels, 3, padding=1))
-    data = through_frozen_layers([(layer, delivery.data())], p.feature_cache,
-                                 compute_dtype(p, device), device)
-    with tempfile.TemporaryDirectory() as folder:
-        return train(behind, data, p, Run(Path(folder), "with_ac", {}), p.morphed_weight_decay,
-                     device)
+def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: Tensor, padding: int,
+                     morphed: Tensor, public: Tensor) -> Tensor:
+    """Attack 2 where noise was added to Aug-Conv: M⁻¹ (αm², αm²) float64, by Wiener's shrinkage.
 
-
-if __name__ == "__main__":
-    run_step(main, __doc__)
+    Rows of Aug-Conv are features of rows of M⁻¹ and are deconvolved like any, which leaves noise.
+    But T·M⁻¹ must have the second moments of images, for which public ones (n, αm²) stand, and T
+    those of `morphed` (N, αm²): on the axes of both, that tells the size to be expected of each
+    entry of M⁻¹, and what the deconvolution leaves unexplained tells the size of the noise.
+    """
+    side = out_shape[-1] + filters.shape[-1] - 1 - 2 * padding
+    rows, morphed, public = weight.view(-1, *out_shape), morphed.double(), public.double()
+    inverse = torch.cat([deconvolve(r, filters, side, 1, padding) for r in rows.split(512)])
+    left = rows[:64] - F.conv2d(inverse[:64], filters.double(), padding=padding)
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(16, *out_shape, generator=generator)
+    gain = deconvolve(random, filters, side, 1, padding).var()
+    noise = gain * left.var() / (1 - len(weight) / weight.shape[1])
+    strong, v = torch.linalg.eigh(morphed.T @ morphed / len(morphed))
+    likely, q = torch.linalg.eigh(public.T @ public / len(public))
+    expected = likely.clamp(min=0) / (len(weight) * strong.clamp(min=1e-12)[:, None])
+    return v @ (v.T @ inverse.flatten(1) @ q * expected / (expected + noise)) @ q.T

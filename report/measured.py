@@ -28,9 +28,42 @@ inputs = direct("inputs", "Image files and folders of all kinds.",
 agreement = direct("agreement", "Equal predictions of the plain network and of its own later "
                    "layers behind Aug-Conv.",
                    "morph_distribution kappa tile delivery_dtype equal images")
-attack_matrix = direct("attack_matrix", "The attacks over cores, geometries and first layers.",
-                       "first_layer data.morph_distribution data.kappa data.image_padding "
-                       "known_first_layer.channels_right known_first_layer.psnr blind.psnr", "")
+
+
+def attack_matrix(records: dict) -> Table:
+    """Every row of the matrix; in the README what an adversary gets, by κ and tile."""
+    record = records["attack_matrix"]
+    note = formatted("`{command}` on {on}; first layers untrained.", record)
+    rows = [row | {"pairs_needed": row["known_pairs"][-1]["least"]} if "known_pairs" in row else row
+            for row in record["table"]]
+    whole = table(
+        "The attacks over first layers, cores, κ or tiles, and dtypes.", rows,
+        "dataset image_size model first_layer morph_distribution kappa tile delivery_dtype private "
+        "known_first_layer.order_from known_first_layer.channels_right known_first_layer.psnr "
+        "known_first_layer.left_open blind.psnr blind.up_to_colour.psnr blind.left_open "
+        "blind.failed data_only.psnr data_only.ssim data_only.reidentified pairs_needed "
+        "inverse_training.psnr inverse_training.unexplained seconds", note)
+    return whole._replace(short=protection(rows, note))
+
+
+def protection(rows: list[dict], note: str) -> Table:
+    """A row for each κ and tile that was attacked with 10 000 images, and its cores side by side:
+    the worst PSNR with Aug-Conv; PSNR and re-identified images without; pairs that suffice."""
+    found: dict[str, dict] = {}
+    for row in rows:
+        if row["private"] == 10_000 and "data_only" in row and row["delivery_dtype"] == "float32":
+            blocks = f"s = {row['tile']}" if row["tile"] else f"κ = {row['kappa']}"
+            found.setdefault(blocks, {})[row["morph_distribution"]] = row
+    form = "{data_only[psnr]:.1f} dB, {data_only[reidentified]:.1%}"
+    lines = [[blocks, *(f"{min(core[key]['psnr'] for core in cores.values()):.0f} dB"
+                        for key in ("known_first_layer", "blind")),
+              *(formatted(form, cores.get(core, {})) for core in ("orthogonal", "normal",
+                                                                  "uniform")),
+              formatted("{pairs_needed:,}", cores.get("orthogonal", {}))]
+             for blocks, cores in found.items()]
+    return Table("What an adversary gets.", [
+        "blocks", "Aug-Conv, first layer known", "Aug-Conv, blind", "images alone, orthogonal core",
+        "normal", "uniform", "known pairs that determine the core"], lines, note)
 
 
 def attack(records: dict) -> Table:
