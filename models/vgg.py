@@ -2,7 +2,9 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # Outputs of the 3x3 convolutions; a 2x2 max-pool follows each group.
 GROUPS = {
@@ -11,6 +13,20 @@ GROUPS = {
     "vgg16": [[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512, 512, 512]],
     "vgg19": [[64, 64], [128, 128], [256] * 4, [512] * 4, [512] * 4],
 }
+
+
+class Conv3x3(nn.Conv2d):
+    """With kernel 3 and padding 1; on maps of 4×4 and less, in bfloat16 on the CPU, one product of
+    matrices: a convolution's weight gradients take longer there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, columns = x.shape[-2:]
+        if rows * columns > 16 or x.is_cuda or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        x = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        patches = [x[:, i:i + rows, j:j + columns] for i in range(3) for j in range(3)]
+        filters = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(patches, 3), filters, self.bias).permute(0, 3, 1, 2)
 
 
 class VGG(nn.Module):
@@ -33,7 +49,7 @@ class VGG(nn.Module):
                     continue                              # that one is first_layer
                 if i > 0 and not isinstance(layers[-1], nn.Dropout2d):
                     layers.append(nn.Dropout2d(dropout))  # none after a pool
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(),
+                layers += [Conv3x3(inputs, outputs, 3, padding=1), nn.ReLU(),
                            nn.BatchNorm2d(outputs)]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2, ceil_mode=True))

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.aug_conv import AugConv
-from models.vgg import GROUPS, VGG
+from models.vgg import GROUPS, VGG, Conv3x3
 from utils.distributed import full_float32
 from utils.morphing import fitted_padding, relative_error
 
@@ -99,3 +99,21 @@ def test_bias_is_added_to_each_channel():
     bias = torch.arange(4.0)
     features = AugConv(torch.zeros(12, 4 * 9), (4, 3, 3), bias)(torch.randn(2, 12))
     assert torch.equal(features, bias.view(-1, 1, 1).expand(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4), (3, 5), (8, 8)])
+def test_a_convolution_of_small_maps_is_torchs(size):
+    """In bfloat16: values and gradients, up to its rounding; in float32 to the bit."""
+    own, torchs = Conv3x3(8, 16, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+    torchs.load_state_dict(own.state_dict())
+    x = torch.randn(4, 8, *size)
+    assert torch.equal(own(x), torchs(x))
+    found = []
+    for layer in (own, torchs):
+        image = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(image)
+        y.float().square().sum().backward()
+        found.append((y.detach().float(), image.grad, layer.weight.grad, layer.bias.grad))
+    for mine, its in zip(*found, strict=True):
+        assert relative_error(mine, its) < 0.02

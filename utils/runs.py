@@ -53,8 +53,8 @@ def identity(p: Parameters, step: str, **data) -> dict:
     """The settings that decide what a training step computes, and digests of its data."""
     if p.init:
         data["init"] = digest(Path(p.init))["sha256"]
-    return {name: value for name, value in asdict(p).items()
-            if step in steps_of(name) and name not in RUNNING} | data
+    used = [name for name in asdict(p) if step in steps_of(name) and name not in RUNNING]
+    return {name: getattr(p, name) for name in used} | data
 
 
 def read_result(folder: Path, name: str) -> dict | None:

@@ -152,8 +152,9 @@ def seed_everything(*seeds: int):
 
 def optimizer_and_schedule(network: nn.Module, p: Parameters, weight_decay: float, steps: int):
     """SGD and its learning rate, which changes after each of `steps` batches of an epoch."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=p.lr, momentum=p.momentum,
-                                weight_decay=weight_decay, fused=True)
+    weights = list(network.parameters())
+    optimizer = torch.optim.SGD(weights, p.lr, p.momentum, weight_decay=weight_decay,
+                                fused=weights[0].is_cuda)
     if p.schedule == "onecycle":
         return optimizer, torch.optim.lr_scheduler.OneCycleLR(
             optimizer, p.lr, total_steps=p.epochs * steps + 1, cycle_momentum=False)
@@ -251,9 +252,8 @@ def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.
             network = DistributedDataParallel(
                 shared_batch_norm(network, device), broadcast_buffers=False,
                 device_ids=[device] if device.type == "cuda" else None)
-    if not p.compile:
-        return network
-    return torch.compile(network, mode="reduce-overhead" if device.type == "cuda" else None)
+    graphs = "reduce-overhead" if device.type == "cuda" else None
+    return torch.compile(network, mode=graphs) if p.compile else network
 
 
 def check_finite(loss: float, network: nn.Module, epoch: int):
