@@ -1,7 +1,7 @@
 # make demo: the five steps and the inference stage on the embedded data set.
 # make test: ruff and pytest.
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
-# make attack-matrix: the attacks over first layers, cores and blocks; 30 minutes, in data/ images.
+# make attack-matrix: the attacks over first layers, cores and blocks, on images in data/; 40 minutes.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
 # make stress: kills, full disks and hostile files, hundreds of them; 15 minutes.
 # make paper: the paper's setting, 300 epochs on CIFAR-10, a GPU's job; says how long it will take.
