@@ -14,7 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from attacks import adversary, algebra
@@ -28,7 +27,7 @@ from program.memory import require_memory
 from program.pictures import draw, rows_png, stretched
 from program.provenance import provenance, to_json
 from utils.delivery import Delivery, read_delivery, restored
-from utils.morphing import core_size
+from utils.morphing import core_size, unrolled
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10
@@ -95,13 +94,8 @@ def read_view(p, delivery: Delivery) -> View:
     public = load_images(p, "train").images
     public = Prepared(public, geometry.mean, geometry.std, geometry.image_padding)[
         evenly_spaced(len(public), PUBLIC)]
-    if geometry.tile:
-        rim = -public.shape[-1] % geometry.tile
-        public = F.pixel_unshuffle(F.pad(public, (0, rim, 0, rim)), geometry.tile)
-    else:
-        public = public.flatten(1)
-    return View(geometry, aug_conv, restored(delivery.split("test")[0], delivery.scale),
-                layer, public)
+    return View(geometry, aug_conv, restored(delivery.split("test")[0], delivery.scale), layer,
+                unrolled(public, geometry.tile))
 
 
 def read_truth(p, delivery: Delivery) -> Truth:

@@ -18,6 +18,7 @@ from models.aug_conv import AugConv
 
 WINDOW = 1024                       # features of a window up to which channels are told apart
 
+
 def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
     """Attack 1, look: Aug-Conv's output (N, β, n, n) float64, its bias left out, for T (N, αm²), or
     (N, q, t, t) by tiles.

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attacks import adversary
 from attacks.adversary import IMAGES, Truth, View, evenly_spaced, measured, normal
@@ -33,6 +32,7 @@ from utils.morphing import (
     core_size,
     morph,
     secret_generator,
+    unrolled,
     usable_core,
 )
 
@@ -120,8 +120,7 @@ def delivered(case: Case, data: Path) -> tuple[View, Truth, Tensor]:
     t = morphed(secret)
     scale = float(t.abs().max()) / 127
     t = restored(rounded(t, case.delivery_dtype, scale), scale)
-    plain = Prepared(public.images, mean, std, 0)[:]
-    plain = F.pixel_unshuffle(plain, case.tile) if case.tile else plain.flatten(1)
+    plain = unrolled(Prepared(public.images, mean, std, 0)[:], case.tile)
     some = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
     truth = Truth(order, secret[evenly_spaced(len(secret), IMAGES)].double() / 255, secret, mean,
                   std)
@@ -173,10 +172,10 @@ def main():
     parser.add_argument("--only", nargs="+", help="measure the rows whose names contain one of "
                         "these anew, and no others")
     parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
-    arguments, about = parser.parse_args(), None
+    arguments = parser.parse_args()
     path = arguments.output / "attack_matrix.json"
-    had = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    rows = {row["name"]: row for row in (had["table"] if isinstance(had, dict) and had else [])}
+    had = json.loads(path.read_text(encoding="utf-8"))["table"] if path.exists() else []
+    rows = {row["name"]: row for row in had}
     full_float32()
     for case in cases():
         name = str(case)

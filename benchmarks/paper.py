@@ -5,23 +5,21 @@
 Says first how long it will take, from a measured stretch of an epoch. Stops after SECONDS, with
 checkpoints kept; the same command goes on. The control trains beside the Aug-Conv run on a CUDA
 device, and after it elsewhere. Options are those of the steps, each given to the steps that use it.
-OUT holds at most six small files: the result of each run, and paper.json: what was done when.
+OUT gets the result of each run: three small files.
 """
 
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from images.datasets import image_shape
 from parameter import Parameters
-from program.artifacts import write_alone
-from program.cli import parse, steps_of
-from program.provenance import ROOT, provenance, to_json
+from program.cli import options_of, parse
+from program.provenance import ROOT
 from utils.distributed import compute_dtype, processes
 from utils.training import (
     Data,
@@ -38,7 +36,7 @@ MEASURED, WAIT = 20, 60             # steps that are timed; seconds that a step 
 def main(seconds: str, out: str, *options: str):
     end = time.monotonic() + float(seconds)
     p = parse(__doc__, list(options), step="paper")
-    folder, done = Path(p.data_dir), []
+    folder = Path(p.data_dir)
     print(f"about {estimate(p) / 3600:.2g} hours in all on this machine: {p.epochs} epochs of "
           f"{p.model}, three times", flush=True)
     control = folder / "control"    # a folder of its own: a data folder has one step at a time
@@ -51,18 +49,15 @@ def main(seconds: str, out: str, *options: str):
     last = ["train_with_ac.py", "train_no_ac.py"]
     stages += [last] if torch.cuda.is_available() else [[step] for step in last]
     for stage in stages:
-        running = {step: subprocess.Popen([sys.executable, step, *own(step, options, {
+        running = [subprocess.Popen([sys.executable, step, *own(step, options, {
             "results_dir": out, "data_dir": str(control if step == "train_no_ac.py" else folder)})],
-            cwd=ROOT) for step in stage}
-        done += [{"step": step, "status": finished(process, end)}
-                 for step, process in running.items()]
-        if any(step["status"] != 0 for step in done):
-            break
-    complete = all(step["status"] == 0 for step in done)
-    write_alone(Path(out) / "paper.json", to_json(provenance(p) | {"steps": done,
-                                                                   "complete": complete}))
-    print("all steps are done" if complete else "stopped: the same command goes on")
-    return 0 if complete or all(step["status"] in (0, None) for step in done) else 1
+            cwd=ROOT) for step in stage]
+        done = [finished(process, end) for process in running]
+        if any(status != 0 for status in done):
+            print("stopped: the same command goes on")
+            return int(any(done))       # None, one that was stopped, is no failure
+    print("all steps are done")
+    return 0
 
 
 def estimate(p: Parameters) -> float:
@@ -74,26 +69,23 @@ def estimate(p: Parameters) -> float:
         network, _ = new_network(p, 10, shape)
         network.to(device, memory_format=torch.channels_last)
         optimizer, scheduler = optimizer_and_schedule(network, p, 0, MEASURED)
+        data = to_device(data, device)
         forward = logits_of(network, data.prepare, compute_dtype(p, device), device)
         for _ in range(2):          # the first finds the fastest kernels
             began = time.perf_counter()
-            train_epoch(forward, to_device(data, device), p, 1, optimizer, scheduler, device)
+            train_epoch(forward, data, p, 1, optimizer, scheduler, device)
         images = p.train_limit or 50_000
         return 3 * p.epochs * images / count * (time.perf_counter() - began)
 
 
 def own(step: str, options: tuple[str, ...], also: dict[str, str]) -> list[str]:
     """The options that a step uses, those of `also` in the place of its own."""
-    names = {f.name for f in fields(Parameters)}
-    words, used = [], False
+    rest, dropped = [], False
     for word in options:
-        name = word.removeprefix("--").partition("=")[0]
-        if word.startswith("--"):
-            used = name not in names or (name not in also
-                                         and bool({step, "every"} & {*steps_of(name)}))
-        words += [word] if used else []
-    return words + [word for name, value in also.items() if {step, "every"} & {*steps_of(name)}
-                    for word in (f"--{name}", value)]
+        dropped = word[2:].partition("=")[0] in also if word.startswith("--") else dropped
+        rest += [] if dropped else [word]
+    return options_of(step, [*rest, *(word for name, value in also.items()
+                                      for word in (f"--{name}", value))])
 
 
 def finished(process: subprocess.Popen, end: float) -> int | None:

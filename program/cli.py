@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import lru_cache
@@ -227,3 +227,15 @@ def locked(folder: Path):
 def steps_of(name: str) -> list[str]:
     """The steps that use a setting, as parameter.py has it."""
     return next(steps for _, steps, settings in documented() if name in settings)
+
+
+def options_of(step: str, words: Iterable) -> list[str]:
+    """Of a command line for several steps, what one of them takes: the settings that it uses, with
+    their values, and the preset."""
+    taken, own = [], False
+    for word in map(str, words):
+        name = word[2:].partition("=")[0]
+        if word.startswith("--"):
+            own = name == "preset" or bool({step, "every"} & set(steps_of(name)))
+        taken += [word] if own else []
+    return taken

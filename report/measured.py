@@ -4,18 +4,16 @@ from report.formulas import morphing_macs, pairs_needed, vgg_macs
 from report.tables import Table, formatted, table
 
 
-def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}.", short: str = ""):
-    """Makes a table of a record as it is; the README shows rows that have a key `short`, if any."""
+def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}."):
+    """Makes a table of a record as it is."""
     def made(records: dict) -> Table:
-        record = records[name] if isinstance(records[name], dict) else {"table": records[name]}
-        whole = table(title, record.get("table", [record]), keys, formatted(note, record))
-        return whole._replace(short=short and table(
-            title, [row for row in record["table"] if short in row], keys, whole.note))
+        record = records[name]
+        return table(title, record.get("table", [record]), keys, formatted(note, record))
     return made
 
 
 bench = direct("bench", "Speed, beside the reference's algorithm.",
-               "figure unit reference here ratio target reached", short="target")
+               "figure unit reference here ratio target reached")
 he = direct("he", "One first layer, 3→64, 3×3, on a 32×32 image: CKKS against MoLe, per image.",
             "way seconds seconds_ratio bytes expansion largest_error",
             "{note} The fastest CKKS takes {seconds_over_mole:.0f} times MoLe's time and "
@@ -88,12 +86,11 @@ def kappa(records: dict) -> Table:
         "share": morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10),
         "pairs_needed": pairs_needed(point["q"], point["kappa"])}
         for point in records["kappa"]["sweep"]]
-    title, keys = "What κ changes.", "kappa q share pairs_needed error_of_the_features ssim"
     note = formatted("`{command}`, {parameters[morph_distribution]} cores, {images} images of "
                      "{images_of}. Share: multiply-adds of morphing, of VGG-16's. SSIM, PSNR: "
                      "morphed images, stretched to pixels' range, and plain.", records["kappa"])
-    return table(title, points, f"{keys} psnr condition_number", note)._replace(
-        short=table(title, points, keys, note))
+    return table("What κ changes.", points, "kappa q share pairs_needed error_of_the_features ssim "
+                 "psnr condition_number", note)
 
 
 def repairs(records: dict) -> Table:

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from program.cli import steps_of
+from program.cli import options_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
@@ -115,23 +115,13 @@ class Step:
         return result
 
 
-def options(script: str, settings: tuple) -> list[str]:
-    """Of settings (`--name value` each) those that a step uses: it refuses all others."""
-    words, own = [], False
-    for word in map(str, settings):
-        if word.startswith("--"):
-            own = {script, "every"} & set(steps_of(word[2:]))
-        words += [word] if own else []
-    return words
-
-
 def start(script: str, *arguments, settings: tuple = (), cwd: Path = ROOT,
           before: Callable[[], object] | None = None) -> Step:
     """Starts a step with the arguments and, of the settings, those that it uses.
 
     `before` is called in its process first (see full_disk, killed_before).
     """
-    return Step(script, (*options(script, settings), *map(str, arguments)), cwd, before)
+    return Step(script, (*options_of(script, settings), *map(str, arguments)), cwd, before)
 
 
 def run(*command, timeout: float = 300, **also) -> Result:

@@ -14,7 +14,14 @@ from images.datasets import CIFAR, Images, Prepared
 from models.aug_conv import AugConv
 from tests.test_attacks import normal, photographs, pixels
 from utils.delivery import Geometry, restored, rounded
-from utils.morphing import compose_aug_conv, draw_core, invert_core, morph, secret_generator
+from utils.morphing import (
+    compose_aug_conv,
+    draw_core,
+    invert_core,
+    morph,
+    secret_generator,
+    unrolled,
+)
 
 
 def attacked(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,
@@ -32,7 +39,7 @@ def attacked(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", co
     view = View(Geometry("", (3, side, side), 0, "crop", 1, tile, core, dtype, *CIFAR),
                 AugConv(**made, bias=None if first.bias is None else first.bias[order]),
                 restored(rounded(morphed, dtype, scale), scale), first,
-                nn.functional.pixel_unshuffle(known, tile) if tile else known.flatten(1))
+                unrolled(known, tile))
     truth = Truth(order, secret[adversary.evenly_spaced(count, 256)].double() / 255, secret, *CIFAR)
     return adversary.recover(view, truth).report
 

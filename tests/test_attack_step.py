@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.steps import ROOT, TINY, options, run
+from program.cli import options_of
+from tests.steps import ROOT, TINY, run
 from tests.test_steps import WATCH
 
 
@@ -41,7 +42,7 @@ def test_with_score_it_says_what_came_back(dense, tmp_path):
 def test_without_score_it_opens_nothing_of_the_providers(dense):
     data, settings = dense
     watched = subprocess.run(
-        [sys.executable, "-c", WATCH, "attack.py", *options("attack.py", settings)],
+        [sys.executable, "-c", WATCH, "attack.py", *options_of("attack.py", settings)],
         cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert watched.returncode == 0, watched.stderr
     opened = watched.stdout.splitlines()[-1].split()

@@ -4,7 +4,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
+from benchmarks import paper
 from benchmarks.paper import finished, own
+from tests.steps import STEPS
 
 
 def test_each_step_gets_the_options_that_it_uses():
@@ -24,3 +28,19 @@ def test_a_step_ends_at_the_deadline():
     assert finished(asleep, time.monotonic()) is None and asleep.returncode != 0
     failing = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
     assert finished(failing, time.monotonic() + 100) == 3
+
+
+@pytest.mark.parametrize("ends, status, said", [
+    ([0, 0, 0, 0, 0], 0, "all steps are done"), ([0, None], 0, "the same command goes on"),
+    ([0, 3], 1, "the same command goes on")])
+def test_it_goes_through_the_steps_and_adds_nothing_to_their_results(
+        monkeypatch, tmp_path, capsys, ends, status, said):
+    """results/accuracy holds results alone: the tables take every file there for one."""
+    started, ends = [], iter(ends)
+    monkeypatch.setattr(paper, "estimate", lambda p: 0.0)
+    monkeypatch.setattr(paper.subprocess, "Popen", lambda words, cwd: started.append(words[1]))
+    monkeypatch.setattr(paper, "finished", lambda process, end: next(ends))
+    out = tmp_path / "accuracy"
+    assert paper.main("1", str(out), "--data_dir", str(tmp_path / "data")) == status
+    assert said in capsys.readouterr().out and not out.exists()
+    assert started == list(STEPS)[:len(started)] and next(ends, "none left") == "none left"

@@ -12,7 +12,8 @@ from torch import nn
 from images import shapes
 from models.networks import build
 from parameter import Parameters
-from tests.steps import ENVIRONMENT, ROOT, STEPS, TINY, options, run
+from program.cli import options_of
+from tests.steps import ENVIRONMENT, ROOT, STEPS, TINY, run
 from utils.distributed import CPUSyncBatchNorm2d
 from utils.training import (
     Data,
@@ -27,7 +28,7 @@ from utils.training import (
 def torchrun(script, *arguments, settings=TINY):
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         script, *options(script, settings), *map(str, arguments)],
+         script, *options_of(script, settings), *map(str, arguments)],
         cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout

@@ -15,7 +15,8 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer
 from models.networks import build
 from program.artifacts import Saving, read_manifest
-from tests.steps import ROOT, STEPS, TINY, options
+from program.cli import options_of
+from tests.steps import ROOT, STEPS, TINY
 from tests.steps import run as run_step
 
 
@@ -129,7 +130,7 @@ def test_the_developer_needs_nothing_of_the_provider(data):
     shutil.rmtree(data / "provider")
     for script in ("train_with_ac.py", "train_no_ac.py"):
         watched = subprocess.run(
-            [sys.executable, "-c", WATCH, script, *options(script, TINY), "--restart",
+            [sys.executable, "-c", WATCH, script, *options_of(script, TINY), "--restart",
              "--data_dir", str(data)],
             cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert watched.returncode == 0, watched.stderr

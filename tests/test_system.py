@@ -18,14 +18,15 @@ from torch import nn
 
 from program import artifacts, cli, memory
 from program.artifacts import load
+from program.cli import options_of
 from tests.damage import change, refused, same, step, with_settings
-from tests.steps import ENVIRONMENT, ROOT, free_memory, options, refusing
+from tests.steps import ENVIRONMENT, ROOT, free_memory, refusing
 
 
 def program(script, data, redirect="", **environment):
     """A step as a shell starts it, in a folder that is not the program's."""
     command = [sys.executable, ROOT / script, "--data_dir", data,
-               *options(script, with_settings(data))]
+               *options_of(script, with_settings(data))]
     kept = os.environ | {name: value for name, value in ENVIRONMENT.items() if "THREADS" in name}
     for name in ("PYTHONPATH", "PYTHONUNBUFFERED"):
         kept.pop(name, None)

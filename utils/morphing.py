@@ -128,21 +128,26 @@ def morphed_shape(shape: tuple[int, int, int], tile: int) -> tuple[int, ...]:
     return core_size(shape, tile=tile), -(-shape[1] // tile), -(-shape[2] // tile)
 
 
-def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
-    """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or (B, q, t, t), of their
-    dtype.
+def unrolled(images: Tensor, tile: int = 0) -> Tensor:
+    """D: images (B, α, m, m) as vectors (B, αm²), or with tiles (B, q, t, t).
 
     A tile is unrolled by channel, row and column, like an image; an image whose side `tile` does
     not divide is first padded with zeros to the right and below. The inverse of this layout, tiles
     back in their places, is F.pixel_shuffle.
     """
-    core = core.double()
     if not tile:
-        pieces = images.double().view(-1, len(core))              # (B·κ, q)
-        return (pieces @ core).view(len(images), -1).to(images.dtype)
+        return images.flatten(1)
     rim = [-side % tile for side in images.shape[2:]]
-    tiles = F.pixel_unshuffle(F.pad(images, (0, rim[1], 0, rim[0])).double(), tile)
-    return (tiles.permute(0, 2, 3, 1) @ core).permute(0, 3, 1, 2).to(images.dtype).contiguous()
+    return F.pixel_unshuffle(F.pad(images, (0, rim[1], 0, rim[0])), tile)
+
+
+def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
+    """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or (B, q, t, t), of their
+    dtype."""
+    core, plain = core.double(), unrolled(images, tile).double()
+    if not tile:
+        return (plain.view(-1, len(core)) @ core).view(len(images), -1).to(images.dtype)
+    return (plain.permute(0, 2, 3, 1) @ core).permute(0, 3, 1, 2).to(images.dtype).contiguous()
 
 
 def fitted_padding(padding: tuple[int, int], image_padding: int) -> tuple[int, int]:

@@ -242,8 +242,8 @@ def is_due(curve: list[dict]) -> bool:
 
 
 def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.Module:
-    """The same network as all processes train it, compiled if so wished: on CUDA, where launching
-    its 300 kernels takes longer than running them, into CUDA graphs."""
+    """The same network as all processes train it, compiled if so wished: on CUDA into CUDA graphs,
+    since small kernels take longer to launch than to run."""
     if world() > 1:
         # Batch statistics are shared already; broadcasting them would make processes with fewer
         # test batches wait for ever.
