@@ -26,7 +26,7 @@ from program.cli import UserError, run_step, user_errors
 from program.memory import require_memory
 from program.pictures import draw, rows_png, stretched
 from program.provenance import provenance, to_json
-from utils.delivery import Delivery, read_delivery, restored
+from utils.delivery import Delivery, read, restored
 from utils.morphing import core_size, unrolled
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
@@ -38,7 +38,7 @@ def main(p):
     data_dir, began = Path(p.data_dir), time.perf_counter()
     if p.repairs and not p.score:
         raise UserError("--repairs measures what comes back: give --score too")
-    delivery = read_delivery(data_dir / "delivery")
+    delivery = read(Delivery, data_dir / "delivery")
     view, truth, result = read_view(p, delivery), None, {}
     if p.score:
         truth = read_truth(p, delivery)
@@ -167,8 +167,8 @@ def picture(view: View, truth: Truth | None, found: Recovery, blurred: Tensor | 
     shown = evenly_spaced(len(view.morphed), SHOWN)
     morphed = view.geometry.placed(view.morphed[shown])
     maps = found.features[shown, found.features.var((0, 2, 3)).argmax()]
-    rows = [("morphed: what is handed over", stretched(morphed, morphed.shape[1:])),
-            ("one of Aug-Conv's feature maps", stretched(maps, (1, *maps.shape[1:])))]
+    rows = [("morphed: what is handed over", stretched(morphed)),
+            ("one of Aug-Conv's feature maps", stretched(maps[:, None]))]
     rows += [(title, pixels(images[shown], view.geometry.mean, view.geometry.std))
              for title, images in (
                  ("recovered with the first layer known", found.known),

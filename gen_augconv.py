@@ -24,9 +24,9 @@ from program.artifacts import Saving, load
 from program.cli import UserError, run_step, user_errors
 from program.memory import require_memory
 from program.pictures import draw, rows_png, stretched
+from program.processes import processes, rank, say
 from utils import morphing
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
-from utils.distributed import processes, rank, say
 from utils.provider import Key, read_key
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
@@ -39,16 +39,16 @@ def main(p):
     layer, mean, std = load(layer_file, first_layer.from_file)
     fingerprint = first_layer.fingerprint(layer)
     key = read_key(data_dir / "provider", shape)
-    geometry = Geometry(key.id, shape, p.image_padding, p.image_fit, key.kappa, key.tile,
-                        key.morph_distribution, p.delivery_dtype, mean, std)
     with processes(p) as device:
         layer = layer.to(device)
         order, aug_conv = compose(p, layer_file, layer, key, shape)
+        geometry = Geometry(key.id, shape, p.image_padding, p.image_fit, key.kappa, key.tile,
+                            key.morph_distribution, p.delivery_dtype, mean, std)
         sets = {split: load_images(p, split) for split in ("train", "test")}
         sources = {split: Prepared(images.images, mean, std, p.image_padding)
                    for split, images in sets.items()}
         core = key.core.double().to(device)
-        scale = common_scale(list(sources.values()), core, geometry)
+        scale = common_scale([*sources.values()], core, geometry)
         plain = sources["test"][:64].to(device)
         morphed = rounded(morphing.morph(plain, core, key.tile), p.delivery_dtype, scale)
         check(aug_conv, restored(morphed, scale), layer, plain, order, p, key)
@@ -119,15 +119,15 @@ def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tenso
 
 
 def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geometry: Geometry):
-    files, placed = delivery.manifest["files"], geometry.placed(morphed[:10])
+    files, picture = delivery.manifest["files"], data_dir / "provider" / "morphed.png"
     print(f"{delivery.folder}/ is what goes to the developer: " + ", ".join(
         f"{name} {files[name]['bytes'] / 1e6:.1f} MB" for name in delivery.names
         if not name.startswith("labels")))
-    if draw(data_dir / "provider" / "morphed.png", lambda: rows_png(
-            [("plain images, as the provider has them", stretched(plain[:10], geometry.shape)),
-             ("the same images morphed, as the developer gets them",
-              stretched(placed, placed.shape[1:]))]), mode=0o600):
-        print(f"{data_dir}/provider/morphed.png shows private images beside their morphed versions")
+    if draw(picture, rows_png, [
+            ("plain images, as the provider has them", stretched(plain[:10])),
+            ("the same images morphed, as the developer gets them",
+             stretched(geometry.placed(morphed[:10])))], mode=0o600):
+        print(f"{picture} shows private images beside their morphed versions")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ from images.datasets import Prepared, decoded
 from images.files import list_images, shown
 from program.artifacts import Saving
 from program.cli import UserError, run_step
-from utils.delivery import Delivery, common_scale, deliver, query_folder, read_delivery
-from utils.distributed import processes
+from program.processes import processes
+from utils.delivery import Delivery, common_scale, deliver, read
 from utils.provider import read_key
 
 
 def main(p):
-    delivery, folder = read_delivery(Path(p.data_dir) / "delivery"), query_folder(p)
+    data_dir = Path(p.data_dir)
+    delivery, folder = read(Delivery, data_dir / "delivery"), data_dir / "queries" / p.name
     geometry = delivery.geometry
-    key = read_key(Path(p.data_dir) / "provider", geometry.shape)
+    key = read_key(data_dir / "provider", geometry.shape)
     if key.id != geometry.key:
         raise UserError(f"{delivery.folder} is of key {geometry.key}, but the provider's is "
                         f"{key.id}: run `python gen_augconv.py` again")

@@ -66,7 +66,8 @@ class Parameters:
     images: tuple[str, ...] = ()    # folders or files to morph
     hide_names: bool = False        # hand over numbers instead of the files' names
     # -- Prediction: predict.py
-    network: str = "with_ac"        # that predicts: with_ac, or pretrained (unshuffled Aug-Conv)
+    network: Literal["with_ac", "pretrained"] = "with_ac"   # that predicts; pretrained behind an
+                                                            # unshuffled Aug-Conv
     predict_batch: int = 250        # images that are predicted at once; training evaluates 250
     # -- Provider: train_with_ac.py predict.py
     delivery: tuple[str, ...] = ()  # folders of deliveries, several to train on several providers'

@@ -14,7 +14,7 @@ from images import datasets
 from models import first_layer
 from program.artifacts import read_tensors
 from program.cli import run_step, user_errors
-from utils.distributed import compute_dtype, processes, say
+from program.processes import compute_dtype, processes, say
 from utils.runs import Run, comparison, finish, identity, is_finished
 from utils.training import Data, new_network, through_frozen_layers, to_device, train
 
@@ -42,11 +42,12 @@ def main(p):
                 behind = first_layer.BehindFirstLayer(network, shape)
                 curve = train(behind, data, p, run, p.weight_decay, device)
                 network.set_submodule(name, frozen[0])
-                also = {}
             else:
                 curve = train(network, to_device(data, device), p, run, p.weight_decay, device)
-                also = {"first_layer": first_layer.to_file(network.get_submodule(name), mean, std)}
-            finish(run, network, model, curve, p, device, about, **also)
+            layer = network.get_submodule(name)
+            finish(run, network, model, curve, p, device, about,
+                   {"deliveries": [], "layer": first_layer.fingerprint(layer)},
+                   **({} if frozen else {"first_layer": first_layer.to_file(layer, mean, std)}))
         if not frozen:
             say(f"{folder}/pretrained.pt is the network, first_layer.pt what the provider gets")
         say(*comparison(folder, "pretrained", run.name), sep="\n")

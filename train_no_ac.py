@@ -10,15 +10,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from models import first_layer
 from program.cli import run_step
-from utils.delivery import read_delivery, standardiser
-from utils.distributed import processes, say
+from program.processes import processes, say
+from utils.delivery import Delivery, read, standardiser
 from utils.morphing import fitted_padding, padded_shape
 from utils.runs import Run, comparison, finish, identity, is_finished
 from utils.training import new_network, to_device, train
 
 
 def main(p):
-    folder, delivery = Path(p.data_dir) / "developer", read_delivery(Path(p.data_dir) / "delivery")
+    folder, delivery = Path(p.data_dir) / "developer", read(Delivery, Path(p.data_dir) / "delivery")
     run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac",
               identity(p, "train_no_ac.py", delivery=delivery.id))
     with processes(p) as device:

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 from models import first_layer
 from models.first_layer import BehindFirstLayer
 from program.cli import UserError, run_step, warn
+from program.processes import compute_dtype, processes, say
 from utils.delivery import Delivery, read_deliveries
-from utils.distributed import compute_dtype, processes, say
 from utils.morphing import features_shape
 from utils.runs import Run, comparison, finish, identity, is_finished
 from utils.training import new_network, through_frozen_layers, train
@@ -37,9 +37,9 @@ def main(p):
             behind = BehindFirstLayer(network, deliveries[0].plain_shape)
             curve = train(behind, data, p, run, p.morphed_weight_decay, device)
             shuffled = any(d.shuffle_channels for d in deliveries)
-            model["aug_conv"] = {"deliveries": [d.id for d in deliveries],
-                                 "layer": None if shuffled else deliveries[0].layer}
-            finish(run, network, model, curve, p, device, about)
+            finish(run, network, model, curve, p, device, about,
+                   {"deliveries": [d.id for d in deliveries],
+                    "layer": None if shuffled else deliveries[0].layer})
         say(*comparison(folder, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
 
 

@@ -16,9 +16,9 @@ from models.first_layer import BehindFirstLayer, from_file
 from models.networks import build
 from program.artifacts import load, write_alone
 from program.cli import UserError, run_step
+from program.processes import full_float32
 from program.provenance import provenance, to_json
 from utils.delivery import restored, rounded
-from utils.distributed import full_float32
 from utils.morphing import (
     compose_aug_conv,
     core_size,

@@ -24,9 +24,9 @@ from models import first_layer, networks
 from models.aug_conv import AugConv
 from parameter import Parameters
 from program.artifacts import write_alone
+from program.processes import full_float32
 from program.provenance import provenance, to_json
 from utils.delivery import Geometry, restored, rounded
-from utils.distributed import full_float32
 from utils.morphing import (
     compose_aug_conv,
     core_size,

@@ -20,9 +20,9 @@ from models.first_layer import BehindFirstLayer, Float32Conv2d, find
 from models.networks import build
 from parameter import Parameters
 from program.artifacts import Saving
+from program.processes import compute_dtype
 from utils import morphing
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
-from utils.distributed import compute_dtype
 from utils.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
 from utils.runs import Run
 from utils.training import (

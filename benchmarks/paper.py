@@ -19,8 +19,8 @@ import torch
 from images.datasets import image_shape
 from parameter import Parameters
 from program.cli import options_of, parse
+from program.processes import compute_dtype, processes
 from program.provenance import ROOT
-from utils.distributed import compute_dtype, processes
 from utils.training import (
     Data,
     logits_of,

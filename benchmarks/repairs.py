@@ -15,15 +15,15 @@ from models.vgg import GROUPS
 from parameter import Parameters
 from program.artifacts import write_alone
 from program.cli import UserError, run_step
+from program.processes import compute_dtype, processes
 from program.provenance import provenance, to_json
-from utils.delivery import Delivery, read_delivery
-from utils.distributed import compute_dtype, processes
+from utils.delivery import Delivery, read
 from utils.runs import Run
 from utils.training import new_network, through_frozen_layers, train
 
 
 def main(p: Parameters):
-    delivery, table = read_delivery(Path(p.data_dir) / "delivery"), []
+    delivery, table = read(Delivery, Path(p.data_dir) / "delivery"), []
     if delivery.geometry.tile or p.model not in GROUPS:
         raise UserError("repairs are tried on the paper's dense Aug-Conv, without --tile, and with "
                         f"--model {', '.join(GROUPS)}")

@@ -11,8 +11,6 @@ import io
 import json
 import multiprocessing
 import re
-import resource
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
@@ -25,8 +23,8 @@ import torch
 from benchmarks import report
 from benchmarks.measures import CUDA, FULL, MEASURES, QUICK, Size
 from program.artifacts import write_alone
-from program.provenance import provenance, to_json
-from utils.distributed import processes
+from program.processes import processes
+from program.provenance import peak_memory, provenance, to_json
 
 
 def measure(name: str, side: str, size: Size, device: str) -> dict:
@@ -34,8 +32,7 @@ def measure(name: str, side: str, size: Size, device: str) -> dict:
     p = size.parameters(device)
     with processes(p) as where, redirect_stdout(io.StringIO()):
         result = MEASURES[name][side](size, p, where)
-        unit = 1 if sys.platform == "darwin" else 1024
-        result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        result["peak_mb"] = peak_memory() / 1e6
         if where.type == "cuda":
             result["device_peak_mb"] = torch.cuda.max_memory_allocated(where) / 1e6
     return {key: float(f"{value:.5g}") for key, value in result.items()}

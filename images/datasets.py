@@ -21,7 +21,7 @@ from parameter import Parameters
 from program.artifacts import digest, keep_private, temporary, write_alone, write_temporary
 from program.cli import UserError
 from program.memory import require_memory
-from utils.distributed import first_process_first, say
+from program.processes import first_process_first, say
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 # Channels, side, mean and deviation of each colour: torchvision's data sets, and our own.

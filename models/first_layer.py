@@ -31,18 +31,17 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
     image = torch.zeros(1, *shape)
 
     def reach(module, inputs):
-        raise _Reached(module, inputs)
+        if not list(module.children()):
+            raise _Reached(module, inputs)
 
-    hooks = [module.register_forward_pre_hook(reach) for module in network.modules()
-             if not list(module.children())]
+    hook = nn.modules.module.register_module_forward_pre_hook(reach)
     try:
         network(image)
         raise ValueError("the network reaches none of its modules")
     except _Reached as reached:
         layer, inputs = reached.args
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     name = next(name for name, module in network.named_modules() if module is layer)
     if not isinstance(layer, nn.Conv2d) or not name:
         raise ValueError(f"the network's first operation is {name or 'its whole'} "

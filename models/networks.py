@@ -1,7 +1,7 @@
 """Networks by name: VGG as the reference builds it, torchvision's, and the user's own."""
 
-import importlib
 import os
+import pkgutil
 import sys
 
 import torch
@@ -16,9 +16,9 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     """A network for images of `shape` (α, m, m), its first layer in float32 (first_layer.prepare).
 
     `name`: vgg11 to vgg19, resnet18_cifar, a classification network of torchvision, or
-    `package.module:callable` of the user's own, which is called with `num_classes`. `dropout` is
-    VGG's. It is tried on one blank image. Raises ValueError where there is no such network, it
-    takes no such images, or its first layer is not one that Aug-Conv can stand for.
+    `package.module:callable` of the user's own, found from the current folder too, and called with
+    `num_classes`. `dropout` is VGG's. It is tried on one blank image. Raises ValueError where there
+    is no such network, it takes no such images, or Aug-Conv cannot stand for its first layer.
     """
     if not (name in GROUPS or ":" in name or name == "resnet18_cifar"
             or name in torchvision.models.list_models(module=torchvision.models)):
@@ -42,7 +42,8 @@ def _built(name: str, classes: int, channels: int, side: int, dropout: float) ->
     if name in GROUPS:
         return VGG(name, classes, channels, side, dropout)
     if ":" in name:
-        network = _own(name)(num_classes=classes)
+        sys.path.append(os.getcwd())
+        network = pkgutil.resolve_name(name)(num_classes=classes)
         if not isinstance(network, nn.Module):
             raise ValueError("it gives no torch.nn.Module")
         return network
@@ -63,16 +64,6 @@ def _built(name: str, classes: int, channels: int, side: int, dropout: float) ->
             channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation,
             bias=old.bias is not None))
     return network
-
-
-def _own(name: str):
-    """The callable that `package.module:callable` names, looked for in the current folder too."""
-    module, _, attribute = name.partition(":")
-    sys.path.append(os.getcwd())
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as wrong:
-        raise ValueError(f"it cannot be imported ({wrong})") from None
 
 
 def start_from(network: nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:

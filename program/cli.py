@@ -40,28 +40,41 @@ def warn(message: str):
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def fits(value, kind) -> bool:
+    """Whether a value is of an annotated type, to its depth; an int may stand for a float, a bool
+    for neither."""
+    of = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in of and type(value) is type(of[0])
+    if typing.get_origin(kind) is tuple:
+        if type(value) is tuple and of[1:] == (...,):
+            of = of[:1] * len(value)
+        return type(value) is tuple and len(value) == len(of) and all(map(fits, value, of))
+    return type(value) is kind or (kind, type(value)) == (float, int) or any(
+        fits(value, one) for one in of)
+
+
 def check(p: Parameters) -> Parameters:
     """The same parameters; raises ValueError with one line that names the field."""
     for f in fields(p):
         value, kinds = getattr(p, f.name), typing.get_args(f.type) or (f.type,)
         least, below = RANGES.get(f.name, (-math.inf, 2**31 if f.type is int else math.inf))
+        right = fits(value, f.type)
         if typing.get_origin(f.type) is typing.Literal:
-            right = value in kinds and type(value) is type(kinds[0])
             wanted = f"one of {', '.join(map(str, kinds))}"
         elif typing.get_origin(f.type) is tuple:
-            right = isinstance(value, tuple) and all(isinstance(x, str) for x in value)
             wanted = "a tuple of texts"
         elif f.name == "pixel_range":
-            right = value is None or (
-                isinstance(value, tuple) and [type(x) in (int, float) for x in value] == [True] * 2
-                and -math.inf < value[0] < value[1] < math.inf)
+            right = right and (value is None or -math.inf < value[0] < value[1] < math.inf)
             wanted = "two numbers, the lower first"
+        elif f.name == "name":
+            right = right and re.fullmatch(r"[\w-][\w.-]*", value)
+            wanted = "of letters, digits, ., _ and -"
+        elif right and type(value) in (int, float):
+            right = least <= value < below and (f.name, value) not in TOO_SMALL
+            wanted = f"finite, at least {least} and below {below}"
         else:
-            right = type(value) in kinds + ((int,) if float in kinds else ())
             wanted = " or ".join(k.__name__.replace("NoneType", "none") for k in kinds)
-            if right and type(value) in (int, float):
-                right = least <= value < below and (f.name, value) not in TOO_SMALL
-                wanted = f"finite, at least {least} and below {below}"
         if not right:
             raise ValueError(f"{f.name} is {value!r}, but must be {wanted}")
     return p

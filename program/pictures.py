@@ -3,8 +3,10 @@
 import io
 import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from program.artifacts import write_alone
@@ -69,8 +71,41 @@ def rows_png(rows: list, zoom: int = 2) -> bytes:
     return as_png(figure, dpi=100)
 
 
-def stretched(vectors: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Vectors (N, αm²) as images (N, α, m, m), each stretched to [0, 1] to be looked at."""
-    vectors = vectors.flatten(1).float()
-    low, high = vectors.amin(1, keepdim=True), vectors.amax(1, keepdim=True)
-    return ((vectors - low) / (high - low).clamp_min(1e-12)).view(-1, *shape)
+def stretched(images: Tensor) -> Tensor:
+    """Images (N, α, m, m), each stretched to [0, 1] to be looked at."""
+    low, high = (end(images.float(), (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+    return (images - low) / (high - low).clamp_min(1e-12)
+
+
+def predictions_png(images: Tensor, probabilities: Tensor, classes: list[str]) -> bytes:
+    """Images (N, α, m, m), whatever their values, under the likeliest class of each."""
+    columns, best = min(10, len(images)), probabilities.max(1)
+    rows = -(-len(images) // columns)
+    figure, axes = pyplot().subplots(rows, columns, squeeze=False, layout="constrained",
+                                     figsize=(1.1 * columns, 1.6 * rows))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, p, i in zip(axes.flat, stretched(images),
+                                 *map(Tensor.tolist, best), strict=False):
+        axis.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray",
+                    interpolation="nearest")
+        axis.set_title(f"{classes[i]}\n{p:.0%}", fontsize=8, parse_math=False)
+    return as_png(figure)
+
+
+def confusion_png(labels: Tensor, said: Tensor, classes: list[str]) -> bytes:
+    """How many images of each class (row) were taken for which (column)."""
+    count, side = len(classes), max(4, 0.45 * len(classes) + 1.5)
+    cells = (labels * count + said).bincount(minlength=count ** 2).view(count, count)
+    figure, axis = pyplot().subplots(figsize=(side, side), layout="constrained")
+    axis.imshow(cells / cells.sum(1, keepdim=True).clamp_min(1), cmap="Blues", vmin=0, vmax=1)
+    if count <= 20:
+        for row, column in product(range(count), repeat=2):
+            n = int(cells[row, column])
+            axis.text(column, row, str(n), ha="center", va="center", fontsize=8,
+                      color="white" if 2 * n > cells[row].sum() else "black")
+        for set_ticks in (axis.set_xticks, axis.set_yticks):
+            set_ticks(range(count), classes, parse_math=False)
+        axis.tick_params("x", rotation=90)
+    axis.set(xlabel="predicted", ylabel="class")
+    return as_png(figure)

@@ -1,8 +1,11 @@
 """Where a number came from: command, settings, versions, code and machine."""
 
+import hashlib
 import json
 import os
 import platform
+import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -53,6 +56,30 @@ def machine() -> dict:
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"processor": name, "cores": os.cpu_count(), "cuda": devices, "system": sys.platform}
+
+
+def result_name(result: dict) -> str:
+    """A file name in words a person looks for; all else of the provenance is in its hash."""
+    of = result["provenance"]
+    words = [of["dataset"], of["model"], f"n{of['train_images']}", f"e{of['epochs']}", of["run"]]
+    if "morph_distribution" in of:
+        words += [f"s{of['tile']}" if of["tile"] else f"k{of['kappa']}", of["morph_distribution"]]
+        words += [of["delivery_dtype"]] if of["delivery_dtype"] != "float32" else []
+    readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())
+    canonical = json.dumps(of, sort_keys=True, separators=(",", ":")).encode()
+    return f"{readable}-{hashlib.sha256(canonical).hexdigest()[:8]}-seed{result['seed']}.json"
+
+
+def curve_csv(curve: list[dict]) -> str:
+    """A line per epoch of a run, under the names of its values."""
+    rows = [",".join(curve[0])] + [",".join(f"{v:.6g}" for v in epoch.values()) for epoch in curve]
+    return "\n".join(rows) + "\n"
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def to_json(record: dict) -> str:

@@ -13,10 +13,10 @@ from parameter import Parameters
 from program.artifacts import load
 from program.cli import user_errors
 from program.pictures import rows_png, stretched
+from program.processes import full_float32
 from program.provenance import provenance
 from report.paper import KAPPAS
 from utils import morphing
-from utils.distributed import full_float32
 
 IMAGES, SHOWN = 256, slice(0, 250, 25)
 
@@ -42,7 +42,7 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
                                bias=layer.bias)
             morphed = morphing.morph(plain, core)
             features = aug_conv(morphed)
-            images = stretched(morphed, shape)
+            images = stretched(morphed.view(-1, *shape))
             ssim = [float(structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0))
                     for a, b in zip(pixels, images, strict=True)]
             sweep.append({
@@ -52,7 +52,7 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
             print(sweep[-1], flush=True)
             rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
             if kappa in (KAPPAS[0], KAPPAS[-1]):
-                maps = stretched(features[SHOWN, brightest].flatten(1), (1, *features.shape[2:]))
+                maps = stretched(features[SHOWN, brightest][:, None])
                 rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
     about = {"images": len(plain), "images_of": dataset_name(p), "sweep": sweep}
     return provenance(p) | about, rows_png(rows, zoom=3)

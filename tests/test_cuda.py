@@ -12,9 +12,9 @@ from images import shapes
 from models.aug_conv import AugConv
 from models.networks import build
 from parameter import Parameters
+from program.processes import compute_dtype, full_float32
 from tests.steps import STEPS, TINY, run
 from tests.test_processes import in_two
-from utils.distributed import compute_dtype, full_float32
 from utils.morphing import relative_error
 from utils.runs import Run
 from utils.training import (

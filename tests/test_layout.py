@@ -15,7 +15,7 @@ ADVERSARY = ("attack.py", "reproduce_tables.py")
 MAY_IMPORT = {
     **dict.fromkeys(STEPS, CORE | {"images"}), "parameter.py": set(), "models": {"models"},
     "program": {"parameter", "program"},
-    "utils": CORE, "images": {"parameter", "utils", "program", "images"},
+    "utils": CORE, "images": {"parameter", "program", "images"},
     "attacks": CORE | {"images", "attacks"}, "report": CORE | {"images", "report"},
     **dict.fromkeys(ADVERSARY, CORE | {"images", "attacks", "report"})}
 FREE = ("tests", "benchmarks")              # they may import whatever they measure

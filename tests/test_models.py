@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.aug_conv import AugConv
 from models.vgg import GROUPS, VGG, Conv3x3
-from utils.distributed import full_float32
+from program.processes import full_float32
 from utils.morphing import fitted_padding, relative_error
 
 

@@ -13,8 +13,8 @@ from images import shapes
 from models.networks import build
 from parameter import Parameters
 from program.cli import options_of
+from program.processes import CPUSyncBatchNorm2d
 from tests.steps import ENVIRONMENT, ROOT, STEPS, TINY, run
-from utils.distributed import CPUSyncBatchNorm2d
 from utils.training import (
     Data,
     batches,

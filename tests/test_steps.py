@@ -112,10 +112,8 @@ def test_the_saved_network_works_behind_aug_conv(finished):
     data = finished[0] / "data"
     saved, weight = (tensors(data / file) for file in ("developer/with_ac.pt",
                                                        "delivery/aug_conv.pt"))
-    arguments = dict(saved["model"])
-    trained = arguments.pop("aug_conv")
-    assert trained["deliveries"] == [read_manifest(data / "delivery")["id"]]
-    network = BehindFirstLayer(build(**arguments), (3, 8, 8))
+    assert saved["behind"]["deliveries"] == [read_manifest(data / "delivery")["id"]]
+    network = BehindFirstLayer(build(**saved["model"]), (3, 8, 8))
     network.network.load_state_dict(saved["network"])
     aug_conv = AugConv(weight["weight"], weight["out_shape"])
     morphed, labels = (torch.from_numpy(np.load(data / "delivery" / f"{kind}_test.npy"))

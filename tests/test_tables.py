@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
 from models.vgg import GROUPS, VGG
+from program.provenance import result_name
 from report import formulas, measured, paper, runs
 from report.tables import Table, filled, formatted, table
 from tests.steps import ROOT, TINY, run
-from utils.runs import result_name
 
 RECORDS = reproduce_tables.read_results(ROOT / "results")
 RUNS = RECORDS["accuracy"]

@@ -11,8 +11,9 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer, find
 from models.networks import build
 from parameter import Parameters
+from program.processes import compute_dtype
+from utils import training
 from utils.delivery import restored, standardiser
-from utils.distributed import compute_dtype
 from utils.morphing import compose_by_tiles, draw_core, morph, secret_generator
 from utils.runs import Run, identity
 from utils.training import (
@@ -20,7 +21,6 @@ from utils.training import (
     Features,
     batches,
     evaluate,
-    is_due,
     optimizer_and_schedule,
     seed_everything,
     through_frozen_layers,
@@ -171,7 +171,12 @@ def test_bfloat16_trains_as_well(tmp_path):
     assert curve[-1]["test_accuracy"] > 0.8
 
 
-@pytest.mark.parametrize("seconds, due", [
-    ([4.0], False), ([4.0, 7.0], True), ([4.0, 7.0, 3.0], False), ([30.0], True)])
-def test_on_cuda_a_checkpoint_is_written_every_ten_seconds_or_so(seconds, due):
-    assert is_due([{"seconds": s} for s in seconds]) == due
+@pytest.mark.parametrize("seconds, written", [(0, [1, 2, 3]), (1e9, [3])])
+def test_checkpoints_are_written_so_many_seconds_apart(tmp_path, monkeypatch, seconds, written):
+    """And after the last epoch; on the CPU after every one."""
+    epochs = []
+    assert training.BETWEEN["cpu"] == 0
+    monkeypatch.setitem(training.BETWEEN, "cpu", seconds)
+    monkeypatch.setattr(training, "save_checkpoint", lambda *given: epochs.append(len(given[-1])))
+    trained(tmp_path, epochs=3)
+    assert epochs == written

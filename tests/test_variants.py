@@ -13,7 +13,7 @@ from models.networks import build
 from parameter import Parameters
 from tests.damage import refused
 from tests.steps import STEPS, TINY, run
-from utils.delivery import read_delivery, restored
+from utils.delivery import Delivery, read, restored
 from utils.morphing import relative_error
 
 OWN = "tests.own_networks:"
@@ -43,7 +43,7 @@ def test_the_five_steps(tmp_path, variant):
     assert all(result.status == 0 for result in results.values()), results
     error = re.search(r"against the plain first layer (\S+)", results["gen_augconv.py"].out)
     assert float(error[1]) < bound
-    delivery = read_delivery(tmp_path / "delivery")
+    delivery = read(Delivery, tmp_path / "delivery")
     rows = np.load(tmp_path / "delivery" / "morphed_train.npy", mmap_mode="r")
     assert rows.shape == (64, *morphed) and rows.dtype == delivery.geometry.delivery_dtype
     assert np.load(tmp_path / "delivery" / "labels_test.npy").shape == (32,)
@@ -112,7 +112,7 @@ def test_the_frozen_partner_sees_the_features_of_aug_conv(developed):
     content = torch.load(layer, weights_only=True)
     assert torch.equal(network[0].weight, content["weight"])
     plain = load_images(Parameters(dataset="shapes", image_size=8, test_limit=32), "test").images
-    delivery = read_delivery(developed / "delivery")
+    delivery = read(Delivery, developed / "delivery")
     morphed, _ = delivery.split("test")
     with torch.no_grad():
         expected = network[0](normalise(plain, content["mean"], content["std"]))

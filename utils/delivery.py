@@ -1,11 +1,11 @@
 """What crosses from provider to developer, written and read: data/delivery/ and data/queries/."""
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from program.artifacts import Saving, load, load_array, read_manifest, remedy, write_rows
-from program.cli import UserError
+from program.artifacts import Saving, load, load_array, maker, read_manifest, remedy, write_rows
+from program.cli import UserError, fits
 from program.memory import require_memory
-from utils.distributed import rank, wait_for_all, world
+from program.processes import rank, wait_for_all, world
 from utils.morphing import core_size, morph, morphed_shape, padded_shape
 from utils.training import Data
 
@@ -27,7 +27,10 @@ BLOCK = 250             # images that are morphed or read at once: they stay in 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What morphed images are, as their manifest says: enough to morph others in the same way."""
+    """What morphed images are, as their manifest says: enough to morph others in the same way.
+
+    Raises ValueError for one that cannot be.
+    """
 
     key: str                            # public id of the core
     shape: tuple[int, int, int]         # (α, m, m) that is morphed, padding included
@@ -36,9 +39,18 @@ class Geometry:
     kappa: int
     tile: int
     morph_distribution: str
-    delivery_dtype: str
+    delivery_dtype: Literal["float32", "float16", "int8"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self):
+        alpha, rows, columns = self.shape
+        numbers = (*self.shape, self.kappa, self.tile + 1, self.image_padding + 1)
+        if not (all(0 < x < 2**20 for x in numbers) and rows == columns > 2 * self.image_padding
+                and len(self.mean) == len(self.std) == alpha and min(self.std) > 0
+                and all(map(math.isfinite, self.mean + self.std))):
+            raise ValueError("there are no such images")
+        core_size(self.shape, self.kappa, self.tile)
 
     @property
     def morphed(self) -> tuple[int, ...]:
@@ -59,7 +71,7 @@ class Delivery:
     id: str
     geometry: Geometry
     dataset: str
-    classes: list[str]
+    classes: tuple[str, ...]
     out_shape: tuple[int, int, int]
     layer: str                          # digest of the first layer that Aug-Conv was composed with
     shuffle_channels: bool
@@ -68,16 +80,21 @@ class Delivery:
     scale: float                        # of int8 images: a step of T
     pixels: str                         # digest of the plain images, as pretrain.py has of its own
 
+    def __post_init__(self):
+        counts = (self.train_images, self.test_images, *self.out_shape)
+        if not (all(0 < x < 2**31 for x in counts) and len(self.classes) > 1
+                and 0 < self.scale < math.inf):
+            raise ValueError("there is no such delivery")
+
     def about(self) -> dict:
         """What a result says of the data."""
-        g = self.geometry
-        return {"dataset": self.dataset, "classes": len(self.classes), "channels": g.shape[0],
-                "image_size": g.shape[1] - 2 * g.image_padding, "image_fit": g.image_fit,
-                "train_images": self.train_images, "test_images": self.test_images,
-                "kappa": None if g.tile else g.kappa, "tile": g.tile,
-                "morph_distribution": g.morph_distribution, "image_padding": g.image_padding,
-                "delivery_dtype": g.delivery_dtype, "shuffle_channels": self.shuffle_channels,
-                "pixels": self.pixels}
+        g, (channels, side, _) = self.geometry, self.plain_shape
+        own = ("dataset", "train_images", "test_images", "shuffle_channels", "pixels")
+        its = ("image_fit", "tile", "morph_distribution", "image_padding", "delivery_dtype")
+        return {"classes": len(self.classes), "channels": channels, "image_size": side,
+                "kappa": None if g.tile else g.kappa,
+                **{name: getattr(self, name) for name in own},
+                **{name: getattr(g, name) for name in its}}
 
     @property
     def plain_shape(self) -> tuple[int, int, int]:
@@ -117,6 +134,21 @@ class Delivery:
         return Data(*self.split("train"), *self.split("test"), partial(restored, scale=self.scale))
 
 
+@dataclass(frozen=True)
+class Query:
+    """The manifest of morphed images to predict on."""
+
+    folder: Path
+    geometry: Geometry
+    scale: float
+    names: tuple[str, ...]
+    files: dict
+
+    def __post_init__(self):
+        if not (self.names and 0 < self.scale < math.inf):
+            raise ValueError("there is no such query")
+
+
 def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
@@ -132,41 +164,22 @@ def labels_array(path: Path, count: int, classes: int) -> Tensor:
     return labels.clone()
 
 
-def read_geometry(manifest: dict) -> Geometry:
-    """Of a manifest; raises KeyError, TypeError or ValueError where it makes no sense."""
-    values = {name: manifest[name] for name in Geometry.__dataclass_fields__}
-    g = Geometry(**{name: tuple(value) if isinstance(value, list) else value
-                    for name, value in values.items()})
-    numbers = (*g.shape, g.kappa, g.tile + 1, g.image_padding + 1)
-    if not (all(type(x) is int and 0 < x < 2**20 for x in numbers) and len(g.shape) == 3
-            and g.shape[1] == g.shape[2] > 2 * g.image_padding
-            and len(g.mean) == len(g.std) == g.shape[0] and min(g.std) > 0
-            and all(map(math.isfinite, g.mean + g.std))
-            and g.delivery_dtype in ("float32", "float16", "int8")
-            and all(isinstance(x, str) for x in (g.key, g.image_fit, g.morph_distribution))):
-        raise ValueError
-    core_size(g.shape, g.kappa, g.tile)
-    return g
-
-
-def read_delivery(folder: Path) -> Delivery:
-    """The delivery in a folder; raises UserError where there is none, or its manifest is none."""
+def read(kind: type, folder: Path) -> Delivery | Query:
+    """What a folder's manifest says; raises UserError where it is missing or makes no sense."""
     manifest = read_manifest(folder)
     try:
-        values = {name: manifest[name] for name in Delivery.__dataclass_fields__
-                  if name not in ("folder", "geometry", "out_shape")}
-        d = Delivery(folder, geometry=read_geometry(manifest),
-                     out_shape=tuple(manifest["out_shape"]), **values)
-        counts = (d.train_images, d.test_images, *d.out_shape)
-        if not (all(type(x) is int and 0 < x < 2**31 for x in counts) and len(d.out_shape) == 3
-                and len(d.classes) >= 2 and all(isinstance(x, str) for x in d.classes)
-                and 0 < d.scale < math.inf and type(d.shuffle_channels) is bool
-                and all(isinstance(x, str) for x in (d.dataset, d.layer, d.pixels))):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return _of(manifest, kind, folder=folder, geometry=_of(manifest, Geometry))
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
-                        "gen_augconv.py` again") from None
-    return d
+                        f"{maker(folder)}` again") from None
+
+
+def _of(manifest: dict, kind: type, **known):
+    values = {f.name: manifest[f.name] for f in fields(kind) if f.name not in known}
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
+    if not all(fits(values[f.name], f.type) for f in fields(kind) if f.name not in known):
+        raise ValueError
+    return kind(**values, **known)
 
 
 def read_deliveries(p: Parameters) -> list[Delivery]:
@@ -175,7 +188,7 @@ def read_deliveries(p: Parameters) -> list[Delivery]:
     Raises UserError where one network cannot be trained on them all.
     """
     folders = [Path(folder) for folder in p.delivery] or [Path(p.data_dir) / "delivery"]
-    deliveries = [read_delivery(folder) for folder in folders]
+    deliveries = [read(Delivery, folder) for folder in folders]
     first = deliveries[0]
     for d in deliveries[1:]:
         for what, own, its in (("another first layer", d.layer, first.layer),
@@ -188,13 +201,6 @@ def read_deliveries(p: Parameters) -> list[Delivery]:
         raise UserError("several deliveries need their channels in the same order: run `python "
                         "gen_augconv.py --shuffle_channels no` for each")
     return deliveries
-
-
-def query_folder(p: Parameters) -> Path:
-    """data_dir/queries/<name>; raises UserError for a name that is no plain one."""
-    if not re.fullmatch(r"[\w-][\w.-]*", p.name):
-        raise UserError(f"name is {p.name!r}, but must be of letters, digits, ., _ and -")
-    return Path(p.data_dir) / "queries" / p.name
 
 
 def rounded(morphed: Tensor, dtype: str, scale: float) -> Tensor:

@@ -1,10 +1,6 @@
 """A training run in the developer's folder: its data and settings, its checkpoint, its result."""
 
-import hashlib
 import json
-import re
-import resource
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +20,8 @@ from program.artifacts import (
 )
 from program.cli import UserError, steps_of
 from program.pictures import curve_png, draw
-from program.provenance import provenance, to_json
-from utils.distributed import compute_dtype, rank, say
+from program.processes import compute_dtype, rank, say
+from program.provenance import curve_csv, peak_memory, provenance, result_name, to_json
 
 TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
           "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
@@ -75,8 +71,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
     result = read_result(run.folder, run.name)
     if result is None:
         return False
-    old, new = result["identity"], json.loads(json.dumps(run.identity))
-    other = [key for key in old | new if old.get(key) != new.get(key)]
+    other = differing(result["identity"], json.loads(json.dumps(run.identity)))
     if other and all(key in DATA for key in other):
         raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
                         "pass --restart to train on what is there now")
@@ -86,6 +81,12 @@ def is_finished(run: Run, p: Parameters) -> bool:
         load(run.folder / f"{name}.pt")
     say("this run is finished already; --restart trains anew")
     return True
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    """The keys whose values are not the same, in type neither."""
+    return [key for key in one | other if type(one.get(key)) is not type(other.get(key))
+            or one.get(key) != other.get(key)]
 
 
 def listed(keys: list[str]) -> str:
@@ -102,12 +103,11 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
     state = read_tensors(run.checkpoint, "pass --restart to begin anew")
     try:
         old, new = state["identity"], run.identity
-        for key in new | old:
-            if type(old.get(key)) is not type(new.get(key)) or old.get(key) != new.get(key):
-                was = "" if key in DATA else f" = {old.get(key)!r}, not {new.get(key)!r}"
-                raise UserError(f"{run.checkpoint} is of an unfinished run with "
-                                f"{'other ' if key in DATA else ''}{key}{was}: set it back to go "
-                                "on, or pass --restart to begin anew")
+        for key in differing(new, old)[:1]:
+            what = (f"other {key}" if key in DATA else
+                    f"{key} = {old.get(key)!r}, not {new.get(key)!r}")
+            raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: set it back to "
+                            "go on, or pass --restart to begin anew")
         if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
             raise ValueError
         network.load_state_dict(state["network"])
@@ -133,27 +133,27 @@ def save_checkpoint(run: Run, network: nn.Module, optimizer, scheduler, curve: l
 
 
 def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Parameters,
-           device: torch.device, about: dict, **also: dict):
+           device: torch.device, about: dict, behind: dict | None = None, **also: dict):
     """Saves a trained network with the arguments that build it, its result, and its curve.
 
-    `about`: what the run's data were; `also`: more files by name. The picture comes after all that
+    `about`: what the run's data were; `behind`: the first layer, and the deliveries, whose features
+    the rest of the network takes; `also`: more files by name. The picture comes after all that
     counts, and the checkpoint goes once all is there: a kill in between then loses nothing.
     """
     if rank() > 0:
         return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin"
-                                                                 else 1024)
     result = {
         "run": run.name, "accuracy": curve[-1]["test_accuracy"], **provenance(p),
         "provenance": used_settings(run, p, device, about), "data": about,
-        "seconds": round(sum(e["seconds"] for e in curve), 1), "peak_mb": round(peak / 1e6),
+        "seconds": round(sum(e["seconds"] for e in curve), 1),
+        "peak_mb": round(peak_memory() / 1e6),
         "trained_parameters": sum(w.numel() for w in network.parameters() if w.requires_grad),
         "curve": curve, "identity": run.identity}
     if p.results_dir:
         write_alone(Path(p.results_dir) / result_name(result), to_json(result))
     with Saving(run.folder) as new:
         new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": model,
-                                    "about": about})
+                                    "about": about, "behind": behind})
         for name, content in also.items():
             new.save(f"{name}.pt", content)
         new.save(f"{run.name}.csv", curve_csv(curve))
@@ -175,46 +175,27 @@ def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) ->
             "precision": str(compute_dtype(p, device)).removeprefix("torch.")}
 
 
-def result_name(result: dict) -> str:
-    """A file name in words a person looks for; all else of the provenance is in its hash."""
-    of = result["provenance"]
-    words = [of["dataset"], of["model"], f"n{of['train_images']}", f"e{of['epochs']}", of["run"]]
-    if "morph_distribution" in of:
-        words += [f"s{of['tile']}" if of["tile"] else f"k{of['kappa']}", of["morph_distribution"]]
-        words += [of["delivery_dtype"]] if of["delivery_dtype"] != "float32" else []
-    readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())
-    canonical = json.dumps(of, sort_keys=True, separators=(",", ":")).encode()
-    return f"{readable}-{hashlib.sha256(canonical).hexdigest()[:8]}-seed{result['seed']}.json"
-
-
 def comparison(folder: Path, *names: str) -> list[str]:
     """A line for each finished run of a folder, compared with the plain network's accuracy."""
     plain, lines = None, []
     for name in dict.fromkeys(names) or TITLES:
         try:
-            result = read_result(folder, name)
+            if (result := read_result(folder, name)) is None:
+                continue
         except (UserError, OSError) as mistake:
             lines.append(f"{TITLES[name]}: {mistake}")
             continue
-        if result is None:
-            continue
-        plain = result if name == "pretrained" else plain
         line = f"{TITLES[name] + ':':23}{result['accuracy']:7.2%}"
-        if plain is not None and name != "pretrained":
+        if name == "pretrained":
+            plain = result
+        elif plain is None:
+            line += " (no plain network to compare with: run `python pretrain.py`)"
+        else:
             points = 100 * (result["accuracy"] - plain["accuracy"])
             line += f", {abs(points):.2f} points {'above' if points >= 0 else 'below'} plain"
-            own, its = ({k: v for k, v in r["provenance"].items()
-                         if k not in ("run", "weight_decay")} | {"pixels": r["data"]["pixels"]}
-                        for r in (result, plain))
-            other = [key for key in its if own.get(key) != its[key]]
+            own, its = (r["provenance"] | {"pixels": r["data"]["pixels"]} for r in (result, plain))
+            other = [key for key in differing(its, own)
+                     if key in its and key not in ("run", "weight_decay")]
             line += f" (which had other {listed(other)})" if other else ""
-        elif name != "pretrained":
-            line += " (no plain network to compare with: run `python pretrain.py`)"
         lines.append(line)
     return lines
-
-
-def curve_csv(curve: list[dict]) -> str:
-    """A line per epoch, under the names of its values."""
-    rows = [",".join(curve[0])] + [",".join(f"{v:.6g}" for v in epoch.values()) for epoch in curve]
-    return "\n".join(rows) + "\n"

@@ -2,7 +2,6 @@
 """
 
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from models.networks import build, start_from
@@ -19,11 +17,11 @@ from parameter import Parameters
 from program import memory
 from program.artifacts import read_tensors
 from program.cli import UserError, user_errors
-from utils.distributed import compute_dtype, rank, say, shared_batch_norm, summed, world
+from program.processes import compute_dtype, in_processes, rank, say, summed, world
 from utils.runs import Run, resume, save_checkpoint
 
 EVALUATED = 250         # images that are evaluated at once
-BETWEEN = 10            # seconds between checkpoints on CUDA, where an epoch may take less than one
+BETWEEN = {"cpu": 0, "cuda": 10}    # seconds between checkpoints: on CUDA epochs are short
 
 
 class Data(NamedTuple):
@@ -59,17 +57,15 @@ class Features:
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         index = torch.arange(len(self))[index] if isinstance(index, slice) else index
-        places, pieces, start = [], [], 0
+        if len(self.parts) == 1:
+            [(rows, compute)] = self.parts
+            return compute(rows[index.to(rows.device)])
+        order, pieces, start = index.argsort(), [], 0
         for rows, compute in self.parts:
-            mine = ((index >= start) & (index < start + len(rows))).nonzero()[:, 0]
-            if len(mine) == len(index):
-                return compute(rows[(index - start).to(rows.device)])
-            if len(mine):
-                places.append(mine)
-                pieces.append(compute(rows[(index[mine] - start).to(rows.device)]))
+            mine = index[order][(index[order] >= start) & (index[order] < start + len(rows))]
+            pieces += [compute(rows[(mine - start).to(rows.device)])] if len(mine) else []
             start += len(rows)
-        joined = torch.cat(pieces)
-        return joined[torch.cat(places).argsort().to(joined.device)]
+        return torch.cat(pieces)[order.argsort().to(pieces[0].device)]
 
 
 def features_of(layer: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
@@ -214,6 +210,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
     curve = resume(run, network, optimizer, scheduler, p.restart)
     module = in_processes(network, p, device)
     forward = logits_of(module, data.prepare, dtype, device)
+    saved = time.perf_counter()
     say(f"training on {count} images, testing on {len(data.test)}, {run.name}, {p.epochs} epochs, "
         f"{device} in {str(dtype).removeprefix('torch.')}"
         + (f", {world()} processes" if world() > 1 else ""))
@@ -230,30 +227,10 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
                       "seconds": time.perf_counter() - started, "train_seconds": trained})
         say(f"epoch {epoch:3d}: train loss {loss:.4f}, test accuracy {accuracy:.2%}, "
             f"{count / trained:.0f} images/s")
-        if device.type == "cpu" or epoch == p.epochs or is_due(curve):
+        if epoch == p.epochs or time.perf_counter() - saved >= BETWEEN[device.type]:
             save_checkpoint(run, network, optimizer, scheduler, curve)
+            saved = time.perf_counter()
     return curve
-
-
-def is_due(curve: list[dict]) -> bool:
-    """Whether the last epoch went past a multiple of BETWEEN seconds of training."""
-    after = sum(e["seconds"] for e in curve)
-    return after // BETWEEN > (after - curve[-1]["seconds"]) // BETWEEN
-
-
-def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.Module:
-    """The same network as all processes train it, compiled if so wished: on CUDA into CUDA graphs,
-    since small kernels take longer to launch than to run."""
-    if world() > 1:
-        # Batch statistics are shared already; broadcasting them would make processes with fewer
-        # test batches wait for ever.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)      # its new name is not in 2.9
-            network = DistributedDataParallel(
-                shared_batch_norm(network, device), broadcast_buffers=False,
-                device_ids=[device] if device.type == "cuda" else None)
-    graphs = "reduce-overhead" if device.type == "cuda" else None
-    return torch.compile(network, mode=graphs) if p.compile else network
 
 
 def check_finite(loss: float, network: nn.Module, epoch: int):

@@ -1,11 +1,13 @@
 """The device of a process, and how several processes under torchrun work as one."""
 
 import os
+import warnings
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from parameter import Parameters
 from program.cli import UserError
@@ -149,3 +151,18 @@ def shared_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CPUSyncBatchNorm2d
     return network
+
+
+def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.Module:
+    """The same network as all processes train it, compiled if so wished: on CUDA into CUDA graphs,
+    since small kernels take longer to launch than to run."""
+    if world() > 1:
+        # Batch statistics are shared already; broadcasting them would make processes with fewer
+        # test batches wait for ever.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)      # its new name is not in 2.9
+            network = DistributedDataParallel(
+                shared_batch_norm(network, device), broadcast_buffers=False,
+                device_ids=[device] if device.type == "cuda" else None)
+    graphs = "reduce-overhead" if device.type == "cuda" else None
+    return torch.compile(network, mode=graphs) if p.compile else network
