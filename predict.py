@@ -116,12 +116,11 @@ def behind(p: Parameters, delivery: Delivery) -> nn.Module:
 
 def as_csv(probabilities: Tensor, names: list[str], classes: list[str]) -> str:
     """A line for each image: its name, and the three likeliest classes with their probabilities."""
-    text, best = io.StringIO(), probabilities.topk(min(3, len(classes)), dim=1)
-    table, places = csv.writer(text, lineterminator="\n"), ("", "second_", "third_")
-    table.writerow(["file", *(f"{place}{what}" for place in places[:best.values.shape[1]]
+    text, places = io.StringIO(), ("", "second_", "third_")[:len(classes)]
+    table, best = csv.writer(text, lineterminator="\n"), probabilities.topk(len(places))
+    table.writerow(["file", *(f"{place}{what}" for place in places
                               for what in ("class", "probability"))])
-    for name, values, indices in zip(names, best.values.tolist(), best.indices.tolist(),
-                                     strict=True):
+    for name, values, indices in zip(names, *map(Tensor.tolist, best), strict=True):
         table.writerow([name, *(cell for v, i in zip(values, indices, strict=True)
                                 for cell in (classes[i], f"{v:.4f}"))])
     return text.getvalue()

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class AugConv(nn.Module):
@@ -44,19 +45,10 @@ class AugConv(nn.Module):
             if self.weight.ndim == 2:
                 features = (morphed.flatten(1) @ self.weight).view(-1, *self.out_shape)
             else:
-                features = transposed_convolution(morphed, self.weight, self.out_shape[1:],
-                                                  self.step, self.offset)
+                # Channels-last, where it is three times as fast on the CPU.
+                whole = F.conv_transpose2d(morphed.contiguous(memory_format=torch.channels_last),
+                                           self.weight, stride=self.step)
+                rims = [(-o, o + s - w) for o, s, w in zip(self.offset, self.out_shape[1:],
+                                                           whole.shape[2:], strict=True)]
+                features = F.pad(whole, (*rims[1], *rims[0]))
             return features if self.bias is None else features + self.bias.view(-1, 1, 1)
-
-
-def transposed_convolution(x: Tensor, weight: Tensor, size: tuple[int, int],
-                           step: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-    """F.conv_transpose2d(x, weight, stride=step), `size` of it from `offset` on, zeros around it.
-
-    x (B, q, t, u), weight (q, β, k, l), result (B, β, *size). Channels-last, where it is three
-    times as fast on the CPU.
-    """
-    whole = nn.functional.conv_transpose2d(x.contiguous(memory_format=torch.channels_last), weight,
-                                           stride=step)
-    rims = [(-o, o + s - w) for o, s, w in zip(offset, size, whole.shape[2:], strict=True)]
-    return nn.functional.pad(whole, (*rims[1], *rims[0]))

@@ -54,20 +54,19 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
 
 
 def prepare(network: nn.Module, shape: tuple[int, int, int]) -> nn.Conv2d:
-    """A network's first layer, made to compute in float32 in its place; raises as `find` does."""
+    """A network's first layer, made to compute in float32 in its place, its padding in numbers.
+
+    Raises ValueError as `find` does, and where `same` padding has two different sides.
+    """
     layer = network.get_submodule(find(network, shape))
     layer.__class__ = Float32Conv2d
     if isinstance(layer.padding, str):
-        layer.padding = _numeric(layer)
+        total = [d * (k - 1) * (layer.padding == "same") for d, k in
+                 zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(t % 2 for t in total):
+            raise ValueError("the first layer pads one side more than the other")
+        layer.padding = (total[0] // 2, total[1] // 2)
     return layer
-
-
-def _numeric(layer: nn.Conv2d) -> tuple[int, int]:
-    """`same` or `valid` padding as numbers; raises ValueError where its two sides differ."""
-    total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    if layer.padding == "same" and any(t % 2 for t in total):
-        raise ValueError("the first layer pads one side more than the other")
-    return (0, 0) if layer.padding == "valid" else (total[0] // 2, total[1] // 2)
 
 
 class _Features(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models import first_layer
-from models.aug_conv import AugConv, transposed_convolution
+from models.aug_conv import AugConv
 from models.networks import build
 from utils.morphing import (
     compose_aug_conv,
@@ -98,7 +98,7 @@ def test_one_tile_is_the_papers_kappa_of_one():
 
 @given(two(1, 4), two(1, 6), two(1, 4), two(-3, 3), two(1, 12))
 @settings(max_examples=100, deadline=None)
-def test_transposed_convolution_is_torchs(tiles, kernel, step, offset, size):
+def test_by_tiles_it_is_torchs_transposed_convolution(tiles, kernel, step, offset, size):
     """A window that overlaps it, zeros where it does not."""
     offset = tuple(max(o, 1 - n) for o, n in zip(offset, size, strict=True))
     offset = tuple(min(o, s * (t - 1)) for o, t, s in zip(offset, tiles, step, strict=True))
@@ -107,7 +107,8 @@ def test_transposed_convolution_is_torchs(tiles, kernel, step, offset, size):
     weight = torch.randn(3, 4, *kernel, generator=generator, dtype=torch.float64)
     whole = F.pad(F.conv_transpose2d(x, weight, stride=step), [20] * 4)
     expected = whole[:, :, 20 + offset[0]:, 20 + offset[1]:][:, :, :size[0], :size[1]]
-    torch.testing.assert_close(transposed_convolution(x, weight, size, step, offset), expected)
+    aug_conv = AugConv(weight, (4, *size), None, step, offset)
+    torch.testing.assert_close(aug_conv(x), expected)
 
 
 def test_tiles_that_the_stride_does_not_divide_are_refused_with_the_next_that_it_does():

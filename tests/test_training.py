@@ -20,7 +20,6 @@ from utils.training import (
     Data,
     Features,
     batches,
-    evaluate,
     optimizer_and_schedule,
     seed_everything,
     through_frozen_layers,
@@ -152,7 +151,7 @@ def test_training_behind_aug_conv_is_training_behind_the_plain_frozen_layer():
             return rest(first(x))
         losses = [train_epoch(forward, data, p, epoch, optimizer, scheduler, CPU)
                   for epoch in (1, 2)]
-        return losses, rest.state_dict(), evaluate(forward, inputs)
+        return losses, rest.state_dict(), forward(inputs).detach()
 
     plain, behind = trained_behind(layer, images), trained_behind(
         AugConv(**parts, bias=layer.bias), morphed)

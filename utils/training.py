@@ -221,8 +221,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
         trained = time.perf_counter() - started
         check_finite(loss, network, epoch)
         module.eval()
-        right = evaluate(forward, data.test).argmax(1).cpu() == shard(data.test_labels).cpu()
-        accuracy = summed(right.sum().to(device)).item() / len(data.test)
+        accuracy = evaluate(forward, data.test, data.test_labels, device)
         curve.append({"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy,
                       "seconds": time.perf_counter() - started, "train_seconds": trained})
         say(f"epoch {epoch:3d}: train loss {loss:.4f}, test accuracy {accuracy:.2%}, "
@@ -241,14 +240,12 @@ def check_finite(loss: float, network: nn.Module, epoch: int):
             "Aug-Conv they may need --standardise)")
 
 
-def shard(rows: Tensor) -> Tensor:
-    """This process's share of the rows, in blocks of EVALUATED."""
-    return torch.cat(rows.split(EVALUATED)[rank()::world()] or [rows[:0]])
-
-
 @torch.inference_mode()
-def evaluate(forward: Callable, inputs: Tensor | Features) -> Tensor:
-    """Logits (n, classes) of this process's share of the inputs (shard)."""
-    firsts = range(0, len(inputs), EVALUATED)[rank()::world()]
-    return torch.cat([forward(inputs[first:first + EVALUATED]) for first in firsts]
-                     or [torch.zeros(0, 1)])
+def evaluate(forward: Callable, inputs: Tensor | Features, labels: Tensor,
+             device: torch.device) -> float:
+    """The share of inputs whose largest logit is their label's; the processes share the blocks."""
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for first in range(0, len(inputs), EVALUATED)[rank()::world()]:
+        block = slice(first, first + EVALUATED)
+        right += (forward(inputs[block]).argmax(1) == labels[block].to(device)).sum()
+    return summed(right).item() / len(inputs)
