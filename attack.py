@@ -2,8 +2,8 @@
 
 Reads data/delivery/ and what a developer has anyway: the first layer, and plain training images as
 a public sample. Attacked are the test images. Only --score opens data/provider/ and the plain test
-images, to measure. Writes attacks.json (with --repairs, repairs.json) and figures/attack.png to
---results_dir; if none, to results/, or without --score to attack/ in --data_dir.
+images, to measure. Writes attacks.json and figures/attack.png to --results_dir; if none, to
+results/, or without --score to attack/ in --data_dir.
 """
 
 import math
@@ -14,11 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
-from attacks.repairs import REPAIRS, attack_repair
 from images.datasets import Prepared, data_digest, image_shape, load_images
 from models import first_layer
 from program.artifacts import load, write_alone
@@ -36,8 +34,6 @@ SEED_BITS, SEED_Q = 16, 48  # of the reduced key space that is searched
 
 def main(p):
     data_dir, began = Path(p.data_dir), time.perf_counter()
-    if p.repairs and not p.score:
-        raise UserError("--repairs measures what comes back: give --score too")
     delivery = read(Delivery, data_dir / "delivery")
     view, truth, result = read_view(p, delivery), None, {}
     if p.score:
@@ -58,16 +54,11 @@ def main(p):
                 tell(f"{point['pairs']} known pairs ({point['least']} are enough)", point)
         g = delivery.geometry
         result["seed_search"] = search_seeds(core_size(g.shape, g.kappa, g.tile))
-        if p.repairs:
-            result["repairs"] = [attack_repair(kind, strength, view, truth) for
-                                 kind, strength in tqdm(REPAIRS, "attacking repairs", leave=False)]
-            tell_repairs(result["repairs"])
     folder = Path(p.results_dir or ("results" if p.score else data_dir / "attack"))
-    name = "repairs" if p.repairs else "attacks"
-    write_alone(folder / f"{name}.json", to_json(provenance(p) | {
+    write_alone(folder / "attacks.json", to_json(provenance(p) | {
         "data": delivery.about(), "images": len(view.morphed), "published_chance": PUBLISHED,
         **found.report, **result, "seconds": round(time.perf_counter() - began, 1)}))
-    print(f"{folder}/{name}.json has the figures")
+    print(f"{folder}/attacks.json has the figures")
     if draw(folder / "figures" / "attack.png", lambda: picture(view, truth, found, blurred)):
         print(f"{folder}/figures/attack.png has the pictures")
 
@@ -82,14 +73,10 @@ def read_view(p, delivery: Delivery) -> View:
         raise UserError(f"images {'x'.join(map(str, shape))} were delivered, but the public ones "
                         f"are {'x'.join(map(str, image_shape(p)))}: use the --image_size and "
                         "--channels of gen_augconv.py")
-    if p.repairs and (geometry.tile or layer.stride != (1, 1)):
-        raise UserError("repairs are for the paper's dense Aug-Conv of stride 1: deliver one whose "
-                        "core was drawn without --tile, of --model vgg16")
     aug_conv, entries = delivery.aug_conv(), math.prod(geometry.shape)
-    # The normal equations of the deconvolution, samples of images, and repaired weights.
+    # The normal equations of the deconvolution, and samples of images.
     count = min(PUBLIC, delivery.train_images)
-    require_memory("tensor", entries * (6 * entries + 4 * count + 6 * delivery.test_images)
-                   + (3 * aug_conv.weight.numel() if p.repairs else 0),
+    require_memory("tensor", entries * (6 * entries + 4 * count + 6 * delivery.test_images),
                    purpose="attacking this delivery", advice="deliver fewer or smaller images")
     public = load_images(p, "train").images
     public = Prepared(public, geometry.mean, geometry.std, geometry.image_padding)[
@@ -150,16 +137,6 @@ def tell(what: str, report: dict):
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
-
-
-def tell_repairs(reports: list[dict]):
-    for report in reports:
-        name = f"repair {report['repair']} {report['strength']:g}"
-        tell(f"{name}, first layer known", report["known_first_layer"])
-        tell(f"{name}, blind, up to colour", report["blind"].get("up_to_colour", {})
-             | report["blind"])
-        if "known_first_layer_denoised" in report:
-            tell(f"{name}, first layer known, denoised", report["known_first_layer_denoised"])
 
 
 def picture(view: View, truth: Truth | None, found: Recovery, blurred: Tensor | None) -> bytes:

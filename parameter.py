@@ -11,18 +11,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Parameters:
-    # -- Images: pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py reproduce_tables.py
+    # -- Images: pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py
     dataset: str = "cifar10"        # cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10,
                                     # shapes (embedded), or folder (your own, see dataset_dir)
     image_size: int = 0             # side in pixels; 0: the data set's own, 32 for folder, shapes
     channels: Literal[0, 1, 3] = 0  # grey or colour, converted; 0: the data set's own
-    # -- Image files: pretrain.py gen_augconv.py attack.py reproduce_tables.py
+    # -- Image files: pretrain.py gen_augconv.py attack.py
     dataset_dir: str = "data/datasets"      # where data sets are kept, or the tree of images that
                                             # folder reads: train/<class>/* and test/<class>/*
     train_limit: int = 0            # use so many training images, of all classes; 0: all
     test_limit: int = 0             # use so many test images; 0: all
     image_fit: Literal["crop", "pad", "stretch"] = "crop"   # how an image of folder becomes square
-    # -- Pixels: pretrain.py gen_augconv.py morph_images.py attack.py reproduce_tables.py
+    # -- Pixels: pretrain.py gen_augconv.py morph_images.py attack.py
     pixel_range: tuple[float, float] | None = None  # LOW HIGH: values of image files for 0 and 255
     max_pixels: int = 89_478_485    # an image file with more pixels is refused
     # -- Network: pretrain.py train_*.py
@@ -50,14 +50,14 @@ class Parameters:
     standardise: bool = False       # bring each entry of the morphed images to mean 0, deviation 1
     # -- Padding: gen_morphing_matrix.py gen_augconv.py
     image_padding: int = 0          # zeros put around an image before it is morphed
-    # -- Core: gen_morphing_matrix.py reproduce_tables.py
+    # -- Core: gen_morphing_matrix.py
     kappa: int = 1                  # copies of the morphing core on the diagonal of M
     tile: int = 0                   # side of square tiles that share the core; 0: the paper's kappa
     morph_distribution: Literal["uniform", "normal", "orthogonal"] = "uniform"  # of the core
     # -- Delivery: gen_augconv.py
     shuffle_channels: bool = True   # Aug-Conv's channels in secret order; no: for trained networks
     delivery_dtype: Literal["float32", "float16", "int8"] = "float32"   # of the morphed images
-    # -- Secret: gen_morphing_matrix.py gen_augconv.py reproduce_tables.py
+    # -- Secret: gen_morphing_matrix.py gen_augconv.py
     morph_seed: int | None = None   # SECRET seed of core and channel order, for tests; none: 256
                                     # bits from the operating system
     # -- Queries: morph_images.py predict.py
@@ -77,9 +77,6 @@ class Parameters:
                                                             # all images: auto if it fits in memory
     # -- Adversary: attack.py
     score: bool = False             # open data_dir/provider and plain test images, to measure
-    repairs: bool = False           # with score: also attack repaired variants of Aug-Conv
-    # -- Tables: reproduce_tables.py
-    measure: bool = False           # sweep kappa on real images first, a minute
     # -- Device: pretrain.py gen_augconv.py train_*.py predict.py morph_images.py
     device: str = "auto"            # auto, cpu, cuda or cuda:N
     # -- Computing: pretrain.py train_*.py predict.py

@@ -1,8 +1,7 @@
 """Step 6: the paper's tables and figures, from what the runs left in results/.
 
 Writes results/REPRODUCTION.md, tables.md, tables.tex, analysis.json and figures/*.png, and the
-tables of the README. With --measure, first sweeps κ on the test images of --dataset and
-the first layer in --data_dir.
+tables of the README.
 """
 
 import json
@@ -15,7 +14,6 @@ from program.artifacts import write_alone
 from program.cli import run_step, user_errors
 from program.provenance import to_json
 from report import figures, measured, paper, runs
-from report.measure import measure_kappas
 from report.tables import Table, filled
 
 ROOT = Path(__file__).resolve().parent
@@ -24,24 +22,20 @@ TABLES = (                          # name, record, what makes the table, what m
     ("accuracy", "accuracy", runs.accuracy, TRAIN),
     ("equality", "accuracy", runs.equality, f"{TRAIN}, `pretrain.py` with `--frozen_first_layer`"),
     ("paper", "accuracy", paper.paper, TRAIN),
-    ("kappa", "kappa", measured.kappa, "`python reproduce_tables.py --measure`"),
+    ("kappa", "kappa", measured.kappa, "`python -m benchmarks.kappa`"),
     ("agreement", "agreement", measured.agreement, "`python -m benchmarks.agreement`"),
     ("inputs", "inputs", measured.inputs, "`python -m tests.inputs`"),
     ("he", "he", measured.he, "`make tables-he`"),
     ("bench", "bench", measured.bench, "`make bench`"),
     ("attack", "attacks", measured.attack, "`python attack.py --score`"),
     ("matrix", "attack_matrix", measured.attack_matrix, "`make attack-matrix`"),
-    ("repairs", "repairs", measured.repairs, "`python attack.py --score --repairs`"),
+    ("repairs", "repairs", measured.repairs, "`python -m benchmarks.repairs`"),
     ("stress", "stress", measured.stress, "`make stress`"),
     ("runs", "accuracy", runs.each_run, TRAIN))
 
 
 def main(p: Parameters):
     folder = Path(p.results_dir or ROOT / "results")
-    if p.measure:
-        sweep, picture = measure_kappas(p)
-        write_alone(folder / "kappa.json", to_json(sweep))
-        write_alone(folder / "figures" / "kappa.png", picture)
     records = read_results(folder)
     tables = made_tables(records)
     markdown = "\n".join(f"## {table.title or name}\n\n{table.markdown()}\n"

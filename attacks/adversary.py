@@ -80,7 +80,8 @@ def recover(view: View, truth: Truth | None) -> Recovery:
     maps = maps_and_probes(view)
     look = {"seconds": since(began)}
     images, stolen, about_blind = attack_blind(*maps, view, truth)
-    order, known, about_known = attack_known(*maps, view, truth, images, stolen)
+    order, known, about_known = attack_known(*maps, view, truth,
+                                            images if stolen is not None else None)
     return Recovery(maps[0], order, known, images,
                     {"look": look, "known_first_layer": about_known, "blind": about_blind})
 
@@ -94,10 +95,10 @@ def maps_and_probes(view: View) -> tuple[Tensor, Tensor]:
 
 
 def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
-                 blind_images: Tensor | None, stolen: Tensor | None) -> tuple:
+                 blind_images: Tensor | None) -> tuple:
     """Attack 2: of the orders found in several ways, the one that explains the features best.
 
-    Where none does, as the channels are scaled or mixed, what the blind attack gave will do.
+    Where none does, as the channels are scaled or mixed, whole images of the blind attack will do.
     """
     began, best, images = time.perf_counter(), None, None
     layer, filters, bias = view.layer, algebra.filter_bank(view.layer), view.aug_conv.bias
@@ -131,7 +132,7 @@ def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | No
                 report["channels_right"] = int((order == truth.order[:len(order)]).sum())
         if unexplained < 0.1:
             break
-    if stolen is not None and report.get("unexplained", 1) > 0.1:
+    if blind_images is not None and report.get("unexplained", 1) > 0.1:
         images, report["images_from"] = blind_images, "blind attack"
     pixels_of_one = filters.shape[1] * view.side ** 2
     rim = (view.side + 2 * layer.padding[0] - filters.shape[-1]) % layer.stride[0]

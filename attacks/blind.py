@@ -1,6 +1,5 @@
 """Attack 3, blind: that Aug-Conv hides some convolution is enough to undo it, up to its colours."""
 
-import itertools
 from typing import NamedTuple
 
 import torch
@@ -80,44 +79,3 @@ def blind_filters(features: Tensor, shared: Shared, kernel: int = 3) -> Tensor:
     known = features[:, :, shift:shift + inner, shift:shift + inner].flatten(2).transpose(1, 2)
     bank = torch.linalg.lstsq(patches, known.double().flatten(0, 1)).solution.T
     return bank.reshape(features.shape[1], -1, kernel, kernel)
-
-
-def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3, kernel: int = 3,
-                 sweeps: int = 40) -> Tensor:
-    """Attack 3 where each position mixes its channels in its own way: (N, α, n-p+1, n-p+1) float64.
-
-    The pixel that positions p-1 apart along both axes share is found as in `shared_pixel`, but for
-    each pair by itself, from features `probes` (S, k, n, n) of random vectors, S > 2αp², k ≥ αp².
-    It comes up to a colour mixture of its own. Whitened over the images that is a rotation, and
-    each pixel is turned (orthogonal Procrustes) to be as close as may be to its neighbours, which
-    in photographs look alike. So all come up to one mixture, about, with a rim missing.
-
-    Raises ValueError where probes, images or channels are too few.
-    """
-    rank, reach = channels * kernel ** 2, kernel - 1
-    if min(probes.shape[0] - rank, probes.shape[1]) < rank or len(features) < channels:
-        raise ValueError(f"{len(probes)} probes of {probes.shape[1]} channels are too few for "
-                         f"{rank} dimensions at each position")
-    u, s, v = torch.linalg.svd(probes.double().permute(2, 3, 0, 1), full_matrices=False)
-    filled = (s > 1e-5 * s.amax())[..., None, :rank]                # fewer at the rim
-    u, v = u[..., :rank] * filled, v.mT[..., :rank] / s[..., None, :rank] * filled
-    left = torch.linalg.svd(u[:-reach, :-reach].mT @ u[reach:, reach:])[0][..., :channels]
-    pixels = torch.einsum("nkyx,yxkc->yxnc", features[:, :, :-reach, :-reach].double(),
-                          v[:-reach, :-reach] @ left)
-    pixels = pixels @ torch.linalg.inv(torch.linalg.cholesky(pixels.mT @ pixels)).mT
-
-    def turned(pixels: Tensor, target: Tensor) -> Tensor:
-        a, _, b = torch.linalg.svd(pixels.mT @ target)
-        return pixels @ a @ b
-
-    rows, columns = pixels.shape[:2]
-    for y, x in itertools.product(range(rows), range(columns)):     # first from corner to corner
-        if y or x:
-            near = pixels[y, max(x - 1, 0):x].sum(0) + pixels[max(y - 1, 0):y, x].sum(0)
-            pixels[y, x] = turned(pixels[y, x], near)
-    black = (torch.arange(rows)[:, None] + torch.arange(columns)) % 2 == 0
-    for squares in [black, ~black] * sweeps:                        # then all towards all around
-        around = F.pad(pixels, (0, 0, 0, 0, 1, 1, 1, 1))
-        around = (around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:])
-        pixels[squares] = turned(pixels[squares], around[squares])
-    return pixels.permute(2, 3, 0, 1)

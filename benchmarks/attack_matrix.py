@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attacks import adversary
 from attacks.adversary import IMAGES, Truth, View, evenly_spaced, measured, normal
 from attacks.colours import best_colour_fit
-from attacks.inverse_training import inverse_training
+from benchmarks.inverse_training import inverse_training
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import first_layer, networks
 from models.aug_conv import AugConv

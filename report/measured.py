@@ -95,12 +95,9 @@ def kappa(records: dict) -> Table:
 
 def repairs(records: dict) -> Table:
     """Changes of Aug-Conv that were hoped to resist, what came back, and how training does."""
-    record, trained = records["repairs"], records.get("repairs_accuracy", {"table": []})
-    accuracy = {(row["repair"], row["strength"]): row["accuracy"] for row in trained["table"]}
-    rows = [row | {"accuracy": accuracy.get((row["repair"], row["strength"]))}
-            for row in [{"repair": "none", "strength": 0.0}, *record["repairs"]]]
-    return table("Repairs of Aug-Conv.", rows, "repair strength error_of_the_features "
-                 "known_first_layer.psnr known_first_layer_denoised.psnr blind.up_to_colour.psnr "
-                 "accuracy", formatted(
-        "`{command}`, {data[morph_distribution]} core. Strength: of noise relative to Aug-Conv's "
-        "entries; channels kept. Accuracy: ", record) + formatted("`{command}`.", trained))
+    return table("Repairs of Aug-Conv.", records["repairs"]["table"], "repair strength "
+                 "error_of_the_features known_first_layer.psnr known_first_layer_denoised.psnr "
+                 "blind.up_to_colour.psnr accuracy", formatted(
+        "`{command}` on {case[dataset]}, κ = {case[kappa]}, {case[morph_distribution]} core. "
+        "Strength: of noise relative to Aug-Conv's entries; channels kept. Accuracy: of "
+        "{parameters[model]} on {train_images} images.", records["repairs"]))

@@ -8,8 +8,8 @@ from torch import nn
 
 from attacks import adversary, algebra
 from attacks.adversary import Truth, View
-from attacks.inverse_training import inverse_training
-from benchmarks import attack_matrix
+from benchmarks import attack_matrix, repairs
+from benchmarks.inverse_training import inverse_training
 from images.datasets import CIFAR, Images, Prepared
 from models.aug_conv import AugConv
 from tests.test_attacks import normal, photographs, pixels
@@ -110,11 +110,30 @@ def test_the_authors_own_attack_fits_features_and_does_not_find_the_images():
     assert algebra.score(pixels(images), truth)["psnr"] < 20
 
 
-def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
-    def photos(data, dataset, side) -> tuple[Images, Images]:
-        return tuple(Images(photographs(count, side, count), torch.zeros(count), ["a"])
-                     for count in (600, 300))
+def photos(data, dataset, side) -> tuple[Images, Images]:
+    return tuple(Images(photographs(count, side, count), torch.arange(count) % 10, ["a"])
+                 for count in (600, 300))
 
+
+def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
+    """Of each repair what comes back, and what it costs."""
+    case = repairs.Case("aug pairs", "x", 16, "vgg11", "orthogonal", 1, 0)
+    for module in (attack_matrix, repairs):
+        monkeypatch.setattr(module, "loaded", photos)
+        monkeypatch.setattr(module, "PAIRS", 64)
+    monkeypatch.setattr(repairs, "CASE", case)
+    monkeypatch.setattr(repairs, "TESTED", 32)
+    monkeypatch.setattr(repairs, "TRAINING", dict(model="vgg11", epochs=1))
+    monkeypatch.setattr(repairs, "REPAIRS", (("none", 0.0), ("channels", 32.0), ("noise", 0.1)))
+    monkeypatch.setattr("sys.argv", ["repairs", "--output", str(tmp_path)])
+    repairs.main()
+    none, few, noise = json.loads((tmp_path / "repairs.json").read_text())["table"]
+    assert all(0 <= row["accuracy"] <= 1 for row in (none, few, noise))
+    assert none["known_first_layer"]["psnr"] > 80 < few["blind"]["up_to_colour"]["psnr"]
+    assert noise["known_first_layer"]["psnr"] < noise["known_first_layer_denoised"]["psnr"] < 80
+
+
+def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
     def measured(*arguments) -> list[dict]:
         monkeypatch.setattr("sys.argv", ["attack_matrix", "--output", str(tmp_path), *arguments])
         attack_matrix.main()

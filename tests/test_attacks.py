@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from attacks import adversary, algebra
 from attacks.algebra import reidentified
-from attacks.blind import blind_filters, blind_pixels, shared_pixel
+from attacks.blind import blind_filters, shared_pixel
 from attacks.colours import best_colour_fit, colour_lattice
 from attacks.data_only import images_from_statistics
-from attacks.repairs import denoised_inverse
-from attacks.repairs import repair as repair_weight
+from benchmarks.repairs import blind_pixels, denoised_inverse
+from benchmarks.repairs import repair as repair_weight
 from images.datasets import CIFAR, Prepared
 from models.aug_conv import AugConv
 from utils.morphing import (

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
+from benchmarks import kappa
 from models.vgg import GROUPS, VGG
+from program.cli import parse
 from program.provenance import result_name
 from report import formulas, measured, paper, runs
 from report.tables import Table, filled, formatted, table
@@ -183,7 +185,7 @@ def test_nothing_measured_yet(tmp_path):
     assert result.status == 0, result.err
     text = (tmp_path / "new" / "tables.md").read_text()
     for command in ("`make bench`", "`python attack.py --score`", "`make stress`",
-                    "`make tables-he`", "`python reproduce_tables.py --measure`",
+                    "`make tables-he`", "`python -m benchmarks.kappa`",
                     "`python -m tests.inputs`", "`python -m benchmarks.agreement`",
                     "the training scripts with `--results_dir results/accuracy`"):
         assert f"\nNot measured yet: {command}.\n" in text
@@ -275,9 +277,8 @@ def test_every_row_is_as_wide_as_its_header_and_nothing_measured_is_missing():
 
 
 def test_measuring_the_kappa_sweep(at, tmp_path):
-    result = run("reproduce_tables.py", "--measure", "--data_dir", at("end"), "--results_dir",
-                 tmp_path / "out", settings=TINY)
-    assert result.status == 0, result.err
+    kappa.main(parse("", [*TINY, "--data_dir", str(at("end")), "--results_dir",
+                          str(tmp_path / "out")]))
     sweep = json.loads((tmp_path / "out" / "kappa.json").read_text())["sweep"]
     assert [point["q"] for point in sweep] == [192, 64, 16, 4, 1]
     assert all(point["error_of_the_features"] < 1e-2 for point in sweep)

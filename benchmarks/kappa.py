@@ -1,4 +1,8 @@
-"""The κ sweep of `reproduce_tables.py --measure`, on real images and a real first layer."""
+"""What κ changes, on real images and a real first layer: `python -m benchmarks.kappa`.
+
+Takes the data set options of pretrain.py, and the first layer in --data_dir. Writes kappa.json and
+figures/kappa.png to --results_dir, or results/.
+"""
 
 from pathlib import Path
 from statistics import fmean
@@ -10,18 +14,25 @@ from images.datasets import Prepared, dataset_name, image_shape, load_images
 from models import first_layer
 from models.aug_conv import AugConv
 from parameter import Parameters
-from program.artifacts import load
-from program.cli import user_errors
+from program.artifacts import load, write_alone
+from program.cli import run_step, user_errors
 from program.pictures import rows_png, stretched
 from program.processes import full_float32
-from program.provenance import provenance
+from program.provenance import provenance, to_json
 from report.paper import KAPPAS
 from utils import morphing
 
 IMAGES, SHOWN = 256, slice(0, 250, 25)
 
 
-def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
+def main(p: Parameters):
+    record, picture = sweep(p)
+    folder = Path(p.results_dir or "results")
+    write_alone(folder / "kappa.json", to_json(record))
+    write_alone(folder / "figures" / "kappa.png", picture)
+
+
+def sweep(p: Parameters) -> tuple[dict, bytes]:
     """For each κ a core of its own: its condition, the features' error, how images look."""
     shape = image_shape(p)
     layer, mean, std = load(Path(p.data_dir) / "developer" / "first_layer.pt",
@@ -29,7 +40,7 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
     test = load_images(p, "test").images            # in the order of their classes, perhaps
     test = test[torch.linspace(0, len(test) - 1, min(len(test), IMAGES)).long()]
     pixels, plain = test.float() / 255, Prepared(test, mean, std, 0)[:]
-    sweep, rows = [], [("plain images", pixels[SHOWN])]
+    points, rows = [], [("plain images", pixels[SHOWN])]
     full_float32()
     with user_errors():
         expected, order = layer(plain), torch.arange(layer.out_channels)
@@ -45,14 +56,18 @@ def measure_kappas(p: Parameters) -> tuple[dict, bytes]:
             images = stretched(morphed.view(-1, *shape))
             ssim = [float(structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0))
                     for a, b in zip(pixels, images, strict=True)]
-            sweep.append({
+            points.append({
                 "kappa": kappa, "q": q, "condition_number": condition, "ssim": fmean(ssim),
                 "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy())),
                 "error_of_the_features": morphing.relative_error(features, expected)})
-            print(sweep[-1], flush=True)
+            print(points[-1], flush=True)
             rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
             if kappa in (KAPPAS[0], KAPPAS[-1]):
                 maps = stretched(features[SHOWN, brightest][:, None])
                 rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
-    about = {"images": len(plain), "images_of": dataset_name(p), "sweep": sweep}
+    about = {"images": len(plain), "images_of": dataset_name(p), "sweep": points}
     return provenance(p) | about, rows_png(rows, zoom=3)
+
+
+if __name__ == "__main__":
+    run_step(main, __doc__)
