@@ -27,22 +27,10 @@ def morphing_macs(entries: int, kappa: int = 1) -> int:
     return entries * entries // kappa
 
 
-def tile_kernel(tile: int, p: int = 3, stride: int = 1, padding: int = 1, dilation: int = 1) -> int:
-    """k, side of the kernel of the tile-wise Aug-Conv, in features: (s + 2pp - e - 1)/S + 1.
-
-    e + 1 = d(p - 1) + 1 is the extent of the first layer's kernel, S its stride (which must divide
-    s, else ValueError), and pp the least number ≥ e with pp ≡ padding (mod S).
-    """
-    if tile % stride:
-        raise ValueError(f"tiles of side {tile} do not fit a first layer of stride {stride}")
-    e = dilation * (p - 1)
-    return (tile + 2 * (e + (padding - e) % stride) - e - 1) // stride + 1
-
-
 def aug_conv_entries(alpha: int, m: int, beta: int, tile: int) -> int:
-    """Entries of Aug-Conv for a 3×3 layer, and its multiply-adds for one tile: q·βk², q = αs²,
-    whatever m is; for one tile, the paper's scheme, the dense αm²·βn², n = m."""
-    return alpha * min(tile, m) ** 2 * beta * (tile_kernel(tile) if tile < m else m) ** 2
+    """Entries of Aug-Conv for a 3×3 layer padded by 1, and its multiply-adds for one tile: q·βk²,
+    q = αs², k = s + 2, whatever m is; for one tile, the paper's scheme, the dense αm²·βm²."""
+    return alpha * min(tile, m) ** 2 * beta * (tile + 2 if tile < m else m) ** 2
 
 
 def pairs_needed(q: int, kappa: int) -> int:

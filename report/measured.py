@@ -30,10 +30,9 @@ agreement = direct("agreement", "Equal predictions of the plain network and of i
 
 def attack_matrix(records: dict) -> Table:
     """Every row of the matrix; in the README what an adversary gets, by κ and tile."""
-    record = records["attack_matrix"]
-    note = formatted("`{command}` on {on}; first layers untrained.", record)
+    note = formatted("`{command}` on {on}; first layers untrained.", records["attack_matrix"])
     rows = [row | {"pairs_needed": row["known_pairs"][-1]["least"]} if "known_pairs" in row else row
-            for row in record["table"]]
+            for row in records["attack_matrix"]["table"]]
     whole = table(
         "The attacks over first layers, cores, κ or tiles, and dtypes.", rows,
         "dataset image_size model first_layer morph_distribution kappa tile delivery_dtype private "

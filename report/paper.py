@@ -82,16 +82,18 @@ def reproduction(records: dict) -> str:
     values = values_of(records)
     values["tile"] = {tile["tile"]: tile for tile in values["tiles"]}
     for row in in_rows(records["accuracy"]):
-        if row.morphing.startswith("s = 16") and row.runs["pretrained"]:
-            values.setdefault("by_tiles", {"setting": row.setting} | {
+        if row.morphing.startswith("s = ") and row.runs["pretrained"] and row.runs["no_ac"]:
+            values.setdefault("by_tiles", row._asdict() | {
                 name: format_accuracy(runs) for name, runs in row.runs.items()})
     values["same"] = next((row for row in records.get("agreement", {}).get("table", [])
                            if row["morph_distribution"] == "uniform"), {})
     tested = [row for row in compared(records) if "low" in row]
-    if tested:
-        best = max(tested, key=lambda row: row["seeds"])
-        values["equal"] = best | {"verdict": "reproduced" if best["replicated"] else
-                                  "not settled: the interval is wider than ±1 point"}
+    values["equal"] = {
+        "found": "; ".join(formatted("{setting}; {morphing}: {mean:+.2f} points, 90% interval "
+                                     "{low:+.2f} to {high:+.2f}, {seeds} seeds", row)
+                           for row in tested) or "—",
+        "verdict": "reproduced" if tested and all(row["replicated"] for row in tested) else
+                   "not settled: an interval is not within ±1 point"}
     text = (Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8")
     return "|".join(formatted(cell, values) if "{" in cell else cell for cell in text.split("|"))
 

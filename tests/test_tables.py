@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
@@ -18,6 +18,7 @@ from program.provenance import result_name
 from report import formulas, measured, paper, runs
 from report.tables import Table, filled, formatted, table
 from tests.steps import ROOT, TINY, run
+from utils.morphing import compose_aug_conv, morph
 
 RECORDS = reproduce_tables.read_results(ROOT / "results")
 RUNS = RECORDS["accuracy"]
@@ -69,29 +70,16 @@ def test_closed_form_of_multiply_adds(model, classes, side):
 
 
 def test_morphing_is_counted_as_torch_counts_it():
-    from utils.morphing import morph
     assert counted(lambda: morph(torch.zeros(1, 48), torch.zeros(12, 12))) == (
         formulas.morphing_macs(48, 4))
 
 
-@pytest.mark.parametrize("tile, p, stride, padding, dilation", [
-    (8, 3, 1, 1, 1), (16, 7, 2, 3, 1), (8, 3, 2, 1, 1), (4, 4, 4, 0, 1), (8, 11, 4, 2, 1),
-    (16, 16, 16, 0, 1), (5, 3, 1, 0, 1), (6, 3, 1, 3, 1), (8, 3, 2, 2, 2)])
-def test_kernel_of_the_tiles_holds_all_that_a_tile_gives(tile, p, stride, padding, dilation):
-    """Features that see one tile, in a row of many, lie within k of each other, and no fewer do."""
-    k = formulas.tile_kernel(tile, p, stride, padding, dilation)
-    for position in range(4, 8):
-        row = torch.zeros(1, 1, 12 * tile)
-        row[..., position * tile:(position + 1) * tile] = 1
-        seen = F.conv1d(row, torch.ones(1, 1, p), None, stride, padding, dilation)
-        where = seen.flatten().nonzero().flatten()
-        assert int(where[-1] - where[0]) + 1 <= k <= int(where[-1] - where[0]) + 3
-
-
-def test_known_kernels_of_tiles():
-    assert [formulas.tile_kernel(16, 7, 2, 3), formulas.tile_kernel(8)] == [12, 10]
-    with pytest.raises(ValueError, match="stride"):
-        formulas.tile_kernel(9, 3, 2)
+@pytest.mark.parametrize("tile, shape", [(8, (3, 32, 32)), (4, (1, 12, 12)), (12, (3, 12, 12))])
+def test_entries_are_those_of_aug_conv(tile, shape):
+    layer, alpha = nn.Conv2d(shape[0], 5, 3, padding=1), shape[0]
+    core, dense = torch.eye(alpha * tile * tile), tile == shape[1]
+    made = compose_aug_conv(layer, core, shape, torch.arange(5), 0 if dense else tile)["weight"]
+    assert made.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
 
 
 @pytest.mark.parametrize("tile, macs, of_network, megabytes, of_data", [
