@@ -107,8 +107,8 @@ def behind(p: Parameters, delivery: Delivery) -> nn.Module:
                 "with gen_augconv.py --shuffle_channels no" if delivery.shuffle_channels else
                 "it was composed with another first layer"))
         rest = BehindFirstLayer(network, model["shape"])
-        rest.network.load_state_dict({name: content["network"][name]
-                                      for name in rest.network.state_dict()})
+        rest.network.load_state_dict({name: weight for name, weight in content["network"].items()
+                                      if name.rpartition(".")[0] != rest.name})
         return rest
 
     return load(path, assemble)

@@ -7,6 +7,7 @@ classes. Rows that attack_matrix.json in --output has stay as they are, but for 
 
 import argparse
 import json
+import sys
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from models import first_layer, networks
 from models.aug_conv import AugConv
 from parameter import Parameters
 from program.artifacts import write_alone
+from program.cli import UserError
 from program.processes import full_float32
 from program.provenance import provenance, to_json
 from utils.delivery import Geometry, restored, rounded
@@ -193,4 +195,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as mistake:
+        sys.exit(str(mistake))

@@ -6,6 +6,7 @@ orthogonal core. Reads cifar10-jpeg/ in --data. Writes repairs.json to --output.
 
 import argparse
 import itertools
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer
 from parameter import Parameters
 from program.artifacts import write_alone
+from program.cli import UserError
 from program.processes import compute_dtype, processes
 from program.provenance import provenance, to_json
 from utils.runs import Run
@@ -208,4 +210,7 @@ def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3, kernel: in
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as mistake:
+        sys.exit(str(mistake))

@@ -28,10 +28,10 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
     That is the first module without children that a forward pass reaches. Raises ValueError, naming
     it, where it is no convolution of the image itself, padded with zeros.
     """
-    image = torch.zeros(1, *shape)
+    image, own = torch.zeros(1, *shape), set(network.modules())
 
     def reach(module, inputs):
-        if not list(module.children()):
+        if module in own and not list(module.children()):
             raise _Reached(module, inputs)
 
     hook = nn.modules.module.register_module_forward_pre_hook(reach)

@@ -88,7 +88,7 @@ def format_accuracy(runs: list[dict]) -> str:
 def accuracy(records: dict) -> Table:
     """Test accuracy of each network, sweeps of κ and tiles too; a missing run names its command."""
     cells = [[row.setting, row.morphing, *(
-        format_accuracy(row.runs[name]) or f"not run: `python {command} …`"
+        format_accuracy(row.runs[name]) or f"not run, for want of time: `python {command} …`"
         for name, (_, command) in NETWORKS.items())] for row in in_rows(records["accuracy"])]
     whole = Table("Test accuracy after the last epoch.",
                   ["setting", "morphing", *(title for title, _ in NETWORKS.values())], cells,
@@ -127,4 +127,5 @@ def each_run(records: dict) -> Table:
     return table("Every training run.", [
         run | {"morphing": morphed(run["provenance"]), "machine": formatted("{on}", run)}
         for run in sorted(records["accuracy"], key=result_name)],
-        "run morphing seed accuracy seconds peak_mb machine versions.torch code command")
+        "run morphing seed accuracy seconds peak_mb trained_parameters machine versions.torch code "
+        "command")

@@ -146,9 +146,9 @@ def test_data_folder_that_cannot_be_written(tmp_path, folder, words):
 # First layers, as a developer may hand them over.
 
 @pytest.mark.parametrize("layer, words", [
-    (torch.nn.Conv2d(3, 64, 11, padding=1), "not fit images 3x8x8: .*[Kk]ernel size"),
-    (torch.nn.Conv2d(1, 64, 3, padding=1), "does not fit images 3x8x8: .*to have 1 channels"),
-    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "not fit images 3x8x8: .*[Kk]ernel size")])
+    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel of .11, 11"),
+    (torch.nn.Conv2d(1, 64, 3, padding=1), "not fit images 3x8x8: it takes 1 channels"),
+    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "dilation .9, 9")])
 def test_first_layer_of_another_geometry(ends, data, tmp_path, layer, words):
     developer = shutil.copytree(data / "developer", tmp_path / "developer")
     try:

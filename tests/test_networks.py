@@ -51,6 +51,7 @@ def test_first_layer_is_found_in_float32_with_the_images_channels(model, shape, 
 
 @pytest.mark.parametrize("model, shape, words", [
     (OWN + "linear", (3, 8, 8), "first operation is 0 .Linear., which is no convolution"),
+    (OWN + "Padding", (3, 8, 8), "changes the image before its first layer rest.0"),
     (OWN + "Scaling", (3, 8, 8), "changes the image before its first layer rest.0"),
     (OWN + "reflecting", (3, 8, 8), "0 pads with reflect, not with zeros"),
     (OWN + "Functional", (3, 8, 8), "first operation is rest.0 .MaxPool2d."),

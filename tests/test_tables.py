@@ -191,7 +191,7 @@ def test_missing_run_tells_its_command_and_seeds_their_deviation():
     [row] = runs.accuracy({"accuracy": [a_run("pretrained", 0.5), a_run("pretrained", 0.52, 9),
                                         a_run("pretrained", 0.54, 9)]}).rows
     assert row[2] == "51.50 ± 2.12%, 2 seeds"            # the runs of one seed count as one
-    assert row[3:] == [f"not run: `python {script} …`" for script in (
+    assert row[3:] == [f"not run, for want of time: `python {script} …`" for script in (
         "pretrain.py --frozen_first_layer", "train_with_ac.py", "train_no_ac.py",
         "train_no_ac.py --standardise")]
 

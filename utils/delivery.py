@@ -83,7 +83,7 @@ class Delivery:
     def __post_init__(self):
         counts = (self.train_images, self.test_images, *self.out_shape)
         if not (all(0 < x < 2**31 for x in counts) and len(self.classes) > 1
-                and 0 < self.scale < math.inf):
+                and 0 < float(self.scale) < math.inf):
             raise ValueError("there is no such delivery")
 
     def about(self) -> dict:
@@ -145,7 +145,7 @@ class Query:
     files: dict
 
     def __post_init__(self):
-        if not (self.names and 0 < self.scale < math.inf):
+        if not (self.names and 0 < float(self.scale) < math.inf):
             raise ValueError("there is no such query")
 
 
@@ -169,7 +169,7 @@ def read(kind: type, folder: Path) -> Delivery | Query:
     manifest = read_manifest(folder)
     try:
         return _of(manifest, kind, folder=folder, geometry=_of(manifest, Geometry))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
                         f"{maker(folder)}` again") from None
 

@@ -222,11 +222,13 @@ def compose_by_tiles(layer: nn.Conv2d, inverse: Tensor, tile: int, shape: tuple[
 
 def features_shape(layer: nn.Conv2d, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(β, n, n) of a first layer's features; raises ValueError where it does not fit the images."""
-    try:
-        return tuple(layer(layer.weight.new_zeros(1, *shape)).shape[1:])
-    except RuntimeError as wrong:
-        raise ValueError(f"the first layer does not fit images {'x'.join(map(str, shape))}: "
-                         f"{wrong}") from None
+    size = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(
+        shape[1:], layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)]
+    if layer.in_channels != shape[0] or min(size) < 1:
+        raise ValueError(f"the first layer does not fit images {'x'.join(map(str, shape))}: it "
+                         f"takes {layer.in_channels} channels, with a kernel of {layer.kernel_size}"
+                         f" and dilation {layer.dilation}")
+    return layer.out_channels, *size
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:
