@@ -10,6 +10,7 @@ from statistics import fmean
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from attacks.adversary import evenly_spaced
 from images.datasets import Prepared, dataset_name, image_shape, load_images
 from models import first_layer
 from models.aug_conv import AugConv
@@ -38,7 +39,7 @@ def sweep(p: Parameters) -> tuple[dict, bytes]:
     layer, mean, std = load(Path(p.data_dir) / "developer" / "first_layer.pt",
                             first_layer.from_file)
     test = load_images(p, "test").images            # in the order of their classes, perhaps
-    test = test[torch.linspace(0, len(test) - 1, min(len(test), IMAGES)).long()]
+    test = test[evenly_spaced(len(test), IMAGES)]
     pixels, plain = test.float() / 255, Prepared(test, mean, std, 0)[:]
     points, rows = [], [("plain images", pixels[SHOWN])]
     full_float32()

@@ -53,8 +53,8 @@ def main():
         for kind, strength in REPAIRS:
             layer = repaired(view.aug_conv, kind, strength)
             curve = trained(layer, data, p, view.geometry.shape, device)
-            row = attack_repair(kind, strength, view, truth) | {
-                "accuracy": curve[-1]["test_accuracy"]}
+            row = {"repair": kind, "strength": strength} | attack_repair(
+                kind, layer, view, truth) | {"accuracy": curve[-1]["test_accuracy"]}
             table.append(row)
             print(f"{kind} {strength:g}: {row['accuracy']:.2%}", {
                 name: value["psnr"] for name, value in row.items()
@@ -117,20 +117,19 @@ def repaired(aug_conv: AugConv, kind: str, strength: float) -> AugConv:
     return AugConv(weight, (weight.shape[1] // (size[0] * size[1]), *size))
 
 
-def attack_repair(kind: str, strength: float, view: adversary.View, truth: adversary.Truth) -> dict:
-    """Attacks 2 and 3 on a repaired variant of Aug-Conv, and what noise does to its features."""
-    report, began = {"repair": kind, "strength": strength}, time.perf_counter()
-    filters = algebra.filter_bank(view.layer)
-    exact, view = view.aug_conv, view._replace(aug_conv=repaired(view.aug_conv, kind, strength))
+def attack_repair(kind: str, layer: AugConv, view: adversary.View, truth: adversary.Truth) -> dict:
+    """Attacks 2 and 3 on Aug-Conv repaired to `layer`, and what noise does to its features."""
+    began, filters = time.perf_counter(), algebra.filter_bank(view.layer)
+    exact, view = view.aug_conv, view._replace(aug_conv=layer)
     if kind == "local_mixing":
         channels, kernel = filters.shape[1:3]
         images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
         inner = truth._replace(pixels=F.pad(truth.pixels, [view.layer.padding[0] + 1 - kernel] * 4))
-        return report | {"known_first_layer": {}, "blind": {
+        return {"known_first_layer": {}, "blind": {
             "up_to_colour": adversary.measured(images, inner, up_to_colour=True),
             "seconds": adversary.since(began)}}
     found = adversary.recover(view, truth)
-    report |= found.report
+    report = found.report
     if kind == "noise":
         exact = algebra.feature_maps(view.morphed, exact)
         report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())

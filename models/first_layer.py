@@ -28,20 +28,21 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
     That is the first module without children that a forward pass reaches. Raises ValueError, naming
     it, where it is no convolution of the image itself, padded with zeros.
     """
-    image, own = torch.zeros(1, *shape), set(network.modules())
+    image = torch.zeros(1, *shape)
 
     def reach(module, inputs):
-        if module in own and not list(module.children()):
-            raise _Reached(module, inputs)
+        raise _Reached(module, inputs)
 
-    hook = nn.modules.module.register_module_forward_pre_hook(reach)
+    hooks = [module.register_forward_pre_hook(reach) for module in network.modules()
+             if not list(module.children())]
     try:
         network(image)
         raise ValueError("the network reaches none of its modules")
     except _Reached as reached:
         layer, inputs = reached.args
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     name = next(name for name, module in network.named_modules() if module is layer)
     if not isinstance(layer, nn.Conv2d) or not name:
         raise ValueError(f"the network's first operation is {name or 'its whole'} "
@@ -54,10 +55,8 @@ def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
 
 
 def prepare(network: nn.Module, shape: tuple[int, int, int]) -> nn.Conv2d:
-    """A network's first layer, made to compute in float32 in its place, its padding in numbers.
-
-    Raises ValueError as `find` does, and where `same` padding has two different sides.
-    """
+    """A network's first layer, made to compute in float32 in its place, its padding in numbers;
+    raises ValueError as `find` does, and where `same` padding has two different sides."""
     layer = network.get_submodule(find(network, shape))
     layer.__class__ = Float32Conv2d
     if isinstance(layer.padding, str):

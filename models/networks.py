@@ -43,7 +43,11 @@ def _built(name: str, classes: int, channels: int, side: int, dropout: float) ->
         return VGG(name, classes, channels, side, dropout)
     if ":" in name:
         sys.path.append(os.getcwd())
-        network = pkgutil.resolve_name(name)(num_classes=classes)
+        try:
+            own = pkgutil.resolve_name(name)
+        except Exception as wrong:
+            raise ValueError(f"it cannot be imported ({wrong})") from None
+        network = own(num_classes=classes)
         if not isinstance(network, nn.Module):
             raise ValueError("it gives no torch.nn.Module")
         return network

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from program.artifacts import write_alone
@@ -73,7 +72,8 @@ def rows_png(rows: list, zoom: int = 2) -> bytes:
 
 def stretched(images: Tensor) -> Tensor:
     """Images (N, α, m, m), each stretched to [0, 1] to be looked at."""
-    low, high = (end(images.float(), (1, 2, 3), keepdim=True) for end in (torch.amin, torch.amax))
+    images = images.float()
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (images - low) / (high - low).clamp_min(1e-12)
 
 

@@ -211,6 +211,13 @@ def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
     assert not list(data.rglob("*.partial"))
 
 
+def test_a_name_that_leads_elsewhere_is_refused(data, made, tmp_path):
+    result = run("morph_images.py", "--images", made / "images", "--name", "../../elsewhere",
+                 "--data_dir", data, settings=SETTINGS)
+    assert result.status == 2 and "name is '../../elsewhere'" in result.message
+    assert not list(data.parent.rglob("elsewhere")) and not list(tmp_path.rglob("elsewhere"))
+
+
 @pytest.mark.parametrize("spoil, words", [
     (lambda q: os.truncate(q / "morphed.npy", 500), ["morphed.npy is damaged", "morph_images.py"]),
     (lambda q: (q / "labels.npy").unlink(), ["labels.npy is missing", "morph_images.py"]),

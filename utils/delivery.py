@@ -89,12 +89,12 @@ class Delivery:
     def about(self) -> dict:
         """What a result says of the data."""
         g, (channels, side, _) = self.geometry, self.plain_shape
-        own = ("dataset", "train_images", "test_images", "shuffle_channels", "pixels")
-        its = ("image_fit", "tile", "morph_distribution", "image_padding", "delivery_dtype")
-        return {"classes": len(self.classes), "channels": channels, "image_size": side,
-                "kappa": None if g.tile else g.kappa,
-                **{name: getattr(self, name) for name in own},
-                **{name: getattr(g, name) for name in its}}
+        return {"dataset": self.dataset, "classes": len(self.classes), "channels": channels,
+                "image_size": side, "image_fit": g.image_fit, "train_images": self.train_images,
+                "test_images": self.test_images, "kappa": None if g.tile else g.kappa,
+                "tile": g.tile, "morph_distribution": g.morph_distribution,
+                "image_padding": g.image_padding, "delivery_dtype": g.delivery_dtype,
+                "shuffle_channels": self.shuffle_channels, "pixels": self.pixels}
 
     @property
     def plain_shape(self) -> tuple[int, int, int]:
@@ -175,9 +175,9 @@ def read(kind: type, folder: Path) -> Delivery | Query:
 
 
 def _of(manifest: dict, kind: type, **known):
-    values = {f.name: manifest[f.name] for f in fields(kind) if f.name not in known}
-    values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
-    if not all(fits(values[f.name], f.type) for f in fields(kind) if f.name not in known):
+    kinds = {f.name: f.type for f in fields(kind) if f.name not in known}
+    values = {name: tuple(x) if isinstance(x := manifest[name], list) else x for name in kinds}
+    if not all(map(fits, values.values(), kinds.values())):
         raise ValueError
     return kind(**values, **known)
 

@@ -60,9 +60,9 @@ class Features:
         if len(self.parts) == 1:
             [(rows, compute)] = self.parts
             return compute(rows[index.to(rows.device)])
-        order, pieces, start = index.argsort(), [], 0
+        (index, order), pieces, start = index.sort(), [], 0
         for rows, compute in self.parts:
-            mine = index[order][(index[order] >= start) & (index[order] < start + len(rows))]
+            mine = index[(index >= start) & (index < start + len(rows))]
             pieces += [compute(rows[(mine - start).to(rows.device)])] if len(mine) else []
             start += len(rows)
         return torch.cat(pieces)[order.argsort().to(pieces[0].device)]
