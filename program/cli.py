@@ -7,6 +7,7 @@ import inspect
 import math
 import os
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -165,6 +166,7 @@ def run_step(step: Callable, description: str):
         p = parse(description, step=name)
         with locked(Path(p.data_dir)):
             step(p)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)     # nothing is left that Ctrl-C could stop
     except UserError as mistake:
         sys.exit(f"{name}: {mistake}")
     except KeyboardInterrupt:

@@ -56,6 +56,15 @@ def test_output_that_goes_nowhere(at, redirect, words):
     assert done.returncode == (0 if "|" in redirect else 1)          # a pipe's is its last's
 
 
+def test_ctrl_c_when_all_is_done(at, stages, tmp_path):
+    """While Python ends: not a word, and not a failure."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, signal\natexit.register(os.kill, os.getpid(), signal.SIGINT)\n")
+    done = program("gen_morphing_matrix.py", at("gen_morphing_matrix.py"), PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert same(at.folder, stages, "gen_morphing_matrix.py")
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_output_in_few_letters(at, stages, encoding):
     """A folder and a mistake that the encoding has no letters for."""
