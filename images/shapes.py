@@ -86,8 +86,8 @@ if __name__ == "__main__":                               # python -m images.shap
     import sys
     from pathlib import Path
 
-    from torchvision.io import write_png
+    from PIL import Image
     for i, (image, label) in enumerate(zip(*draw(int(sys.argv[2]), 32, seed=2), strict=True)):
         place = Path(sys.argv[1]) / CLASSES[label]
         place.mkdir(parents=True, exist_ok=True)
-        write_png(image, str(place / f"{i:03d}.png"))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i:03d}.png")
