@@ -229,6 +229,11 @@ def test_queries_that_are_damaged(data, spoil, words):
     ends(data, "predict.py", "--name", "whole", words=words)
 
 
+def test_queries_are_no_delivery(data):
+    ends(data, "predict.py", "--name", "test", "--delivery", data / "queries" / "whole",
+         words=["whole/manifest.json is of no delivery"])
+
+
 def test_queries_of_another_size_are_refused(data, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(data / "provider", other / "provider")

@@ -170,8 +170,8 @@ def read(kind: type, folder: Path) -> Delivery | Query:
     try:
         return _of(manifest, kind, folder=folder, geometry=_of(manifest, Geometry))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{folder / 'manifest.json'} tells of impossible images: run `python "
-                        f"{maker(folder)}` again") from None
+        raise UserError(f"{folder / 'manifest.json'} is of no {kind.__name__.lower()}, or of an "
+                        f"impossible one: run `python {maker(folder)}` again") from None
 
 
 def _of(manifest: dict, kind: type, **known):
