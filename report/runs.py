@@ -17,7 +17,7 @@ NETWORKS = {                        # a run's name: title and command
     "no_ac_standardised": ("without, standardised", "train_no_ac.py --standardise")}
 PAPER = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
          "delivery_dtype": "float32", "shuffle_channels": True}
-PLAIN, TITLE = "—", ("dataset", "model", "train_images", "epochs")
+PLAIN = "—"
 DATASETS = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100",
             "clothing": "Clothing (CC0)"}
 
@@ -41,23 +41,25 @@ def morphed(how: dict) -> str:
 
 def in_rows(runs: list[dict]) -> list[Row]:
     """Training runs in rows: the most training first, and sweeps of κ behind all else. Settings are
-    told by TITLE and by all in which several differ; not by the weight decay, in which plain and
-    morphed runs differ by the paper's rule, and which format_accuracy looks at."""
+    told by a title and by all in which several of a title differ; not by the weight decay, in which
+    plain and morphed runs differ by the paper's rule, and which format_accuracy looks at."""
     def shared(of: dict) -> set:
         return {(key, str(value)) for key, value in of.items()
                 if key not in ("run", "weight_decay", *PAPER)}
 
-    common = set.intersection(*(shared(run["provenance"]) for run in runs)) if runs else set()
-    found: dict = {}
+    def title(of: dict) -> str:
+        return formatted("{dataset}, {model}, {train_images:,} images, {epochs} epochs", of | {
+            "dataset": DATASETS.get(of["dataset"], of["dataset"]),
+            "model": of["model"].replace("vgg", "VGG-")})
+
+    common, found = {}, {}
+    for of in (run["provenance"] for run in runs):
+        common.setdefault(title(of), shared(of)).intersection_update(shared(of))
     for run in sorted(runs, key=lambda run: -run["provenance"]["train_images"] *
                       run["provenance"]["epochs"]):
         of = run["provenance"]
-        words = formatted("{dataset}, {model}, {train_images:,} images, {epochs} epochs", of | {
-            "dataset": DATASETS.get(of["dataset"], of["dataset"]),
-            "model": of["model"].replace("vgg", "VGG-")})
-        words += "".join(sorted(f", {key} {value}" for key, value in shared(of) - common
-                                if key not in TITLE))
-        runs_of = found.setdefault(words, {}).setdefault(morphed(of), {})
+        own = sorted(", {} {}".format(*pair) for pair in shared(of) - common[title(of)])
+        runs_of = found.setdefault(title(of) + "".join(own), {}).setdefault(morphed(of), {})
         runs_of.setdefault(of["run"], []).append(run)
     rows = [Row(words, way, {name: (ways[way] | ways.get(PLAIN, {})).get(name, [])
                              for name in NETWORKS})
