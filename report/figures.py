@@ -44,7 +44,7 @@ def drawn(records: dict) -> dict[str, bytes]:
              tile_costs(tile or side, side)["bytes"] / 1e6 for side in sides], style)
              for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))])]
     accuracy = [
-        ({"title": fill(f"{row.setting}, {row.morphing}", 44),
+        ({"title": "\n".join(fill(words, 56) for words in row[:2]),
           "xlabel": "epoch", "ylabel": "test accuracy, %", "ylim": (0, 100)},
          range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)), [
              (NETWORKS[name][0] if run is runs[0] else None, [
