@@ -2,8 +2,8 @@
 
 Reads data/delivery/ and what a developer has anyway: the first layer, and plain training images as
 a public sample. Attacked are the test images. Only --score opens data/provider/ and the plain test
-images, to measure. Writes attacks.json and figures/attack.png to --results_dir; if none, to
-results/, or without --score to attack/ in --data_dir.
+images, to measure. Writes attacks.json and figures/attack.png to --results_dir; if none, to attack/
+in --data_dir.
 """
 
 import math
@@ -51,10 +51,10 @@ def main(p):
             paired = restored(train[evenly_spaced(len(train), PUBLIC)], delivery.scale)
             result["known_pairs"] = adversary.known_pairs(view, paired, truth)
             for point in result["known_pairs"]:
-                tell(f"{point['pairs']} known pairs ({point['least']} are enough)", point)
+                tell(f"{point['pairs']} known pairs ({point['least']} determine the core)", point)
         g = delivery.geometry
         result["seed_search"] = search_seeds(core_size(g.shape, g.kappa, g.tile))
-    folder = Path(p.results_dir or ("results" if p.score else data_dir / "attack"))
+    folder = Path(p.results_dir or data_dir / "attack")
     write_alone(folder / "attacks.json", to_json(provenance(p) | {
         "data": delivery.about(), "images": len(view.morphed), "published_chance": PUBLISHED,
         **found.report, **result, "seconds": round(time.perf_counter() - began, 1)}))
@@ -66,7 +66,11 @@ def main(p):
 def read_view(p, delivery: Delivery) -> View:
     """What the developer holds; raises UserError where it is nothing that is attacked here."""
     geometry, shape = delivery.geometry, delivery.plain_shape
-    layer = load(Path(p.data_dir) / "developer" / "first_layer.pt", first_layer.from_file)[0]
+    file = Path(p.data_dir) / "developer" / "first_layer.pt"
+    layer = load(file, first_layer.from_file)[0]
+    if first_layer.fingerprint(layer) != delivery.layer:
+        raise UserError(f"{file} is not the layer that {delivery.folder} was composed with: run "
+                        "`python gen_augconv.py` again")
     with user_errors():
         algebra.filter_bank(layer)
     if image_shape(p) != shape:

@@ -102,8 +102,7 @@ def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor,
 
 
 def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tensor, p, key: Key):
-    """Raises UserError where Aug-Conv's features are not the plain ones; tells how close they are.
-    """
+    """Raises UserError where Aug-Conv's features are not the plain ones; tells how close."""
     features = aug_conv(morphed)
     error = morphing.relative_error(features, layer(plain)[:, order])
     if not error < WRONG:

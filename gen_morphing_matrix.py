@@ -18,7 +18,8 @@ from utils.morphing import core_size, padded_shape, residual, secret_generator, 
 def main(p):
     shape = padded_shape(image_shape(p), p.image_padding)
     if p.tile and p.kappa > 1:
-        raise UserError("kappa and tile are two ways to divide an image: choose one")
+        raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: set "
+                        "kappa to 1, or tile to 0")
     with user_errors():
         q, entries = core_size(shape, p.kappa, p.tile), core_size(shape)
 

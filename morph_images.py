@@ -60,8 +60,10 @@ def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | N
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
         raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
-    if p.hide_names:
-        names = [str(i) for i in range(len(files))]
+    names = [str(i) for i in range(len(files))] if p.hide_names else names
+    if len({*names}) < len(names):
+        raise UserError(f"several images are named {max(names, key=names.count)}: name the folder "
+                        "above theirs, or --hide_names")
     kinds = [file.parent.name for file in files]
     if not all(kind in delivery.classes for kind in kinds):
         return files, names, None

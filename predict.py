@@ -2,7 +2,7 @@
 
 Reads data/queries/<name>/, Aug-Conv in data/delivery/, and a network of data/developer/: with_ac,
 or pretrained, which needs no retraining behind an Aug-Conv whose channels are not shuffled. Writes
-data/developer/predictions/<name>/.
+data/developer/predictions/<name>/, or <name>-pretrained/.
 """
 
 import csv
@@ -25,15 +25,7 @@ from program.artifacts import load, write_alone
 from program.cli import UserError, run_step
 from program.pictures import confusion_png, draw, predictions_png
 from program.processes import compute_dtype, processes
-from utils.delivery import (
-    Delivery,
-    Query,
-    labels_array,
-    morphed_array,
-    read,
-    read_deliveries,
-    restored,
-)
+from utils.delivery import Delivery, Query, labels_of, morphed_of, read, read_deliveries, restored
 from utils.training import features_of, logits_of
 
 SHOWN = 20
@@ -54,7 +46,11 @@ def main(p):
                 images.split(p.predict_batch), desc="predicting", leave=False, disable=None)])
         seconds = time.perf_counter() - began
     probabilities, classes = logits.softmax(1), list(map(shown, delivery.classes))
-    folder = Path(p.data_dir) / "developer" / "predictions" / p.name
+    name = p.name if p.network == "with_ac" else f"{p.name}-{p.network}"
+    folder = Path(p.data_dir) / "developer" / "predictions" / name
+    if folder.exists():
+        print(f"earlier predictions in {folder}/ are replaced")
+    (folder / "confusion.png").unlink(missing_ok=True)
     write_alone(folder / "predictions.csv", as_csv(probabilities, names, classes))
     print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
     placed = delivery.geometry.placed(restored(images[:SHOWN], scale))
@@ -85,8 +81,8 @@ def queries(p: Parameters, delivery: Delivery) -> tuple[Tensor, Tensor | None, l
         raise UserError(f"{query.folder} holds other images than {delivery.folder}: run `python "
                         "morph_images.py` again")
     count, labels = len(query.names), query.folder / "labels.npy"
-    return (morphed_array(query.folder / "morphed.npy", query.geometry, count),
-            labels_array(labels, count, len(delivery.classes)) if labels.name in query.files
+    return (morphed_of(query.folder / "morphed.npy", query.geometry, count),
+            labels_of(labels, count, len(delivery.classes)) if labels.name in query.files
             else None, query.names, query.scale)
 
 
@@ -105,7 +101,7 @@ def behind(p: Parameters, delivery: Delivery) -> nn.Module:
             raise UserError(f"{path} was not trained behind the Aug-Conv of {delivery.folder}: " + (
                 "its channels are shuffled, so train behind it (train_with_ac.py), or compose it "
                 "with gen_augconv.py --shuffle_channels no" if delivery.shuffle_channels else
-                "it was composed with another first layer"))
+                "it has the channels in another order, or another first layer"))
         rest = BehindFirstLayer(network, model["shape"])
         rest.network.load_state_dict({name: weight for name, weight in content["network"].items()
                                       if name.rpartition(".")[0] != rest.name})

@@ -50,7 +50,7 @@ def main(p):
                    **({} if frozen else {"first_layer": first_layer.to_file(layer, mean, std)}))
         if not frozen:
             say(f"{folder}/pretrained.pt is the network, first_layer.pt what the provider gets")
-        say(*comparison(folder, "pretrained", run.name), sep="\n")
+        say(*comparison(run, "pretrained", run.name), sep="\n")
 
 
 def read_layer(file: str):

@@ -27,7 +27,7 @@ TABLES = (                          # name, record, what makes the table, what m
     ("inputs", "inputs", measured.inputs, "`python -m tests.inputs`"),
     ("he", "he", measured.he, "`make tables-he`"),
     ("bench", "bench", measured.bench, "`make bench`"),
-    ("attack", "attacks", measured.attack, "`python attack.py --score`"),
+    ("attack", "attacks", measured.attack, "`python attack.py --score --results_dir results`"),
     ("matrix", "attack_matrix", measured.attack_matrix, "`make attack-matrix`"),
     ("repairs", "repairs", measured.repairs, "`python -m benchmarks.repairs`"),
     ("stress", "stress", measured.stress, "`make stress`"),

@@ -20,7 +20,7 @@ from utils.training import new_network, to_device, train
 def main(p):
     folder, delivery = Path(p.data_dir) / "developer", read(Delivery, Path(p.data_dir) / "delivery")
     run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac",
-              identity(p, "train_no_ac.py", delivery=delivery.id))
+              identity(p, "train_no_ac.py", delivery=[delivery.id]))
     with processes(p) as device:
         say(delivery.described())
         if not is_finished(run, p):
@@ -34,7 +34,7 @@ def main(p):
             layer.padding = fitted_padding(layer.padding, padding)
             curve = train(network, to_device(data, device), p, run, p.morphed_weight_decay, device)
             finish(run, network, model, curve, p, device, delivery.about())
-        say(*comparison(folder), sep="\n")
+        say(*comparison(run), sep="\n")
 
 
 if __name__ == "__main__":

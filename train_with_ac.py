@@ -40,7 +40,7 @@ def main(p):
             finish(run, network, model, curve, p, device, about,
                    {"deliveries": [d.id for d in deliveries],
                     "layer": None if shuffled else deliveries[0].layer})
-        say(*comparison(folder, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
+        say(*comparison(run, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
 
 
 def check_layer(network, deliveries: list[Delivery], p):

@@ -233,7 +233,7 @@ def _folder(p: Parameters, split: str, shape: tuple[int, int, int], limit: int) 
             "folders")
     labels = torch.tensor(tree.labels)
     chosen = subset(labels, limit, split, tree.classes)
-    files = np.array(tree.files, dtype=object)[chosen].tolist()
+    files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
     images = decoded(files, shape, p.image_fit, p, split)
     return Images(images, labels[chosen], tree.classes)
 

@@ -165,7 +165,7 @@ def decode_all(files: list[Path], out: Tensor, facts: Tensor, report: Path, **ho
     told = []
     if cut := int((facts[:, 0] > 1 / 3).sum()):
         told.append(f"{cut} of {len(files)} images lose over a third of their area to the crop: "
-                    "--image_fit pad or stretch keeps it")
+                    "--image_fit pad or stretch, in all steps, keeps it")
     if files and facts[:, 1].max() < 256 / 8:
         told.append("the brightest pixel of all images is below an eighth of the range: "
                     "--pixel_range LOW HIGH says which numbers are black and white")

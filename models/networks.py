@@ -12,6 +12,17 @@ from models import first_layer
 from models.vgg import GROUPS, VGG
 
 
+def resnet18_cifar(classes: int) -> nn.Module:
+    """ResNet-18 for small images: no stride and no pool at its start."""
+    network = torchvision.models.resnet18(num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+OWN = {"resnet18_cifar": resnet18_cifar}        # by the names that --model takes, of 3 channels
+
+
 def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float = 0.5) -> nn.Module:
     """A network for images of `shape` (α, m, m), its first layer in float32 (first_layer.prepare).
 
@@ -20,10 +31,10 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     `num_classes`. `dropout` is VGG's. It is tried on one blank image. Raises ValueError where there
     is no such network, it takes no such images, or Aug-Conv cannot stand for its first layer.
     """
-    if not (name in GROUPS or ":" in name or name == "resnet18_cifar"
+    if not (name in GROUPS or ":" in name or name in OWN
             or name in torchvision.models.list_models(module=torchvision.models)):
-        raise ValueError(f"there is no network {name}: choose {', '.join(GROUPS)}, resnet18_cifar, "
-                         "a classification network of torchvision (such as resnet18), or "
+        raise ValueError(f"there is no network {name}: choose {', '.join([*GROUPS, *OWN])}, a "
+                         "classification network of torchvision (such as resnet18), or "
                          "package.module:callable")
     try:
         network = _built(name, classes, *shape[:2], dropout)
@@ -51,10 +62,8 @@ def _built(name: str, classes: int, channels: int, side: int, dropout: float) ->
         if not isinstance(network, nn.Module):
             raise ValueError("it gives no torch.nn.Module")
         return network
-    if name == "resnet18_cifar":                         # for small images: no stride, no pool
-        network = torchvision.models.resnet18(num_classes=classes)
-        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        network.maxpool = nn.Identity()
+    if name in OWN:
+        network = OWN[name](classes)
     else:
         more = {"image_size": side} if name.startswith("vit_") else {}
         more |= {"input_size": (side, side)} if name.startswith("maxvit") else {}

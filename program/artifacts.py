@@ -131,7 +131,7 @@ class Saving:
         self.folder.mkdir(mode=0o700 if self.secret else 0o777, parents=True, exist_ok=True)
         if self.secret:
             keep_private(self.folder)
-        self.old = {"files": {}} if self.anew else read_manifest(self.folder, missing_ok=True)
+        self.old = {"files": {}} if self.anew else manifest_of(self.folder, missing_ok=True)
         self._clean()
         return self
 
@@ -203,7 +203,7 @@ def _id(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
+def manifest_of(folder: Path, missing_ok: bool = False) -> dict:
     """The manifest of a folder; raises UserError where it is missing or is not one."""
     path = folder / MANIFEST
     step = None if folder.name == "developer" else maker(folder)
@@ -225,12 +225,13 @@ def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
 def verified(path: Path) -> Path:
     """The same path, of a file that is the one of its folder's manifest; otherwise raises UserError
     in one line with the command that makes it."""
-    known = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
+    known = manifest_of(path.parent, missing_ok=True)["files"].get(path.name)
     if known is None and not path.exists():
         raise UserError(f"{path} is missing: run `python {maker(path)}` first")
     if known is None or not path.is_file() or known != digest(path):
-        wrong = (f"is damaged, or not the file that belongs to {path.parent / MANIFEST}"
-                 if path.exists() else "is missing")
+        wrong = ("is missing" if not path.exists() else
+                 f"is damaged, or not the file that belongs to {path.parent / MANIFEST}"
+                 if (path.parent / MANIFEST).exists() else f"came without its {MANIFEST}")
         raise UserError(f"{path} {wrong}: {remedy(path)}")
     return path
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from parameter import Parameters
+from program.cli import steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,7 +34,8 @@ def provenance(p: Parameters) -> dict:
     hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart", "delivery",
               "images", "init", "frozen_first_layer")
     return {"command": "python " + shlex.join(words),
-            "parameters": {k: v for k, v in asdict(p).items() if k not in hidden}, "seed": p.seed,
+            "parameters": {k: v for k, v in asdict(p).items() if k not in hidden and (
+                module is not None or {script.name, "every"} & {*steps_of(k)})}, "seed": p.seed,
             "versions": {"python": platform.python_version()} | {
                 name: version(name) for name in ("torch", "torchvision", "numpy", "scipy")},
             "code": code_version(), "machine": machine()}

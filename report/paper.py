@@ -72,8 +72,8 @@ def values_of(records: dict) -> dict:
     values = computed() | records
     values["bench"] = {row["name"]: row for row in records.get("bench", {}).get("table", [])}
     for best in [row for row in in_rows(records["accuracy"]) if row.morphing == morphed(PAPER)][:1]:
-        values |= {"setting": best.setting} | {name: format_accuracy(runs) or "not run"
-                                               for name, runs in best.runs.items()}
+        values |= {"setting": best.setting} | {
+            name: format_accuracy(runs) for name, runs in best.runs.items() if runs}
     return values
 
 
@@ -95,7 +95,8 @@ def reproduction(records: dict) -> str:
         "verdict": "reproduced" if tested and all(row["replicated"] for row in tested) else
                    "not settled: an interval is not within ±1 point"}
     text = (Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8")
-    return "|".join(formatted(cell, values) if "{" in cell else cell for cell in text.split("|"))
+    text = "|".join(formatted(cell, values) if "{" in cell else cell for cell in text.split("|"))
+    return re.sub(r"\| ?— ?\|[^|\n]*", "| — | not measured ", text)      # no figure, no verdict
 
 
 def paper(records: dict) -> Table:

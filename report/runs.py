@@ -40,9 +40,8 @@ def morphed(how: dict) -> str:
 
 
 def in_rows(runs: list[dict]) -> list[Row]:
-    """Training runs in rows: the most training first, and sweeps of κ behind all else. Settings are
-    told by a title and by all in which several of a title differ; not by the weight decay, in which
-    plain and morphed runs differ by the paper's rule, and which format_accuracy looks at."""
+    """Training runs in rows, the most training first, sweeps of κ last: by a title and all settings
+    in which several of it differ, but the weight decay (plain and morphed runs have their own)."""
     def shared(of: dict) -> set:
         return {(key, str(value)) for key, value in of.items()
                 if key not in ("run", "weight_decay", *PAPER)}
@@ -90,7 +89,7 @@ def format_accuracy(runs: list[dict]) -> str:
 def accuracy(records: dict) -> Table:
     """Test accuracy of each network, sweeps of κ and tiles too; a missing run names its command."""
     cells = [[row.setting, row.morphing, *(
-        format_accuracy(row.runs[name]) or f"not run, for want of time: `python {command} …`"
+        format_accuracy(row.runs[name]) or f"not run: `python {command} …`"
         for name, (_, command) in NETWORKS.items())] for row in in_rows(records["accuracy"])]
     whole = Table("Test accuracy after the last epoch.",
                   ["setting", "morphing", *(title for title, _ in NETWORKS.values())], cells,

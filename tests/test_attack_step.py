@@ -62,6 +62,15 @@ def test_mistakes_are_told_in_one_line(dense, more, words):
     assert "\n" not in refused.message
 
 
+def test_the_first_layer_of_another_run_is_refused(dense, tmp_path):
+    """The attack with a known layer would fail, and another's images would stand in for it."""
+    data = shutil.copytree(dense[0], tmp_path / "data")
+    settings = (*dense[1][:-1], data)
+    assert run("pretrain.py", "--seed", 8, settings=settings).status == 0
+    refused = run("attack.py", settings=settings)
+    assert refused.status == 1 and "first_layer.pt is not the layer that" in refused.message
+
+
 def test_the_secret_order_of_another_delivery_is_no_truth(dense, tmp_path):
     data = shutil.copytree(dense[0], tmp_path / "data")
     settings = (*dense[1][:-1], data)

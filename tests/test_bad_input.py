@@ -77,7 +77,8 @@ PARAMETERS = [
     ("gen_morphing_matrix.py", "--image_size 9999", 1, "would fit"),
     ("gen_morphing_matrix.py", "--image_padding -1", 2, "image_padding"),
     ("gen_morphing_matrix.py", "--tile -8", 2, "tile"),
-    ("gen_morphing_matrix.py", "--tile 8 --kappa 3", 1, "kappa and tile are two ways"),
+    ("gen_morphing_matrix.py", "--tile 9", 1, "tiles of side 9 are larger than images of side 8"),
+    ("gen_morphing_matrix.py", "--tile 8 --kappa 3", 1, "kappa 3 and tile 8 are two ways"),
     ("gen_augconv.py", "--image_padding 1", 1, "with this --image_size and --image_padding"),
     ("gen_augconv.py", "--image_size 16", 1, "with this --image_size and --image_padding"),
     ("gen_augconv.py", "--train_limit 10001", 1, "train_limit is 10001"),
@@ -145,9 +146,9 @@ def test_data_folder_that_cannot_be_written(tmp_path, folder, words):
 # First layers, as a developer may hand them over.
 
 @pytest.mark.parametrize("layer, words", [
-    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel is larger than the images"),
-    (torch.nn.Conv2d(1, 64, 3, padding=1), "takes 1 channels, but the images have 3"),
-    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "kernel is larger than the images")])
+    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel is larger than images"),
+    (torch.nn.Conv2d(1, 64, 3, padding=1), "layer takes 1 channels, images have 3"),
+    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "kernel is larger than images")])
 def test_first_layer_of_another_geometry(ends, data, tmp_path, layer, words):
     developer = shutil.copytree(data / "developer", tmp_path / "developer")
     try:

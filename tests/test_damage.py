@@ -193,7 +193,7 @@ def test_the_manifest_has_what_the_files_are(tmp_path):
     with Saving(tmp_path) as new:
         new.save("aug_conv.pt", {"weight": torch.randn(1000, 100), "name": "any"})
         new.about(kappa=1)
-    manifest, data = artifacts.read_manifest(tmp_path), (tmp_path / "aug_conv.pt").read_bytes()
+    manifest, data = artifacts.manifest_of(tmp_path), (tmp_path / "aug_conv.pt").read_bytes()
     assert manifest["kappa"] == 1 and manifest["files"] == {
         "aug_conv.pt": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
 
@@ -204,7 +204,7 @@ def test_a_damaged_manifest_is_not_continued(tmp_path):
         raise AssertionError("it was entered")
     with Saving(tmp_path, anew=True) as new:
         new.save("a.json", "{}")
-    assert list(artifacts.read_manifest(tmp_path)["files"]) == ["a.json"]
+    assert list(artifacts.manifest_of(tmp_path)["files"]) == ["a.json"]
 
 
 def test_rows_written_in_any_order_are_the_array(tmp_path):

@@ -107,14 +107,16 @@ def test_classes_must_be_in_both_splits(tree, tmp_path):
         load_images(Parameters(dataset="folder", dataset_dir=str(tmp_path)), "train")
 
 
-def test_limits_read_no_more_images_than_they_take(tree, tmp_path, monkeypatch):
+@pytest.mark.parametrize("limit", [1, 4])
+def test_limits_read_no_more_images_than_they_take(tree, tmp_path, monkeypatch, limit):
     for i in range(2, 9):
         tree(f"train/cat/{i}.png")
     read = []
     true = datasets.image_files.decode
     monkeypatch.setattr(datasets.image_files, "decode",
                         lambda file, *rest, **more: read.append(file) or true(file, *rest, **more))
-    assert len(load_images(folder(tmp_path, train_limit=4), "train").labels) == 4 == len(read)
+    found = load_images(folder(tmp_path, train_limit=limit), "train")
+    assert len(found.labels) == len(found.images) == len(read) == limit
 
 
 def test_a_wide_image_keeps_its_proportions(tree):

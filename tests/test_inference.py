@@ -122,7 +122,7 @@ def test_a_trained_plain_network_predicts_the_same_behind_aug_conv(data, made):
                                    data_dir=str(data)), "test")
     with torch.no_grad():
         best = network(normalise(plain.images, layer["mean"], layer["std"])).argmax(1)
-    assert classes(data, "test") == [plain.classes[i] for i in best]
+    assert classes(data, "test-pretrained") == [plain.classes[i] for i in best]
 
 
 def test_files_without_labels_and_names_that_stay_with_the_provider(data, made, tmp_path):
@@ -148,6 +148,20 @@ def test_files_without_labels_and_names_that_stay_with_the_provider(data, made, 
             str(file.relative_to(made / "images" / "test"))] for file in files[:2]]
 
 
+def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made):
+    """Neither another network's nor, for images without labels, an earlier confusion matrix."""
+    steps(data, "predict.py --name whole --network pretrained")
+    out = steps(data, "predict.py --name whole")
+    folder = data / "developer" / "predictions"
+    assert "earlier predictions" not in out and (folder / "whole-pretrained" / "confusion.png").exists()
+    file = next((made / "images" / "test").rglob("*.png"))
+    (data / "one.png").write_bytes(file.read_bytes())
+    out = steps(data, f"morph_images.py --name whole --images {data}/one.png",
+                "predict.py --name whole")
+    assert f"earlier predictions in {folder}/whole/ are replaced" in out
+    assert not (folder / "whole" / "confusion.png").exists()
+
+
 def classes_of(data: Path) -> list[str]:
     steps(data, "predict.py --name whole")
     return classes(data, "whole")
@@ -160,7 +174,8 @@ def test_int8_queries_bring_their_own_scale(data, made):
           "predict.py --name whole --network pretrained",
           "predict.py --name test --network pretrained")
     assert np.load(data / "queries" / "whole" / "morphed.npy").dtype == np.int8
-    same = [a == b for a, b in zip(classes(data, "whole"), classes(data, "test"), strict=True)]
+    same = [a == b for a, b in zip(classes(data, "whole-pretrained"),
+                                   classes(data, "test-pretrained"), strict=True)]
     assert sum(same) >= 38
 
 
@@ -193,6 +208,20 @@ def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
         ends(data, "predict.py", "--name", "test", "--network", network,
              words=[f"{network}.pt was not trained behind the Aug-Conv", "channels are shuffled",
                     "--shuffle_channels no"])
+
+
+def test_images_of_one_name_are_refused_or_numbered(data, made, tmp_path):
+    files = sorted((made / "images" / "test").rglob("*.png"))[:2]
+    for file, folder in zip(files, "ab", strict=True):
+        (tmp_path / "new" / folder).mkdir(parents=True)
+        shutil.copy(file, tmp_path / "new" / folder / "x.png")
+    both = f"{tmp_path}/new/a {tmp_path}/new/b"
+    ends(data, "morph_images.py", "--name", "two", "--images", *both.split(),
+         words=["several images are named x.png"])
+    steps(data, f"morph_images.py --name two --hide_names --images {both}",
+          f"morph_images.py --name above --images {tmp_path}/new")
+    assert manifest(data / "queries" / "two")["names"] == ["0", "1"]
+    assert manifest(data / "queries" / "above")["names"] == ["a/x.png", "b/x.png"]
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import first_layer
+from models import first_layer, networks
 from models.first_layer import BehindFirstLayer, Float32Conv2d, find
 from models.networks import build, start_from
 from parameter import Parameters
@@ -100,6 +100,17 @@ def test_first_layer_survives_the_way_through_a_file(layer):
     assert torch.equal(layer(images), again(images)) and normalisation == [mean, std]
     assert not any(w.requires_grad for w in again.parameters())
     assert first_layer.fingerprint(layer) == first_layer.fingerprint(again)
+
+
+def test_a_network_of_ones_own_by_name(monkeypatch):
+    """A function and its line in OWN, as the README says."""
+    def small(classes):
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, classes))
+
+    monkeypatch.setitem(networks.OWN, "small", small)
+    assert networks.build("small", 5, (3, 8, 8))(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+    with pytest.raises(ValueError, match="vgg19, resnet18_cifar, small, a classification"):
+        networks.build("smal", 5, (3, 8, 8))
 
 
 @pytest.mark.parametrize("changed", [

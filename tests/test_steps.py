@@ -14,7 +14,7 @@ from models import first_layer
 from models.aug_conv import AugConv
 from models.first_layer import BehindFirstLayer
 from models.networks import build
-from program.artifacts import Saving, read_manifest
+from program.artifacts import Saving, manifest_of
 from program.cli import options_of
 from tests.steps import ROOT, STEPS, TINY
 from tests.steps import run as run_step
@@ -98,6 +98,7 @@ def test_results_say_how_they_came_about(finished):
         result = json.loads((folder / "results" / name).read_text())
         assert result["command"].startswith("python ") and result["seed"] == 0
         assert result["parameters"]["epochs"] == len(result["curve"]) == 2
+        assert not {"kappa", "tile", "morph_seed", "data_dir"} & set(result["parameters"])
         assert result["accuracy"] == result["curve"][-1]["test_accuracy"]
         assert {"torch", "numpy", "python"} <= set(result["versions"]) and result["machine"]
     developer = folder / "data" / "developer"
@@ -112,7 +113,7 @@ def test_the_saved_network_works_behind_aug_conv(finished):
     data = finished[0] / "data"
     saved, weight = (tensors(data / file) for file in ("developer/with_ac.pt",
                                                        "delivery/aug_conv.pt"))
-    assert saved["behind"]["deliveries"] == [read_manifest(data / "delivery")["id"]]
+    assert saved["behind"]["deliveries"] == [manifest_of(data / "delivery")["id"]]
     network = BehindFirstLayer(build(**saved["model"]), (3, 8, 8))
     network.network.load_state_dict(saved["network"])
     aug_conv = AugConv(weight["weight"], weight["out_shape"])
@@ -195,8 +196,26 @@ def test_a_sweep_starts_anew_by_itself(data):
     """A finished run is no obstacle to one with other parameters."""
     result = run("pretrain.py", data, "--epochs", "1")
     assert result.status == 0 and "epoch   1" in result.out
+    assert re.search("pretrained of .*% is replaced: it had other epochs", result.out)
     result = run("train_no_ac.py", data)
-    assert "finished already" in result.out and "which had other epochs" in result.out
+    assert "finished already" in result.out and "the two differ in epochs" in result.out
+    assert "delivery's" not in result.out
+
+
+def test_what_is_compared_says_where_seed_and_delivery_differ(data):
+    for command in ("gen_morphing_matrix.py --morph_seed 5", "gen_augconv.py",
+                    "train_no_ac.py --seed 3"):
+        result = run(*command.split()[:1], data, *command.split()[1:])
+        assert result.status == 0, result.err
+    lines = {line.partition(":")[0]: line for line in result.out.splitlines()}
+    assert lines["with Aug-Conv"].endswith("plain (another delivery's)")
+    assert lines["without Aug-Conv"].endswith("plain (the two differ in seed)")
+
+
+def test_the_first_layer_comes_with_its_manifest(data):
+    (data / "developer" / "manifest.json").unlink()
+    result = run("gen_augconv.py", data)
+    assert result.status == 1 and "first_layer.pt came without its manifest.json" in result.message
 
 
 def test_first_layer_of_other_networks_is_refused_before_training(data):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from models.aug_conv import AugConv
 from parameter import Parameters
-from program.artifacts import Saving, load, load_array, maker, read_manifest, remedy, write_rows
+from program.artifacts import Saving, load, load_array, maker, manifest_of, remedy, write_rows
 from program.cli import UserError, fits
 from program.memory import require_memory
 from program.processes import rank, wait_for_all, world
@@ -126,8 +126,8 @@ class Delivery:
     def split(self, split: str) -> tuple[Tensor, Tensor]:
         """Morphed images of `train` or `test`, where they lie, and labels (N) int64 in memory."""
         count = self.train_images if split == "train" else self.test_images
-        return (morphed_array(self.folder / f"morphed_{split}.npy", self.geometry, count),
-                labels_array(self.folder / f"labels_{split}.npy", count, len(self.classes)))
+        return (morphed_of(self.folder / f"morphed_{split}.npy", self.geometry, count),
+                labels_of(self.folder / f"labels_{split}.npy", count, len(self.classes)))
 
     def data(self) -> Data:
         """Both splits, prepared as Aug-Conv takes them."""
@@ -149,7 +149,7 @@ class Query:
             raise ValueError("there is no such query")
 
 
-def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
+def morphed_of(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
     if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
@@ -157,7 +157,7 @@ def morphed_array(path: Path, geometry: Geometry, count: int) -> Tensor:
     return array
 
 
-def labels_array(path: Path, count: int, classes: int) -> Tensor:
+def labels_of(path: Path, count: int, classes: int) -> Tensor:
     labels = load_array(path, (count,), "int64")
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"{path} has labels beyond its {classes} classes: {remedy(path)}")
@@ -166,7 +166,7 @@ def labels_array(path: Path, count: int, classes: int) -> Tensor:
 
 def read(kind: type, folder: Path) -> Delivery | Query:
     """What a folder's manifest says; raises UserError where it is missing or makes no sense."""
-    manifest = read_manifest(folder)
+    manifest = manifest_of(folder)
     try:
         return _of(manifest, kind, folder=folder, geometry=_of(manifest, Geometry))
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -20,8 +20,10 @@ BLOCK = 16                          # rows handled at once: what a block needs s
 def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int:
     """q for images of shape (α, m, m): αm²/κ, or αs² with tiles of side s.
 
-    Raises ValueError where κ does not divide αm².
+    Raises ValueError where κ does not divide αm², or a tile is larger than an image.
     """
+    if tile > shape[1]:
+        raise ValueError(f"tiles of side {tile} are larger than images of side {shape[1]}")
     if tile:
         return shape[0] * tile * tile
     entries = shape[0] * shape[1] * shape[2]
@@ -223,13 +225,11 @@ def compose_by_tiles(layer: nn.Conv2d, inverse: Tensor, tile: int, shape: tuple[
 def features_shape(layer: nn.Conv2d, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(β, n, n) of a first layer's features; raises ValueError where it does not fit the images."""
     if layer.in_channels != shape[0]:
-        raise ValueError(f"the first layer takes {layer.in_channels} channels, but the images have "
-                         f"{shape[0]}")
+        raise ValueError(f"the layer takes {layer.in_channels} channels, images have {shape[0]}")
     size = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(
         shape[1:], layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)]
     if min(size) < 1:
-        raise ValueError(f"the first layer's kernel is larger than the images, {shape[1]}x"
-                         f"{shape[2]}")
+        raise ValueError(f"the first layer's kernel is larger than images {shape[1]}x{shape[2]}")
     return layer.out_channels, *size
 
 

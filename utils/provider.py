@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from program.artifacts import load, read_manifest
+from program.artifacts import load, manifest_of
 from program.cli import UserError, user_errors
 from utils.morphing import core_size
 
@@ -38,7 +38,7 @@ def read_key(folder: Path, shape: tuple[int, int, int]) -> Key:
                             f" not one for images {shape[0]}x{shape[1]}x{shape[2]}: run `python "
                             "gen_morphing_matrix.py` with this --image_size and --image_padding")
         matrices[name] = core, kappa, tile
-    manifest = read_manifest(folder)
+    manifest = manifest_of(folder)
     file = manifest["files"]["morphing_matrix.pt"]["sha256"]
     return Key(matrices["morphing_matrix"][0], *matrices["inverse_matrix"],
                str(manifest.get("morph_distribution")),

@@ -9,15 +9,7 @@ import torch
 from torch import nn
 
 from parameter import Parameters
-from program.artifacts import (
-    Saving,
-    digest,
-    load,
-    read_manifest,
-    read_tensors,
-    verified,
-    write_alone,
-)
+from program.artifacts import Saving, digest, load, manifest_of, read_tensors, verified, write_alone
 from program.cli import UserError, steps_of
 from program.pictures import curve_png, draw
 from program.processes import compute_dtype, rank, say
@@ -56,7 +48,7 @@ def identity(p: Parameters, step: str, **data) -> dict:
 def read_result(folder: Path, name: str) -> dict | None:
     """The result that a finished run left, or None; raises UserError where it is damaged."""
     path = folder / f"{name}.json"
-    if path.name not in read_manifest(folder, missing_ok=True)["files"]:
+    if path.name not in manifest_of(folder, missing_ok=True)["files"]:
         return None
     return json.loads(verified(path).read_text(encoding="utf-8"))
 
@@ -76,6 +68,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
         raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
                         "pass --restart to train on what is there now")
     if other:
+        say(f"{run.name} of {result['accuracy']:.2%} is replaced: it had other {listed(other)}")
         return False
     for name in (run.name, "first_layer") if run.name == "pretrained" else (run.name,):
         load(run.folder / f"{name}.pt")
@@ -118,8 +111,7 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
         if not all(buffers) or any(epoch.keys() != EPOCH for epoch in state["curve"]):
             raise ValueError
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise UserError(f"{run.checkpoint} is not of this network: pass --restart to begin anew"
-                        ) from None
+        raise UserError(f"{run.checkpoint} is of another network: pass --restart") from None
     say(f"going on after epoch {len(state['curve'])}")
     return state["curve"]
 
@@ -164,8 +156,7 @@ def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Para
 
 
 def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) -> dict:
-    """All that changes a run's outcome, as it was used, but the seed: what results are grouped by.
-    """
+    """All that changes a run's outcome but the seed, as used: what results are grouped by."""
     decay = p.weight_decay if run.name.startswith("pretrained") else p.morphed_weight_decay
     return {"run": run.name, **{k: v for k, v in about.items() if k != "pixels"},
             "model": p.model, "init": Path(p.init).name, "epochs": p.epochs,
@@ -175,12 +166,12 @@ def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) ->
             "precision": str(compute_dtype(p, device)).removeprefix("torch.")}
 
 
-def comparison(folder: Path, *names: str) -> list[str]:
-    """A line for each finished run of a folder, compared with the plain network's accuracy."""
+def comparison(run: Run, *names: str) -> list[str]:
+    """A line for each finished run beside `run`, compared with the plain network's accuracy."""
     plain, lines = None, []
     for name in dict.fromkeys(names) or TITLES:
         try:
-            if (result := read_result(folder, name)) is None:
+            if (result := read_result(run.folder, name)) is None:
                 continue
         except (UserError, OSError) as mistake:
             lines.append(f"{TITLES[name]}: {mistake}")
@@ -193,9 +184,13 @@ def comparison(folder: Path, *names: str) -> list[str]:
         else:
             points = 100 * (result["accuracy"] - plain["accuracy"])
             line += f", {abs(points):.2f} points {'above' if points >= 0 else 'below'} plain"
-            own, its = (r["provenance"] | {"pixels": r["data"]["pixels"]} for r in (result, plain))
+            own, its = (r["provenance"] | {"pixels": r["data"]["pixels"], "seed": r["seed"]}
+                        for r in (result, plain))
             other = [key for key in differing(its, own)
                      if key in its and key not in ("run", "weight_decay")]
-            line += f" (which had other {listed(other)})" if other else ""
+            line += f" (the two differ in {listed(other)})" if other else ""
+        behind = [of.get("delivery", []) for of in (result["identity"], run.identity)]
+        if all(behind) and {*behind[0]}.isdisjoint(behind[1]):
+            line += " (another delivery's)"
         lines.append(line)
     return lines

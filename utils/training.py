@@ -1,5 +1,4 @@
-"""The one training loop, for plain images, for a frozen first layer's features, for morphed images.
-"""
+"""The one training loop: on plain images, on a frozen first layer's features, on morphed images."""
 
 import time
 from collections.abc import Callable
@@ -83,8 +82,7 @@ def features_of(layer: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: to
 
 def logits_of(network: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
               device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A network, which computes in `dtype`, as a function of its inputs before `prepare`: float32.
-    """
+    """A network, which computes in `dtype`, as a function of inputs before `prepare`: float32."""
     def forward(inputs: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             logits = network(prepare(inputs.to(device, non_blocking=True)))
