@@ -153,7 +153,8 @@ def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made
     steps(data, "predict.py --name whole --network pretrained")
     out = steps(data, "predict.py --name whole")
     folder = data / "developer" / "predictions"
-    assert "earlier predictions" not in out and (folder / "whole-pretrained" / "confusion.png").exists()
+    assert "earlier predictions" not in out
+    assert (folder / "whole-pretrained" / "confusion.png").exists()
     file = next((made / "images" / "test").rglob("*.png"))
     (data / "one.png").write_bytes(file.read_bytes())
     out = steps(data, f"morph_images.py --name whole --images {data}/one.png",
