@@ -50,8 +50,8 @@ def main(p):
     folder = Path(p.data_dir) / "developer" / "predictions" / name
     if folder.exists():
         print(f"earlier predictions in {folder}/ are replaced")
-    (folder / "confusion.png").unlink(missing_ok=True)
     write_alone(folder / "predictions.csv", as_csv(probabilities, names, classes))
+    (folder / "confusion.png").unlink(missing_ok=True)   # drawn anew where there are labels
     print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
     placed = delivery.geometry.placed(restored(images[:SHOWN], scale))
     if draw(folder / "predictions.png", predictions_png, placed, probabilities, classes):
