@@ -20,6 +20,8 @@ def main(p):
     if p.tile and p.kappa > 1:
         raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: set "
                         "kappa to 1, or tile to 0")
+    if p.tile > shape[1]:
+        raise UserError(f"tiles of side {p.tile} are larger than images of side {shape[1]}")
     with user_errors():
         q, entries = core_size(shape, p.kappa, p.tile), core_size(shape)
 

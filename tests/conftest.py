@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.damage import make_stages
+from tests.inference import steps, tree
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,19 @@ def at(stages, tmp_path):
 
     copied.folder = tmp_path / "data"
     return copied
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A data folder after the five steps, and the images that it was made of; not to be changed."""
+    folder = tmp_path_factory.mktemp("inference")
+    images = tree(folder / "images")
+    steps(folder / "data", "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
+          "train_with_ac.py", dataset_dir=images)
+    steps(folder / "data", f"morph_images.py --name whole --images {images}/test")
+    return folder
+
+
+@pytest.fixture
+def data(made, tmp_path):
+    return shutil.copytree(made / "data", tmp_path / "data")

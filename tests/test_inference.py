@@ -1,6 +1,5 @@
-"""The inference stage, and training on the images of several providers."""
+"""The inference stage."""
 
-import csv
 import json
 import os
 import shutil
@@ -9,73 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from images.datasets import load_images, normalise
 from models.networks import build
 from parameter import Parameters
-from tests.damage import refused, snapshot
-from tests.steps import TINY, full_disk, run
-
-SETTINGS = (*TINY, "--dataset", "folder", "--model", "tests.own_networks:strided", "--train_limit",
-            "0", "--test_limit", "0", "--epochs", "3", "--lr", "0.05", "--tile", "4",
-            "--morph_distribution", "orthogonal", "--shuffle_channels", "no")
-
-
-CLASSES = {"blue": (90, 110, 150), "green": (90, 150, 90), "red": (150, 100, 90),
-           "white": (150, 150, 140)}
-
-
-def tree(folder: Path, seed=0) -> Path:
-    """Noise about a colour as image files, <split>/<class>/<number>.png: 40 to train on, 40 to
-    test. An odd seed has few images of the first classes, an even one of the last."""
-    random = np.random.default_rng(seed)
-    for label, (name, colour) in enumerate(CLASSES.items()):
-        for split, count in (("train", 4 if seed % 2 == (label < 2) else 16), ("test", 10)):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                image = (colour + random.normal(0, 60, (8, 8, 3))).clip(0, 255).astype(np.uint8)
-                Image.fromarray(image).save(folder / split / name / f"{i:03d}.png")
-    return folder
-
-
-def steps(data: Path, *scripts: str, **also) -> str:
-    """Runs steps to their good end; gives what the last one printed."""
-    for line in scripts:
-        script, *more = line.split()
-        result = run(script, *more, "--data_dir", data, settings=(*SETTINGS, *sum(
-            ((f"--{name}", str(value)) for name, value in also.items()), ())))
-        assert result.status == 0, result.err
-    return result.out
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A data folder after the five steps, and the images that it was made of; not to be changed."""
-    folder = tmp_path_factory.mktemp("inference")
-    images = tree(folder / "images")
-    steps(folder / "data", "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
-          "train_with_ac.py", dataset_dir=images)
-    steps(folder / "data", f"morph_images.py --name whole --images {images}/test")
-    return folder
-
-
-@pytest.fixture
-def data(made, tmp_path):
-    return shutil.copytree(made / "data", tmp_path / "data")
-
-
-def predictions(data: Path, name: str) -> list[dict]:
-    path = data / "developer" / "predictions" / name / "predictions.csv"
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
-def classes(data: Path, name: str) -> list[str]:
-    return [row["class"] for row in predictions(data, name)]
-
-
-def manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+from tests.damage import refused
+from tests.inference import SETTINGS, classes, ends, manifest, predictions, steps
+from tests.steps import full_disk, run
 
 
 def test_queries_are_morphed_as_the_delivery_was(made):
@@ -182,14 +121,6 @@ def test_int8_queries_bring_their_own_scale(data, made):
 
 # What is refused
 
-def ends(data, script, *arguments, words, before=None):
-    """With one line that holds the words; nothing that was there changes."""
-    then = snapshot(data)
-    result = run(script, *arguments, "--data_dir", data, settings=SETTINGS, before=before)
-    assert refused(result, *words)
-    assert snapshot(data) == then
-
-
 def test_queries_of_another_key_are_refused_with_both_keys(data, made):
     """Networks go on with a new key where channels are not shuffled."""
     old, before = manifest(data / "delivery")["key"], classes_of(data)
@@ -277,42 +208,3 @@ def test_queries_of_another_size_are_refused(data, tmp_path):
 def test_a_full_disk_leaves_the_queries_as_they_were(data, made, name):
     ends(data, "morph_images.py", "--name", "whole", "--images", made / "images" / "test",
          words=[name, "File too large"], before=full_disk(name, 50))
-
-
-# Several providers
-
-@pytest.fixture(scope="module")
-def second(made, tmp_path_factory):
-    """Another provider's data folder: other images and another key, the same first layer."""
-    folder = tmp_path_factory.mktemp("second")
-    shutil.copytree(made / "data" / "developer", folder / "data" / "developer")
-    steps(folder / "data", "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py",
-          dataset_dir=tree(folder / "images", seed=7))
-    return folder
-
-
-def test_one_network_learns_from_two_providers(data, second):
-    """Each has many images of the classes of which the other has few."""
-    both = f"--delivery {data}/delivery {second}/data/delivery"
-    out = steps(data, f"train_with_ac.py {both} --epochs 10")
-    result = json.loads((data / "developer" / "with_ac.json").read_text())
-    assert result["data"]["providers"] == 2 and result["data"]["train_images"] == 80
-    assert out.count("delivery of 40 + 40 images") == 2
-    curve = [epoch["train_loss"] for epoch in result["curve"]]
-    assert curve[-1] < 0.8 * curve[0]
-    ends(data, "predict.py", "--name", "test", *both.split(), words=["give one --delivery"])
-    for folder in (data / "delivery", second / "data" / "delivery"):
-        out = steps(data, f"predict.py --name test --delivery {folder}")
-        right = int(out.split("%, ")[1].split(" of 40 right")[0])
-        assert right >= 20                               # chance is 10
-
-
-def test_providers_whose_features_differ_are_refused(data, second, made, tmp_path):
-    third = tmp_path / "third"
-    shutil.copytree(second / "data", third)
-    both = ("--delivery", data / "delivery", third / "delivery")
-    steps(third, "gen_augconv.py", dataset_dir=second / "images", shuffle_channels="yes")
-    ends(data, "train_with_ac.py", *both, words=["channels in the same order",
-                                                 "--shuffle_channels no"])
-    steps(third, "pretrain.py --seed 5", "gen_augconv.py", dataset_dir=second / "images")
-    ends(data, "train_with_ac.py", *both, words=["another first layer"])

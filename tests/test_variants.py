@@ -89,7 +89,7 @@ def test_the_next_tile_works(developed):
 def test_kappa_and_tile_exclude_each_other(tmp_path):
     result = run("gen_morphing_matrix.py", "--kappa", "2", "--tile", "4", "--data_dir", tmp_path,
                  settings=TINY)
-    assert refused(result, "kappa and tile", "choose one")
+    assert refused(result, "kappa 2 and tile 4 are two ways", "set kappa to 1")
 
 
 def test_the_frozen_partner_sees_the_features_of_aug_conv(developed):

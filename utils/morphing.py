@@ -20,10 +20,8 @@ BLOCK = 16                          # rows handled at once: what a block needs s
 def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int:
     """q for images of shape (α, m, m): αm²/κ, or αs² with tiles of side s.
 
-    Raises ValueError where κ does not divide αm², or a tile is larger than an image.
+    Raises ValueError where κ does not divide αm².
     """
-    if tile > shape[1]:
-        raise ValueError(f"tiles of side {tile} are larger than images of side {shape[1]}")
     if tile:
         return shape[0] * tile * tile
     entries = shape[0] * shape[1] * shape[2]
