@@ -3,7 +3,7 @@
 # make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
 # make attack-matrix: the attacks over first layers, cores and blocks, on images in data/; 40 minutes.
 # make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
-# make stress: kills, full disks and hostile files, hundreds of them; 20 minutes.
+# make stress: kills, full disks and hostile files, hundreds of them; 25 minutes.
 # make paper: the paper's setting, 300 epochs on CIFAR-10, a GPU's job; says how long it will take.
 # make bench: each step's speed beside the reference's algorithm; 25 minutes, nothing else running.
 PYTHON ?= python3

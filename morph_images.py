@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import mode
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import numpy as np
@@ -62,7 +63,7 @@ def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | N
         raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
     names = [str(i) for i in range(len(files))] if p.hide_names else names
     if len({*names}) < len(names):
-        raise UserError(f"several images are named {max(names, key=names.count)}: name the folder "
+        raise UserError(f"several images are named {mode(names)}: name the folder "
                         "above theirs, or --hide_names")
     kinds = [file.parent.name for file in files]
     if not all(kind in delivery.classes for kind in kinds):

@@ -146,9 +146,9 @@ def test_data_folder_that_cannot_be_written(tmp_path, folder, words):
 # First layers, as a developer may hand them over.
 
 @pytest.mark.parametrize("layer, words", [
-    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel is larger than images"),
-    (torch.nn.Conv2d(1, 64, 3, padding=1), "layer takes 1 channels, images have 3"),
-    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "kernel is larger than images")])
+    (torch.nn.Conv2d(3, 64, 11, padding=1), "kernel is larger than the images"),
+    (torch.nn.Conv2d(1, 64, 3, padding=1), "takes 1 channels, but the images have 3"),
+    (torch.nn.Conv2d(3, 64, 3, padding=1, dilation=9), "kernel is larger than the images")])
 def test_first_layer_of_another_geometry(ends, data, tmp_path, layer, words):
     developer = shutil.copytree(data / "developer", tmp_path / "developer")
     try:

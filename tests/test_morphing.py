@@ -169,7 +169,7 @@ def test_singular_core_is_refused():
 
 @pytest.mark.parametrize("layer, message", [
     (nn.Conv2d(1, 2, 3), "takes 1 channels"),
-    (nn.Conv2d(3, 2, 9), "larger than images"),
+    (nn.Conv2d(3, 2, 9), "larger than the images"),
 ])
 def test_a_first_layer_that_does_not_fit_is_refused(layer, message):
     with pytest.raises(ValueError, match=message):

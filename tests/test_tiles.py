@@ -120,7 +120,7 @@ def test_tiles_that_the_stride_does_not_divide_are_refused_with_the_next_that_it
 
 @pytest.mark.parametrize("layer, shape, message", [
     (nn.Conv2d(1, 2, 3), (3, 8, 8), "takes 1 channels"),
-    (nn.Conv2d(3, 2, 9), (3, 4, 4), "larger than images")])
+    (nn.Conv2d(3, 2, 9), (3, 4, 4), "larger than the images")])
 def test_a_first_layer_that_does_not_fit_is_refused(layer, shape, message):
     with pytest.raises(ValueError, match=message):
         compose_by_tiles(layer, torch.eye(48), 4, shape, torch.arange(2))

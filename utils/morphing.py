@@ -223,11 +223,12 @@ def compose_by_tiles(layer: nn.Conv2d, inverse: Tensor, tile: int, shape: tuple[
 def features_shape(layer: nn.Conv2d, shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """(β, n, n) of a first layer's features; raises ValueError where it does not fit the images."""
     if layer.in_channels != shape[0]:
-        raise ValueError(f"the layer takes {layer.in_channels} channels, images have {shape[0]}")
+        raise ValueError(f"the first layer takes {layer.in_channels} channels, but the images have "
+                         f"{shape[0]}")
     size = [(m + 2 * p - d * (k - 1) - 1) // s + 1 for m, p, d, k, s in zip(
         shape[1:], layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True)]
     if min(size) < 1:
-        raise ValueError(f"the first layer's kernel is larger than images {shape[1]}x{shape[2]}")
+        raise ValueError(f"the layer's kernel is larger than the images {shape[1]}x{shape[2]}")
     return layer.out_channels, *size
 
 

@@ -184,8 +184,7 @@ def comparison(run: Run, *names: str) -> list[str]:
         else:
             points = 100 * (result["accuracy"] - plain["accuracy"])
             line += f", {abs(points):.2f} points {'above' if points >= 0 else 'below'} plain"
-            own, its = (r["provenance"] | {"pixels": r["data"]["pixels"], "seed": r["seed"]}
-                        for r in (result, plain))
+            own, its = (r["provenance"] | r["data"] | {"seed": r["seed"]} for r in (result, plain))
             other = [key for key in differing(its, own)
                      if key in its and key not in ("run", "weight_decay")]
             line += f" (the two differ in {listed(other)})" if other else ""

@@ -232,10 +232,9 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay:
 
 def check_finite(loss: float, network: nn.Module, epoch: int):
     if not (np.isfinite(loss) and all(x.isfinite().all() for x in network.state_dict().values())):
-        raise UserError(
-            f"loss or weights are not finite in epoch {epoch}: the epoch before is kept; try "
-            "--restart with a lower --lr (morphed images of a uniform core are large: without "
-            "Aug-Conv they may need --standardise)")
+        raise UserError(f"loss or weights are not finite in epoch {epoch}: the epoch before is "
+                        "kept; try --restart with a lower --lr (morphed images of a uniform core "
+                        "are large: without Aug-Conv they may need --standardise)")
 
 
 @torch.inference_mode()
