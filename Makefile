@@ -30,24 +30,24 @@ attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
 
 attack-matrix: .venv/runtime
-	$(STEP) -m benchmarks.attack_matrix
+	$(STEP) -m experiments.attack_matrix
 	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
 	$(STEP) reproduce_tables.py
 
 tables-he: .venv/he
-	$(STEP) -m benchmarks.he
+	$(STEP) -m experiments.homomorphic
 	$(STEP) reproduce_tables.py
 
 stress: .venv/tests
 	$(STEP) -m tests.stress
 
 bench: .venv/runtime
-	$(STEP) -m benchmarks.steps
+	$(STEP) -m experiments.speed
 
 paper: .venv/runtime
-	$(STEP) -m benchmarks.paper 1e9 results/accuracy $(OPTIONS)
+	$(STEP) -m experiments.paper_setting 1e9 results/accuracy $(OPTIONS)
 
 clean:
 	rm -rf .venv data/demo

@@ -18,14 +18,14 @@ from torch import Tensor
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
 from images.datasets import Prepared, data_digest, image_shape, load_images
-from models import first_layer
-from program.artifacts import load, write_alone
-from program.cli import UserError, run_step, user_errors
-from program.memory import require_memory
-from program.pictures import draw, rows_png, stretched
-from program.provenance import provenance, to_json
+from mole import first_layer
+from mole.morphing import core_size, unrolled
+from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, read, restored
-from utils.morphing import core_size, unrolled
+from utils.memory import require_memory
+from utils.plots import draw, rows_png, stretched
+from utils.provenance import provenance, to_json
+from utils.settings import UserError, run_step, user_errors
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10

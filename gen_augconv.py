@@ -18,16 +18,15 @@ import torch
 from torch import Tensor
 
 from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
-from models import first_layer
-from models.aug_conv import AugConv
-from program.artifacts import Saving, load
-from program.cli import UserError, run_step, user_errors
-from program.memory import require_memory
-from program.pictures import draw, rows_png, stretched
-from program.processes import processes, rank, say
-from utils import morphing
+from mole import first_layer, morphing
+from mole.aug_conv import AugConv
+from utils.artifacts import Saving, load
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
+from utils.devices import processes, rank, say
+from utils.memory import require_memory
+from utils.plots import draw, rows_png, stretched
 from utils.provider import Key, read_key
+from utils.settings import UserError, run_step, user_errors
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
 

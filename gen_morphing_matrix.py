@@ -9,10 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from images.datasets import image_shape
-from program.artifacts import Saving, is_private
-from program.cli import UserError, run_step, user_errors
-from program.memory import NEEDS, require_memory
-from utils.morphing import core_size, padded_shape, residual, secret_generator, usable_core
+from mole.morphing import core_size, padded_shape, residual, secret_generator, usable_core
+from utils.artifacts import Saving, is_private
+from utils.memory import NEEDS, require_memory
+from utils.settings import UserError, run_step, user_errors
 
 
 def main(p):

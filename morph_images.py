@@ -16,11 +16,11 @@ import torch
 
 from images.datasets import Prepared, decoded
 from images.files import list_images, shown
-from program.artifacts import Saving
-from program.cli import UserError, run_step
-from program.processes import processes
+from utils.artifacts import Saving
 from utils.delivery import Delivery, common_scale, deliver, read
+from utils.devices import processes
 from utils.provider import read_key
+from utils.settings import UserError, run_step
 
 
 def main(p):

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from images.files import shown
-from models.first_layer import BehindFirstLayer
-from models.networks import build
+from models.build import build
+from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
-from program.artifacts import load, write_alone
-from program.cli import UserError, run_step
-from program.pictures import confusion_png, draw, predictions_png
-from program.processes import compute_dtype, processes
+from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, Query, labels_of, morphed_of, read, read_deliveries, restored
+from utils.devices import compute_dtype, processes
+from utils.plots import confusion_png, draw, predictions_png
+from utils.settings import UserError, run_step
 from utils.training import features_of, logits_of
 
 SHOWN = 20

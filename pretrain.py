@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from images import datasets
-from models import first_layer
-from program.artifacts import read_tensors
-from program.cli import run_step, user_errors
-from program.processes import compute_dtype, processes, say
-from utils.runs import Run, comparison, finish, identity, is_finished
+from mole import first_layer
+from utils.artifacts import read_tensors
+from utils.devices import compute_dtype, processes, say
+from utils.records import Run, comparison, finish, identity, is_finished
+from utils.settings import run_step, user_errors
 from utils.training import Data, new_network, through_frozen_layers, to_device, train
 
 

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+from experiments.tables import figures, measured, paper, runs
+from experiments.tables.tables import Table, filled
 from parameter import Parameters
-from program.artifacts import write_alone
-from program.cli import run_step, user_errors
-from program.provenance import to_json
-from report import figures, measured, paper, runs
-from report.tables import Table, filled
+from utils.artifacts import write_alone
+from utils.provenance import to_json
+from utils.settings import run_step, user_errors
 
 ROOT = Path(__file__).resolve().parent
 TRAIN = "the training scripts with `--results_dir results/accuracy`"
@@ -22,14 +22,14 @@ TABLES = (                          # name, record, what makes the table, what m
     ("accuracy", "accuracy", runs.accuracy, TRAIN),
     ("equality", "accuracy", runs.equality, f"{TRAIN}, `pretrain.py` with `--frozen_first_layer`"),
     ("paper", "accuracy", paper.paper, TRAIN),
-    ("kappa", "kappa", measured.kappa, "`python -m benchmarks.kappa`"),
-    ("agreement", "agreement", measured.agreement, "`python -m benchmarks.agreement`"),
+    ("kappa", "kappa", measured.kappa, "`python -m experiments.kappa`"),
+    ("agreement", "agreement", measured.agreement, "`python -m experiments.agreement`"),
     ("inputs", "inputs", measured.inputs, "`python -m tests.inputs`"),
     ("he", "he", measured.he, "`make tables-he`"),
     ("bench", "bench", measured.bench, "`make bench`"),
     ("attack", "attacks", measured.attack, "`python attack.py --score --results_dir results`"),
     ("matrix", "attack_matrix", measured.attack_matrix, "`make attack-matrix`"),
-    ("repairs", "repairs", measured.repairs, "`python -m benchmarks.repairs`"),
+    ("repairs", "repairs", measured.repairs, "`python -m experiments.repairs`"),
     ("stress", "stress", measured.stress, "`make stress`"),
     ("runs", "accuracy", runs.each_run, TRAIN))
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-from models import first_layer
-from program.cli import run_step
-from program.processes import processes, say
+from mole import first_layer
+from mole.morphing import fitted_padding, padded_shape
 from utils.delivery import Delivery, read, standardiser
-from utils.morphing import fitted_padding, padded_shape
-from utils.runs import Run, comparison, finish, identity, is_finished
+from utils.devices import processes, say
+from utils.records import Run, comparison, finish, identity, is_finished
+from utils.settings import run_step
 from utils.training import new_network, to_device, train
 
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-from models import first_layer
-from models.first_layer import BehindFirstLayer
-from program.cli import UserError, run_step, warn
-from program.processes import compute_dtype, processes, say
+from mole import first_layer
+from mole.first_layer import BehindFirstLayer
+from mole.morphing import features_shape
 from utils.delivery import Delivery, read_deliveries
-from utils.morphing import features_shape
-from utils.runs import Run, comparison, finish, identity, is_finished
+from utils.devices import compute_dtype, processes, say
+from utils.records import Run, comparison, finish, identity, is_finished
+from utils.settings import UserError, run_step, warn
 from utils.training import new_network, through_frozen_layers, train
 
 

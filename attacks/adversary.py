@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from attacks import algebra, blind, data_only
 from attacks.colours import best_colour_fit, colour_lattice
-from models.aug_conv import AugConv
+from mole.aug_conv import AugConv
+from mole.morphing import core_size
 from utils.delivery import Geometry
-from utils.morphing import core_size
 
 IMAGES, PROBES, PUBLIC, LIKENESS = 256, 96, 50_000, 2000
 

@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.aug_conv import AugConv
+from mole.aug_conv import AugConv
 
 WINDOW = 1024                       # features of a window up to which channels are told apart
 

@@ -18,10 +18,10 @@ from torchvision.datasets.utils import calculate_md5
 from images import files as image_files
 from images import shapes
 from parameter import Parameters
-from program.artifacts import digest, keep_private, temporary, write_alone, write_temporary
-from program.cli import UserError
-from program.memory import require_memory
-from program.processes import first_process_first, say
+from utils.artifacts import digest, keep_private, temporary, write_alone, write_temporary
+from utils.devices import first_process_first, say
+from utils.memory import require_memory
+from utils.settings import UserError
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 # Channels, side, mean and deviation of each colour: torchvision's data sets, and our own.

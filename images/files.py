@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from program.cli import UserError
+from utils.settings import UserError
 
 VERSION = 1                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).

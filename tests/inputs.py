@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from images.files import decode, decode_all, find_images
-from program.cli import UserError
 from tests.image_files import (
     FILES,
     FLOATS,
@@ -32,6 +31,7 @@ from tests.image_files import (
     saved,
     tiff,
 )
+from utils.settings import UserError
 
 for kind in ("JPEG", "PNG", "TIFF", "WEBP"):
     for orientation, pixels in TURNED.items():

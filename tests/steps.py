@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from program.cli import options_of
+from utils.settings import options_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_ac.py",
@@ -40,7 +40,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.training",
-    "utils.provider", "models.networks", "tests.steps"])
+    "utils.provider", "models.build", "tests.steps"])
 
 
 class Result(NamedTuple):
@@ -187,7 +187,7 @@ def free_memory(size: int) -> Callable[[], None]:
 
 
 def _free_memory(size: int):
-    from program import memory
+    from utils import memory
     memory.free_memory = lambda device: size
 
 
@@ -237,7 +237,7 @@ def singular_cores(count: int) -> Callable[[], None]:
 def _singular_cores(count: int):
     import torch
 
-    from utils import morphing
+    from mole import morphing
     true, calls = morphing.draw_core, []
 
     def bad(q, *arguments):

@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from parameter import Parameters
-from program.artifacts import write_alone
-from program.provenance import provenance, to_json
 from tests.damage import (
     ALL,
     DAMAGE,
@@ -34,6 +32,8 @@ from tests.damage import (
 )
 from tests.misfits import CHECKPOINT, MISFITS, READERS
 from tests.steps import ROOT, Result, full_disk, killed_before, start, wait_until
+from utils.artifacts import write_alone
+from utils.provenance import provenance, to_json
 
 KILLS, INTERRUPTS, FLIPS, MUTATIONS = 60, 30, 20, 25
 FILES = [*READERS, (CHECKPOINT, "pretrain.py"),

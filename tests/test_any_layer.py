@@ -8,13 +8,11 @@ from torch import nn
 
 from attacks import adversary, algebra
 from attacks.adversary import Truth, View
-from benchmarks import attack_matrix, repairs
-from benchmarks.inverse_training import inverse_training
+from experiments import attack_matrix, repairs
+from experiments.inverse_training import inverse_training
 from images.datasets import CIFAR, Images, Prepared
-from models.aug_conv import AugConv
-from tests.test_attacks import normal, photographs, pixels
-from utils.delivery import Geometry, restored, rounded
-from utils.morphing import (
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     draw_core,
     invert_core,
@@ -22,6 +20,8 @@ from utils.morphing import (
     secret_generator,
     unrolled,
 )
+from tests.test_attacks import normal, photographs, pixels
+from utils.delivery import Geometry, restored, rounded
 
 
 def attacked(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from program.cli import options_of
 from tests.steps import ROOT, TINY, run
 from tests.test_steps import WATCH
+from utils.settings import options_of
 
 
 def deliver(data: Path, *core, image: int = 8, dtype: str = "float32") -> tuple:

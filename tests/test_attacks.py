@@ -12,11 +12,11 @@ from attacks.algebra import reidentified
 from attacks.blind import blind_filters, shared_pixel
 from attacks.colours import best_colour_fit, colour_lattice
 from attacks.data_only import images_from_statistics
-from benchmarks.repairs import blind_pixels, denoised_inverse
-from benchmarks.repairs import repair as repair_weight
+from experiments.repairs import blind_pixels, denoised_inverse
+from experiments.repairs import repair as repair_weight
 from images.datasets import CIFAR, Prepared
-from models.aug_conv import AugConv
-from utils.morphing import (
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     core_size,
     draw_core,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models import first_layer
-from program.artifacts import Saving
+from mole import first_layer
 from tests.damage import snapshot
 from tests.steps import TINY, killed_before
 from tests.steps import run as run_step
+from utils.artifacts import Saving
 
 # The step, what is added to TINY, the exit status, and words that the line must hold.
 PARAMETERS = [

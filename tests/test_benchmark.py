@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measures, reference, report, steps
+from experiments import reference_algorithm as reference
+from experiments import speed as steps
+from experiments import speed_measures as measures
+from experiments import speed_report as report
 from images.datasets import CIFAR, Images, Prepared
-from models.aug_conv import AugConv
-from utils.morphing import (
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     draw_core,
     invert_core,

@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from images import shapes
-from models.aug_conv import AugConv
-from models.networks import build
+from models.build import build
+from mole.aug_conv import AugConv
+from mole.morphing import relative_error
 from parameter import Parameters
-from program.processes import compute_dtype, full_float32
 from tests.steps import STEPS, TINY, run
 from tests.test_processes import in_two
-from utils.morphing import relative_error
-from utils.runs import Run
+from utils.devices import compute_dtype, full_float32
+from utils.records import Run
 from utils.training import (
     Data,
     batches,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from program import artifacts
-from program.artifacts import Saving, load, load_array, write_rows
-from program.cli import UserError
 from tests.damage import DAMAGE, change, refused, same, snapshot, step, vouch
 from tests.misfits import CHECKPOINT, MISFITS, READERS
+from utils import artifacts
+from utils.artifacts import Saving, load, load_array, write_rows
+from utils.settings import UserError
 
 SOME = ("truncated", "one bit flipped", "text", "removed", "truncated, vouched for",
         "code, vouched for", "archive, vouched for")

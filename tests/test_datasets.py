@@ -26,7 +26,7 @@ from images.datasets import (
     subset,
 )
 from parameter import Parameters
-from program.cli import UserError
+from utils.settings import UserError
 
 
 def test_shapes_are_the_same_for_the_same_seed_and_balanced():

@@ -11,9 +11,9 @@ from images import datasets
 from images.datasets import load_images
 from images.files import decode
 from parameter import Parameters
-from program.cli import UserError
 from tests.damage import refused
 from tests.steps import TINY, full_disk, run
+from utils.settings import UserError
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageOps
 
 from images.files import decode, decode_all, find_images, list_images, shown
-from program.cli import UserError
 from tests.image_files import PHOTO, RAMP16, WIDE, content, saved
 from tests.inputs import CASES, empty, plant, refused
+from utils.settings import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")        # Pillow's, about the damage that is tested
 

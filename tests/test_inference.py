@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from images.datasets import load_images, normalise
-from models.networks import build
+from models.build import build
 from parameter import Parameters
 from tests.damage import refused
 from tests.inference import SETTINGS, classes, ends, manifest, predictions, steps

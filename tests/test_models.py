@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.aug_conv import AugConv
 from models.vgg import GROUPS, VGG, Conv3x3
-from program.processes import full_float32
-from utils.morphing import fitted_padding, relative_error
+from mole.aug_conv import AugConv
+from mole.morphing import fitted_padding, relative_error
+from utils.devices import full_float32
 
 
 @pytest.mark.parametrize("model, layers", [("vgg11", 8), ("vgg13", 10), ("vgg16", 13),

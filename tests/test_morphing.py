@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.linalg import block_diag
 from torch import nn
 
-from models.aug_conv import AugConv
-from utils.morphing import (
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     condition_number,
     core_size,

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from models import first_layer, networks
-from models.first_layer import BehindFirstLayer, Float32Conv2d, find
-from models.networks import build, start_from
+from models import build as networks
+from models.build import build, start_from
+from mole import first_layer
+from mole.first_layer import BehindFirstLayer, Float32Conv2d, find
 from parameter import Parameters
-from program.cli import UserError
+from utils.settings import UserError
 from utils.training import new_network
 
 OWN = "tests.own_networks:"

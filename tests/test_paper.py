@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from benchmarks import paper
-from benchmarks.paper import finished, own
+from experiments import paper_setting as paper
+from experiments.paper_setting import finished, own
 from tests.steps import STEPS
 
 

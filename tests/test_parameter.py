@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, fields, replace
 import pytest
 
 from parameter import PRESETS, Parameters
-from program import cli
-from program.cli import check, documented, parse, steps_of
-from program.provenance import provenance
 from tests.steps import INFERENCE, STEPS
-from utils.runs import identity
+from utils import settings as cli
+from utils.provenance import provenance
+from utils.records import identity
+from utils.settings import check, documented, parse, steps_of
 
 TRAINING = ("pretrain.py", "train_with_ac.py", "train_no_ac.py")
 

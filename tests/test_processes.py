@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from images import shapes
-from models.networks import build
+from models.build import build
 from parameter import Parameters
-from program.cli import options_of
-from program.processes import CPUSyncBatchNorm2d
 from tests.steps import ENVIRONMENT, ROOT, STEPS, TINY, run
+from utils.devices import CPUSyncBatchNorm2d
+from utils.settings import options_of
 from utils.training import (
     Data,
     batches,

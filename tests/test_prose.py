@@ -5,11 +5,11 @@ import re
 import shutil
 
 import reproduce_tables
-from program.provenance import result_name
-from report import paper
-from report.tables import filled, formatted
+from experiments.tables import paper
+from experiments.tables.tables import filled, formatted
 from tests.steps import ROOT, run
 from tests.test_tables import RECORDS, RUNS
+from utils.provenance import result_name
 
 
 def test_committed_tables_are_those_of_the_committed_results(tmp_path):

@@ -8,8 +8,6 @@ import signal
 import pytest
 import torch
 
-from program.artifacts import Saving, load, read_tensors
-from program.cli import locked
 from tests.damage import (
     SEED,
     TRAINING,
@@ -28,6 +26,8 @@ from tests.steps import (
     start,
     wait_until,
 )
+from utils.artifacts import Saving, load, read_tensors
+from utils.settings import locked
 
 # Kills
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from models import first_layer
-from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer
-from models.networks import build
-from program.artifacts import Saving, manifest_of
-from program.cli import options_of
+from models.build import build
+from mole import first_layer
+from mole.aug_conv import AugConv
+from mole.first_layer import BehindFirstLayer
 from tests.steps import ROOT, STEPS, TINY
 from tests.steps import run as run_step
+from utils.artifacts import Saving, manifest_of
+from utils.settings import options_of
 
 
 def run(script, data, *arguments, **also):

@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from program import artifacts, cli, memory
-from program.artifacts import load
-from program.cli import options_of
 from tests.damage import change, refused, same, step, with_settings
 from tests.steps import ENVIRONMENT, ROOT, free_memory, refusing
+from utils import artifacts, memory
+from utils import settings as cli
+from utils.artifacts import load
+from utils.settings import options_of
 
 
 def program(script, data, redirect="", **environment):

@@ -10,14 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
-from benchmarks import kappa
+from experiments import kappa
+from experiments.tables import formulas, measured, paper, runs
+from experiments.tables.tables import Table, formatted, table
 from models.vgg import GROUPS, VGG
-from program.cli import parse
-from program.provenance import result_name
-from report import formulas, measured, paper, runs
-from report.tables import Table, formatted, table
+from mole.morphing import compose_aug_conv, morph
 from tests.steps import ROOT, TINY, run
-from utils.morphing import compose_aug_conv, morph
+from utils.provenance import result_name
+from utils.settings import parse
 
 RECORDS = reproduce_tables.read_results(ROOT / "results")
 RUNS = RECORDS["accuracy"]
@@ -152,8 +152,8 @@ def test_nothing_measured_yet(tmp_path):
     text = (tmp_path / "new" / "tables.md").read_text()
     for command in ("`make bench`", "`make stress`", "`make tables-he`",
                     "`python attack.py --score --results_dir results`",
-                    "`python -m benchmarks.kappa`", "`python -m tests.inputs`",
-                    "`python -m benchmarks.agreement`",
+                    "`python -m experiments.kappa`", "`python -m tests.inputs`",
+                    "`python -m experiments.agreement`",
                     "the training scripts with `--results_dir results/accuracy`"):
         assert f"\nNot measured yet: {command}.\n" in text
     assert "7.9e-90" in text and "19 660 800 = 6.3%" in text

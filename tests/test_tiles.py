@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from models import first_layer
-from models.aug_conv import AugConv
-from models.networks import build
-from utils.morphing import (
+from models.build import build
+from mole import first_layer
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     compose_by_tiles,
     core_size,

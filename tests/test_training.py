@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from images import shapes
-from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer, find
-from models.networks import build
+from models.build import build
+from mole.aug_conv import AugConv
+from mole.first_layer import BehindFirstLayer, find
+from mole.morphing import compose_by_tiles, draw_core, morph, secret_generator
 from parameter import Parameters
-from program.processes import compute_dtype
 from utils import training
 from utils.delivery import restored, standardiser
-from utils.morphing import compose_by_tiles, draw_core, morph, secret_generator
-from utils.runs import Run, identity
+from utils.devices import compute_dtype
+from utils.records import Run, identity
 from utils.training import (
     Data,
     Features,

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from images.datasets import load_images, normalise
-from models.networks import build
+from models.build import build
+from mole.morphing import relative_error
 from parameter import Parameters
 from tests.damage import refused
 from tests.steps import STEPS, TINY, run
 from utils.delivery import Delivery, read, restored
-from utils.morphing import relative_error
 
 OWN = "tests.own_networks:"
 # Settings beyond TINY, the shape of a morphed image, and the features' largest relative error.

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.aug_conv import AugConv
+from mole.aug_conv import AugConv
+from mole.morphing import core_size, morph, morphed_shape, padded_shape
 from parameter import Parameters
-from program.artifacts import Saving, load, load_array, maker, manifest_of, remedy, write_rows
-from program.cli import UserError, fits
-from program.memory import require_memory
-from program.processes import rank, wait_for_all, world
-from utils.morphing import core_size, morph, morphed_shape, padded_shape
+from utils.artifacts import Saving, load, load_array, maker, manifest_of, remedy, write_rows
+from utils.devices import rank, wait_for_all, world
+from utils.memory import require_memory
+from utils.settings import UserError, fits
 from utils.training import Data
 
 BLOCK = 250             # images that are morphed or read at once: they stay in the cache

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from program.artifacts import load, manifest_of
-from program.cli import UserError, user_errors
-from utils.morphing import core_size
+from mole.morphing import core_size
+from utils.artifacts import load, manifest_of
+from utils.settings import UserError, user_errors
 
 
 class Key(NamedTuple):

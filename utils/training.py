@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.networks import build, start_from
+from models.build import build, start_from
 from parameter import Parameters
-from program import memory
-from program.artifacts import read_tensors
-from program.cli import UserError, user_errors
-from program.processes import compute_dtype, in_processes, rank, say, summed, world
-from utils.runs import Run, resume, save_checkpoint
+from utils import memory
+from utils.artifacts import read_tensors
+from utils.devices import compute_dtype, in_processes, rank, say, summed, world
+from utils.records import Run, resume, save_checkpoint
+from utils.settings import UserError, user_errors
 
 EVALUATED = 250         # images that are evaluated at once
 BETWEEN = {"cpu": 0, "cuda": 10}    # seconds between checkpoints: on CUDA epochs are short

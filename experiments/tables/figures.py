@@ -2,10 +2,10 @@
 
 from textwrap import fill
 
-from program.pictures import as_png, pyplot
-from report.formulas import morphing_macs
-from report.paper import ENTRIES, IMAGES, KAPPAS, NETWORK, TILES, computed, tile_costs
-from report.runs import NETWORKS, in_rows
+from experiments.tables.formulas import morphing_macs
+from experiments.tables.paper import ENTRIES, IMAGES, KAPPAS, NETWORK, TILES, computed, tile_costs
+from experiments.tables.runs import NETWORKS, in_rows
+from utils.plots import as_png, pyplot
 
 
 def panels_png(*panels: tuple[dict, list, list[tuple]]) -> bytes:

@@ -1,6 +1,6 @@
-"""Repairs of Aug-Conv, attacked and trained behind: `python -m benchmarks.repairs`.
+"""Repairs of Aug-Conv, attacked and trained behind: `python -m experiments.repairs`.
 
-The delivery is made in memory (benchmarks.attack_matrix), of the paper's dense Aug-Conv with an
+The delivery is made in memory (experiments.attack_matrix), of the paper's dense Aug-Conv with an
 orthogonal core. Reads cifar10-jpeg/ in --data. Writes repairs.json to --output.
 """
 
@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from attacks import adversary, algebra
 from attacks.adversary import evenly_spaced
 from attacks.algebra import deconvolve
-from benchmarks.attack_matrix import CIFAR, PAIRS, Case, delivered, loaded
-from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer
+from experiments.attack_matrix import CIFAR, PAIRS, Case, delivered, loaded
+from mole.aug_conv import AugConv
+from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
-from program.artifacts import write_alone
-from program.cli import UserError
-from program.processes import compute_dtype, processes
-from program.provenance import provenance, to_json
-from utils.runs import Run
+from utils.artifacts import write_alone
+from utils.devices import compute_dtype, processes
+from utils.provenance import provenance, to_json
+from utils.records import Run
+from utils.settings import UserError
 from utils.training import Data, new_network, through_frozen_layers, train
 
 CASE = Case("aug pairs", *CIFAR, "vgg11", "orthogonal", 1, 0, private=10_000)

@@ -1,4 +1,4 @@
-"""What κ changes, on real images and a real first layer: `python -m benchmarks.kappa`.
+"""What κ changes, on real images and a real first layer: `python -m experiments.kappa`.
 
 Takes the data set options of pretrain.py, and the first layer in --data_dir. Writes kappa.json and
 figures/kappa.png to --results_dir, or results/.
@@ -11,17 +11,16 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from attacks.adversary import evenly_spaced
+from experiments.tables.paper import KAPPAS
 from images.datasets import Prepared, dataset_name, image_shape, load_images
-from models import first_layer
-from models.aug_conv import AugConv
+from mole import first_layer, morphing
+from mole.aug_conv import AugConv
 from parameter import Parameters
-from program.artifacts import load, write_alone
-from program.cli import run_step, user_errors
-from program.pictures import rows_png, stretched
-from program.processes import full_float32
-from program.provenance import provenance, to_json
-from report.paper import KAPPAS
-from utils import morphing
+from utils.artifacts import load, write_alone
+from utils.devices import full_float32
+from utils.plots import rows_png, stretched
+from utils.provenance import provenance, to_json
+from utils.settings import run_step, user_errors
 
 IMAGES, SHOWN = 256, slice(0, 250, 25)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from program.artifacts import write_alone
-from program.cli import warn
+from utils.artifacts import write_alone
+from utils.settings import warn
 
 
 def pyplot():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from program.cli import UserError
+from utils.settings import UserError
 
 # Bytes at the most: six float64 matrices for a core (q, q); the dense Aug-Conv with what its
 # composition and a step's libraries need beside it; shapes drawn at twice their side.

@@ -19,17 +19,12 @@ from torch import Tensor, nn
 from attacks import adversary
 from attacks.adversary import IMAGES, Truth, View, evenly_spaced, measured, normal
 from attacks.colours import best_colour_fit
-from benchmarks.inverse_training import inverse_training
+from experiments.inverse_training import inverse_training
 from images.datasets import Images, Prepared, load_images, normalisation
-from models import first_layer, networks
-from models.aug_conv import AugConv
-from parameter import Parameters
-from program.artifacts import write_alone
-from program.cli import UserError
-from program.processes import full_float32
-from program.provenance import provenance, to_json
-from utils.delivery import Geometry, restored, rounded
-from utils.morphing import (
+from models import build as networks
+from mole import first_layer
+from mole.aug_conv import AugConv
+from mole.morphing import (
     compose_aug_conv,
     core_size,
     morph,
@@ -37,6 +32,12 @@ from utils.morphing import (
     unrolled,
     usable_core,
 )
+from parameter import Parameters
+from utils.artifacts import write_alone
+from utils.delivery import Geometry, restored, rounded
+from utils.devices import full_float32
+from utils.provenance import provenance, to_json
+from utils.settings import UserError
 
 CIFAR, CLOTHING = ("cifar10-jpeg", 32), ("clothing", 64)
 PAIRS, EPOCHS = 4000, 8             # public images morphed at most; of the authors' own attack

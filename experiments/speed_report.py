@@ -1,11 +1,11 @@
-"""What benchmarks.steps found, for people: a table against the targets, and the growth plot.
+"""What experiments.speed found, for people: a table against the targets, and the growth plot.
 
-`found` is {measurement: {side: {key: median}}} of benchmarks.steps, `size` its Size.
+`found` is {measurement: {side: {key: median}}} of experiments.speed, `size` its Size.
 """
 
 import math
 
-from program.pictures import as_png, pyplot
+from utils.plots import as_png, pyplot
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -4,9 +4,9 @@ import math
 import re
 from pathlib import Path
 
-from report.formulas import aug_conv_entries, morphing_macs, vgg_macs
-from report.runs import PAPER, compared, format_accuracy, in_rows, morphed
-from report.tables import Table, formatted
+from experiments.tables.formulas import aug_conv_entries, morphing_macs, vgg_macs
+from experiments.tables.runs import PAPER, compared, format_accuracy, in_rows, morphed
+from experiments.tables.tables import Table, formatted
 
 ALPHA, M, BETA, IMAGES = 3, 32, 64, 60_000
 ENTRIES, FEATURES, NETWORK = ALPHA * M * M, BETA * M * M, vgg_macs("vgg16", 10)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from parameter import Parameters
-from program.artifacts import Saving, digest, load, manifest_of, read_tensors, verified, write_alone
-from program.cli import UserError, steps_of
-from program.pictures import curve_png, draw
-from program.processes import compute_dtype, rank, say
-from program.provenance import curve_csv, peak_memory, provenance, result_name, to_json
+from utils.artifacts import Saving, digest, load, manifest_of, read_tensors, verified, write_alone
+from utils.devices import compute_dtype, rank, say
+from utils.plots import curve_png, draw
+from utils.provenance import curve_csv, peak_memory, provenance, result_name, to_json
+from utils.settings import UserError, steps_of
 
 TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
           "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",

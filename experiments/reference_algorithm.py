@@ -1,4 +1,4 @@
-"""The algorithm of the paper's reference scripts: what benchmarks.steps compares with.
+"""The algorithm of the paper's reference scripts: what experiments.speed compares with.
 
 Written from their description: M is made and inverted whole, the first layer is written out as a
 matrix C and multiplied densely, the loader morphs images one at a time, and Aug-Conv is a dense

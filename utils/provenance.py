@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from parameter import Parameters
-from program.cli import steps_of
+from utils.settings import steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,7 +26,7 @@ def provenance(p: Parameters) -> dict:
     script, module = Path(sys.argv[0]).resolve(), sys.modules["__main__"].__spec__
     words = [str(script.relative_to(ROOT)) if script.is_relative_to(ROOT) else script.name,
              *sys.argv[1:]]
-    if module is not None:                               # python -m benchmarks.steps
+    if module is not None:                               # python -m experiments.speed
         words[:1] = ["-m", module.name]
     for i, word in enumerate(words):
         if word.startswith("--morph_seed"):

@@ -1,4 +1,4 @@
-"""What benchmarks.steps times: each step of this program, and the reference's algorithm."""
+"""What experiments.speed times: each step of this program, and the reference's algorithm."""
 
 import os
 import tempfile
@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import reference
+from experiments import reference_algorithm as reference
 from images.datasets import CIFAR, Images, Prepared, normalise
-from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer, Float32Conv2d, find
-from models.networks import build
+from models.build import build
+from mole import morphing
+from mole.aug_conv import AugConv
+from mole.first_layer import BehindFirstLayer, Float32Conv2d, find
+from mole.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
 from parameter import Parameters
-from program.artifacts import Saving
-from program.processes import compute_dtype
-from utils import morphing
+from utils.artifacts import Saving
 from utils.delivery import Geometry, common_scale, deliver, restored, rounded
-from utils.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
-from utils.runs import Run
+from utils.devices import compute_dtype
+from utils.records import Run
 from utils.training import (
     Data,
     features_of,

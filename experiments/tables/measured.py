@@ -1,7 +1,7 @@
-"""Tables of what attacks, benchmarks and tests measured, each made of its record in results/."""
+"""Tables of what attacks, experiments and tests measured, each made of its record in results/."""
 
-from report.formulas import morphing_macs, pairs_needed, vgg_macs
-from report.tables import Table, formatted, table
+from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
+from experiments.tables.tables import Table, formatted, table
 
 
 def direct(name: str, title: str, keys: str, note: str = "`{command}` on {on}."):

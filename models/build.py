@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from models import first_layer
 from models.vgg import GROUPS, VGG
+from mole import first_layer
 
 
 def resnet18_cifar(classes: int) -> nn.Module:

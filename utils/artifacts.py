@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from program.cli import UserError, tolerated, warn
+from utils.settings import UserError, tolerated, warn
 
 RUNS = {"pretrained": "pretrain.py", "pretrained_frozen": "pretrain.py --frozen_first_layer FILE",
         "with_ac": "train_with_ac.py", "no_ac": "train_no_ac.py",

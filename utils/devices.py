@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parameter import Parameters
-from program.cli import UserError
+from utils.settings import UserError
 
 
 def rank() -> int:

@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.aug_conv import AugConv
+from mole.aug_conv import AugConv
+from mole.morphing import compose_aug_conv, morph, secret_generator, usable_core
 from parameter import Parameters
-from program.artifacts import write_alone
-from program.provenance import provenance, to_json
-from utils.morphing import compose_aug_conv, morph, secret_generator, usable_core
+from utils.artifacts import write_alone
+from utils.provenance import provenance, to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
 PIXELS, ENTRIES = SHAPE[1] * SHAPE[2], math.prod(SHAPE)

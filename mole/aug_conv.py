@@ -10,7 +10,7 @@ class AugConv(nn.Module):
 
     `weight` (αm², βn²) is C_ac of the paper (section 3), for images (B, αm²). `weight` (q, β, k, l)
     is for images (B, q, t, t) that were morphed by tiles: a transposed convolution of stride `step`
-    whose output begins `offset` before the features (utils.morphing.compose_by_tiles). `bias` (β)
+    whose output begins `offset` before the features (mole.morphing.compose_by_tiles). `bias` (β)
     or None; weight and bias are buffers: moved with the layer, and never trained.
 
     Computes in the weight's dtype, float32, out of autocast: it undoes a morphing whose entries are

@@ -1,4 +1,4 @@
-"""The paper's central claim in its strongest form: `python -m benchmarks.agreement`.
+"""The paper's central claim in its strongest form: `python -m experiments.agreement`.
 
 The trained plain network of data_dir/developer/pretrained.pt predicts the test images; the same
 layers, behind Aug-Conv with its channels in order, predict the morphed ones. For how many images
@@ -11,15 +11,10 @@ from pathlib import Path
 import torch
 
 from images.datasets import Prepared, load_images
-from models.aug_conv import AugConv
-from models.first_layer import BehindFirstLayer, from_file
-from models.networks import build
-from program.artifacts import load, write_alone
-from program.cli import UserError, run_step
-from program.processes import full_float32
-from program.provenance import provenance, to_json
-from utils.delivery import restored, rounded
-from utils.morphing import (
+from models.build import build
+from mole.aug_conv import AugConv
+from mole.first_layer import BehindFirstLayer, from_file
+from mole.morphing import (
     compose_aug_conv,
     core_size,
     morph,
@@ -27,6 +22,11 @@ from utils.morphing import (
     secret_generator,
     usable_core,
 )
+from utils.artifacts import load, write_alone
+from utils.delivery import restored, rounded
+from utils.devices import full_float32
+from utils.provenance import provenance, to_json
+from utils.settings import UserError, run_step
 
 CORES, DTYPES, BATCH = ("orthogonal", "normal", "uniform"), ("float32", "float16", "int8"), 250
 REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver

@@ -20,11 +20,11 @@ from statistics import median
 
 import torch
 
-from benchmarks import report
-from benchmarks.measures import CUDA, FULL, MEASURES, QUICK, Size
-from program.artifacts import write_alone
-from program.processes import processes
-from program.provenance import peak_memory, provenance, to_json
+from experiments import speed_report as report
+from experiments.speed_measures import CUDA, FULL, MEASURES, QUICK, Size
+from utils.artifacts import write_alone
+from utils.devices import processes
+from utils.provenance import peak_memory, provenance, to_json
 
 
 def measure(name: str, side: str, size: Size, device: str) -> dict:

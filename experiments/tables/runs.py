@@ -5,9 +5,9 @@ from itertools import product
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from program.provenance import result_name
-from report.formulas import equivalence
-from report.tables import Table, formatted, table
+from experiments.tables.formulas import equivalence
+from experiments.tables.tables import Table, formatted, table
+from utils.provenance import result_name
 
 NETWORKS = {                        # a run's name: title and command
     "pretrained": ("plain network", "pretrain.py"),

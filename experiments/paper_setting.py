@@ -1,6 +1,6 @@
 """The five steps at the paper's settings, as far as a time allows: `make paper`.
 
-    python -m benchmarks.paper SECONDS OUT [--name value ...]
+    python -m experiments.paper_setting SECONDS OUT [--name value ...]
 
 Says first how long it will take, from a measured stretch of an epoch. Stops after SECONDS, with
 checkpoints kept; the same command goes on. The control trains beside the Aug-Conv run on a CUDA
@@ -18,9 +18,9 @@ import torch
 
 from images.datasets import image_shape
 from parameter import Parameters
-from program.cli import options_of, parse
-from program.processes import compute_dtype, processes
-from program.provenance import ROOT
+from utils.devices import compute_dtype, processes
+from utils.provenance import ROOT
+from utils.settings import options_of, parse
 from utils.training import (
     Data,
     logits_of,

@@ -1,0 +1,1 @@
+"""Morphed Learning on tensors."""
