@@ -1,13 +1,11 @@
 """Step 4, the provider: composes Aug-Conv from M⁻¹ and the developer's first layer, and morphs.
 
-Reads data/provider/, data/developer/first_layer.pt and the private images. Writes data/delivery/,
-all that goes to the developer; the secret order of the channels, and a picture of private images
-beside their morphed versions, go to data/provider/.
+Reads data/provider/, the developer's first_layer.pt and the private images. Writes data/delivery/,
+all that goes to the developer. The secret order of the channels, and a picture of private images
+beside their morphed versions, go to the key's folder in data/provider/.
 """
 
-import math
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,117 +13,164 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import numpy as np
 import torch
-from torch import Tensor
 
-from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
-from mole import first_layer, morphing
-from mole.aug_conv import AugConv
-from utils.artifacts import Saving, load
-from utils.delivery import Geometry, common_scale, deliver, restored, rounded
-from utils.devices import processes, rank, say
-from utils.memory import require_memory
-from utils.plots import draw, rows_png, stretched
-from utils.provider import Key, read_key
-from utils.settings import UserError, run_step, user_errors
+from images.datasets import Prepared, dataset_name, image_shape, load_images
+from mole.first_layer import describe
+from mole.morphing import padded_shape, relative_error
+from utils.artifacts import Saving
+from utils.delivery import as_morphed, compose, morpher_for, read_delivery, write_morphed
+from utils.devices import joined_processes, rank, say
+from utils.first_layers import first_layer_path, read_first_layer
+from utils.geometry import Geometry
+from utils.keys import describe_last_delivery, draw_order, read_key
+from utils.owners import adopt
+from utils.plots import channels_shown, draw, rows_png, stretch
+from utils.records import data_digest
+from utils.settings import UserError, run_step, user_errors, warn
 
-WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
+LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
+SHOWN = 10
 
 
 def main(p):
     data_dir = Path(p.data_dir)
-    shape = morphing.padded_shape(image_shape(p), p.image_padding)
-    layer_file = data_dir / "developer" / "first_layer.pt"
-    layer, mean, std = load(layer_file, first_layer.from_file)
-    fingerprint = first_layer.fingerprint(layer)
-    key = read_key(data_dir / "provider", shape)
-    with processes(p) as device:
-        layer = layer.to(device)
-        order, aug_conv = compose(p, layer_file, layer, key, shape)
-        geometry = Geometry(key.id, shape, p.image_padding, p.image_fit, key.kappa, key.tile,
-                            key.morph_distribution, p.delivery_dtype, mean, std)
-        sets = {split: load_images(p, split) for split in ("train", "test")}
-        sources = {split: Prepared(images.images, mean, std, p.image_padding)
-                   for split, images in sets.items()}
-        core = key.core.double().to(device)
-        scale = common_scale([*sources.values()], core, geometry)
-        plain = sources["test"][:64].to(device)
-        morphed = rounded(morphing.morph(plain, core, key.tile), p.delivery_dtype, scale)
-        check(aug_conv, restored(morphed, scale), layer, plain, order, p, key)
-        delivery = write(data_dir, aug_conv, order, sets, sources, core, geometry, dict(
-            scale=scale, dataset=dataset_name(p), classes=sets["train"].classes,
-            out_shape=aug_conv.out_shape, layer=fingerprint, shuffle_channels=p.shuffle_channels,
-            train_images=len(sources["train"]), test_images=len(sources["test"]),
-            pixels=data_digest(sets["train"].images, sets["test"].images)))
-        if rank() == 0:
-            tell(data_dir, delivery, plain, restored(morphed, scale), geometry)
-
-
-def write(data_dir: Path, aug_conv: AugConv, order: Tensor, sets: dict, sources: dict, core: Tensor,
-          geometry: Geometry, about: dict) -> Saving:
-    """Saves the delivery, and the secret order of the channels, together."""
-    delivery = Saving(data_dir / "delivery", anew=True)
-    secret = Saving(data_dir / "provider", secret=True)
-    with ExitStack() as saved:
-        if rank() == 0:
-            saved.enter_context(secret)
-            saved.enter_context(delivery)
-            delivery.save("aug_conv.pt", aug_conv.to_file())
-            for split, images in sets.items():
-                delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
-        for split, images in sources.items():
-            deliver(delivery, f"morphed_{split}.npy", images, core, geometry, about["scale"])
-        if rank() == 0:
-            delivery.about(**asdict(geometry), **about)
-            secret.save("channel_order.pt", {"order": order.cpu(),
-                                             "delivery": delivery.prepare()["id"]})
-            secret.prepare()             # so that a full disk stops both
-    return delivery
-
-
-def compose(p, layer_file: Path, layer, key: Key, shape: tuple) -> tuple[Tensor, AugConv]:
-    """The order of Aug-Conv's channels, and Aug-Conv, on the layer's device."""
-    device = layer.weight.device
-    with user_errors(layer_file):
-        layer.padding = morphing.fitted_padding(layer.padding, p.image_padding)
-        if not key.tile:
-            numbers = math.prod(shape) * math.prod(morphing.features_shape(layer, shape))
-            require_memory("aug_conv", numbers, purpose="Aug-Conv", advice="draw the core with "
-                           "--tile, or choose a smaller --image_size")
+    layer_path = first_layer_path(p)
+    first = read_first_layer(layer_path)
+    key = read_key(data_dir / "provider")
+    p = adopt(p, str(layer_path), channels=first.shape[0], image_size=first.image_size,
+              image_fit=first.image_fit)
+    p = adopt(p, f"key {key.id}", image_padding=key.image_padding)
+    check_shapes(p, first, key, layer_path)
+    with joined_processes(p) as context:
+        layer = first.layer.to(context.device)
         order = torch.arange(layer.out_channels)
         if p.shuffle_channels:
-            generator = morphing.secret_generator(p.morph_seed, purpose=1)
-            order = torch.from_numpy(generator.permutation(layer.out_channels))
-        order = order.to(device)
-        parts = morphing.compose_aug_conv(layer, key.inverse.to(device), shape, order, key.tile)
-    return order, AugConv(**parts, bias=None if layer.bias is None else layer.bias[order])
+            order = draw_order(layer.out_channels, p.morph_seed)
+        with user_errors(layer_path):
+            aug_conv = compose(layer, key, order)
+            mirrored = compose(layer, key, order, mirrored=True) if p.mirrored else None
+        sets = {split: load_images(p, split) for split in ("train", "test")}
+        sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
+                   for split, images in sets.items()}
+        morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)
+        sample = sources["test"][:64].to(context.device)
+        morphed = as_morphed(morpher(sample), morpher.scale)
+        convolution = describe(layer).with_less_padding(key.image_padding)
+        check_features(aug_conv, convolution, morphed, sample, order, p, key)
+        if mirrored is not None:
+            check_features(mirrored, convolution.mirrored(key.shape), morphed, sample, order, p,
+                           key)
+        warn_of_few_images(first, len(sets["train"].labels), layer_path)
+
+        geometry = Geometry(key.id, key.shape, key.image_padding, p.image_fit, key.kappa, key.tile,
+                            key.morph_distribution, p.delivery_dtype, first.mean, first.std)
+        about = dict(
+            scale=morpher.scale, dataset=dataset_name(p), classes=sets["train"].classes,
+            out_shape=aug_conv.out_shape, layer=first.fingerprint, model=first.model,
+            shuffle_channels=p.shuffle_channels, mirrored=p.mirrored,
+            train_images=len(sources["train"]), test_images=len(sources["test"]),
+            train_digest=data_digest(sets["train"]), test_digest=data_digest(sets["test"]))
+        parts = {"aug_conv.pt": aug_conv}
+        if mirrored is not None:
+            parts["mirrored_aug_conv.pt"] = mirrored
+        delivery = save(data_dir, parts, order, sets, sources, morpher, geometry, about,
+                        p.pixel_range)
+        if rank() == 0:
+            report(data_dir, delivery, geometry, sample, morphed)
 
 
-def check(aug_conv: AugConv, morphed: Tensor, layer, plain: Tensor, order: Tensor, p, key: Key):
-    """Raises UserError where Aug-Conv's features are not the plain ones; tells how close."""
+def check_shapes(p, first, key, layer_path: Path):
+    """Raises UserError where images, first layer and key are of different sizes."""
+    images = image_shape(p)
+    if images != first.shape:
+        raise UserError(f"{p.dataset} has images {'x'.join(map(str, images))}, but {layer_path} is "
+                        f"for {'x'.join(map(str, first.shape))}: choose --dataset and --channels "
+                        "as the developer did")
+    if padded_shape(first.shape, key.image_padding) != key.shape:
+        raise UserError(f"key {key.id} is for images {'x'.join(map(str, key.shape))}, padding "
+                        f"included, but {layer_path} is for {'x'.join(map(str, first.shape))}: run "
+                        "`python gen_morphing_matrix.py` again")
+
+
+def check_features(aug_conv, convolution, morphed, plain, order, p, key):
+    """Raises UserError where Aug-Conv's features are not the plain ones; says how close they are."""
     features = aug_conv(morphed)
-    error = morphing.relative_error(features, layer(plain)[:, order])
-    if not error < WRONG:
-        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: " + (
-            "the core is too ill-conditioned, or inverse_matrix.pt is another's: run `python "
-            "gen_morphing_matrix.py` again" if p.delivery_dtype == "float32" else
-            f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core; float32 "
-            "works, and so does int8 or float16 with gen_morphing_matrix.py --morph_distribution "
-            "orthogonal"))
+    expected = convolution(plain)[:, order.to(plain.device)]
+    error = relative_error(features, expected)
+    if not error < LARGEST_ERROR:
+        reason = ("the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
+                  if p.delivery_dtype == "float32" else
+                  f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core; "
+                  "float32 works, and so does int8 or float16 with gen_morphing_matrix.py "
+                  "--morph_distribution orthogonal")
+        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: {reason}")
     say(f"Aug-Conv {'x'.join(map(str, aug_conv.weight.shape))}, features "
         f"{'x'.join(map(str, features.shape[1:]))}: relative error against the plain first layer "
         f"{error:.1e}")
 
 
-def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geometry: Geometry):
-    files, picture = delivery.manifest["files"], data_dir / "provider" / "morphed.png"
-    print(f"{delivery.folder}/ is what goes to the developer: " + ", ".join(
-        f"{name} {files[name]['bytes'] / 1e6:.1f} MB" for name in delivery.names
-        if not name.startswith("labels")))
-    if draw(picture, rows_png, [
-            ("plain images, as the provider has them", stretched(plain[:10])),
-            ("the same images morphed, as the developer gets them",
-             stretched(geometry.placed(morphed[:10])))], mode=0o600):
+def warn_of_few_images(first, delivered: int, layer_path: Path):
+    """Says where the first layer has seen far fewer images than are delivered."""
+    if 10 * first.train_images < delivered and rank() == 0:
+        warn(f"{layer_path} was trained on {first.train_images} images, but {delivered} are "
+             "delivered")
+
+
+def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
+         geometry: Geometry, about: dict, pixel_range) -> Saving:
+    """Saves the delivery, and the secret order of the channels with it."""
+    delivery = Saving(data_dir / "delivery", anew=True)
+    secret = Saving(data_dir / "provider" / "keys" / geometry.key, secret=True)
+    if rank() > 0:                                       # it morphs its share of the blocks
+        for split, source in sources.items():
+            write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
+        return delivery
+    say_replaced(data_dir / "delivery")
+    with secret, delivery:
+        for name, aug_conv in parts.items():
+            delivery.save(name, aug_conv.to_dict())
+        for split, images in sets.items():
+            delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
+        for split, source in sources.items():
+            write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
+        delivery.describe(**asdict(geometry), **about)
+        id = delivery.prepare()["id"]
+        secret.save("channel_order.pt", {"order": order.cpu(), "delivery": id})
+        secret.describe(**describe_last_delivery(id, geometry, about["classes"], pixel_range))
+        secret.prepare()                                 # so that a full disk stops both
+    return delivery
+
+
+def say_replaced(folder: Path):
+    """Says which delivery will be replaced, after all checks have passed."""
+    if not (folder / "manifest.json").exists():
+        return
+    try:
+        say(f"replacing the earlier {read_delivery(folder).describe()}")
+    except UserError:
+        say(f"replacing what is in {folder}")
+
+
+def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed):
+    """Says what goes to the developer, and draws a picture for the provider."""
+    files = delivery.manifest["files"]
+    sizes = [f"{name} {files[name]['bytes'] / 1e6:.1f} MB" for name in delivery.names
+             if not name.startswith("labels")]
+    print(f"{delivery.folder}/ goes to the developer: {', '.join(sizes)}")
+    print(WHAT_IS_GIVEN_AWAY)
+    picture = data_dir / "provider" / "keys" / geometry.key / "morphed.png"
+    note = channels_shown(plain)
+    shown = f" ({note})" if note else ""
+    rows = [(f"plain images, as the provider has them{shown}", stretch(plain[:SHOWN])),
+            (f"the same images morphed, as the developer gets them{shown}",
+             stretch(geometry.as_images(morphed[:SHOWN])))]
+    if draw(picture, rows_png, rows, mode=0o600):
         print(f"{picture} shows private images beside their morphed versions")
+
+
+WHAT_IS_GIVEN_AWAY = (
+    "whoever holds Aug-Conv can compute the plain images; without it, morphed images alone still "
+    "give much away (README, what MoLe protects)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Step 3, the provider: draws the secret morphing core M' and inverts it.
 
-Reads nothing but the geometry of the images. Writes data/provider/, which is never handed over.
+Reads the size of the images from the developer's first_layer.pt, or from the settings where there
+is none yet. Writes data/provider/, which is never handed over; earlier keys stay there.
 """
 
 import math
@@ -9,44 +10,63 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from images.datasets import image_shape
-from mole.morphing import core_size, padded_shape, residual, secret_generator, usable_core
-from utils.artifacts import Saving, is_private
-from utils.memory import NEEDS, require_memory
+from mole.morphing import core_size, padded_shape, residual
+from utils.artifacts import is_private
+from utils.first_layers import first_layer_path, read_first_layer
+from utils.keys import draw_key, key_ids, save_key
+from utils.memory import core_bytes, require_memory
+from utils.owners import adopt
 from utils.settings import UserError, run_step, user_errors
 
 
 def main(p):
-    shape = padded_shape(image_shape(p), p.image_padding)
+    path = first_layer_path(p)
+    if path.exists():
+        first = read_first_layer(path)
+        p = adopt(p, str(path), channels=first.shape[0], image_size=first.image_size)
+        shape = padded_shape(first.shape, p.image_padding)
+    else:
+        shape = padded_shape(image_shape(p), p.image_padding)
+    check_blocks(p, shape)
+    with user_errors():
+        key = draw_key(shape, p.kappa, p.tile, p.morph_distribution, p.morph_seed, p.image_padding)
+
+    provider = Path(p.data_dir) / "provider"
+    earlier = key_ids(provider)
+    folder = save_key(provider, key)
+    q = len(key.core)
+    print(f"key {key.id}: core {q}x{q}, {key.morph_distribution}, {key.blocks}, for images "
+          f"{'x'.join(map(str, shape))}" + (" with padding" if p.image_padding else ""))
+    print(f"condition number {key.condition:.3g}, largest entry of |M·M⁻¹ - 1| "
+          f"{residual(key.core, key.inverse):.1e}")
+    privacy = ", and only their owner can read them" if is_private(folder) else ""
+    print(f"{folder}/morphing_matrix.pt and inverse_matrix.pt are SECRET{privacy}")
+    others = [name for name in earlier if name != key.id]
+    if others:
+        print(f"earlier keys are kept: {', '.join(others)}")
+
+
+def check_blocks(p, shape: tuple[int, int, int]):
+    """Raises UserError where kappa or tile cannot divide the images, or the core is too large."""
     if p.tile and p.kappa > 1:
         raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: set "
                         "kappa to 1, or tile to 0")
     if p.tile > shape[1]:
         raise UserError(f"tiles of side {p.tile} are larger than images of side {shape[1]}")
     with user_errors():
-        q, entries = core_size(shape, p.kappa, p.tile), core_size(shape)
+        q = core_size(shape, p.kappa, p.tile)
+    entries = core_size(shape)
 
-    def fitting(free: int) -> str:
-        least = math.ceil(entries / math.isqrt(free // NEEDS["core"](1)))
-        return (f"--kappa {next(k for k in range(least, entries + 1) if entries % k == 0)} or a "
-                "--tile would fit" if not p.tile else "choose a smaller --tile")
+    def what_fits(free: int) -> str:
+        if p.tile:
+            return "choose a smaller --tile"
+        largest_q = math.isqrt(free // core_bytes(1))
+        kappa = math.ceil(entries / largest_q)
+        while entries % kappa:
+            kappa += 1
+        return f"--kappa {kappa} or a --tile would fit"
 
-    require_memory("core", q, purpose=f"a core of {q}x{q}", advice=fitting)
-    with user_errors():
-        core, inverse, condition = usable_core(q, p.morph_distribution,
-                                               secret_generator(p.morph_seed, purpose=0))
-
-    folder = Path(p.data_dir) / "provider"
-    with Saving(folder, secret=True, anew=True) as new:
-        for name, matrix in [("morphing_matrix", core), ("inverse_matrix", inverse)]:
-            new.save(f"{name}.pt", {"core": matrix, "kappa": p.kappa, "tile": p.tile})
-        new.about(morph_distribution=p.morph_distribution)
-    blocks = f"tiles of side {p.tile}" if p.tile else (
-        f"kappa {p.kappa}: M is {q * p.kappa}x{q * p.kappa}")
-    print(f"core {q}x{q}, {p.morph_distribution}, {blocks}")
-    print(f"condition number {condition:.3g}, largest entry of |M·M⁻¹ - 1| "
-          f"{residual(core, inverse):.1e}")
-    print(f"{folder}/morphing_matrix.pt and inverse_matrix.pt are SECRET"
-          + (": only their owner can read them" if is_private(folder) else ""))
+    require_memory(core_bytes(q), f"a core of {q}x{q}", what_fits)
 
 
 if __name__ == "__main__":

@@ -1,74 +1,121 @@
 """The inference stage, the provider: morphs new images with the key of the delivery.
 
-Reads data/provider/, the manifest of data/delivery/ and the --images. Writes data/queries/<name>/,
-which goes to the developer. Images in folders named like the delivery's classes are labelled.
+Reads data/provider/ and the --images. Writes data/queries/<name>/, which goes to the developer.
+Images in folders that are named like the delivery's classes take their labels along. The names of
+the files stay in data/provider/names-<name>.csv, unless --show_names hands them over.
 """
 
+import csv
+import io
 import sys
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mode
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import numpy as np
 import torch
+from torch import Tensor
 
 from images.datasets import Prepared, decoded
 from images.files import list_images, shown
-from utils.artifacts import Saving
-from utils.delivery import Delivery, common_scale, deliver, read
-from utils.devices import processes
-from utils.provider import read_key
+from utils.artifacts import Saving, write_alone
+from utils.delivery import morpher_for, write_morphed
+from utils.devices import joined_processes
+from utils.keys import LastDelivery, read_key, read_last_delivery
+from utils.owners import adopt
 from utils.settings import UserError, run_step
 
 
 def main(p):
-    data_dir = Path(p.data_dir)
-    delivery, folder = read(Delivery, data_dir / "delivery"), data_dir / "queries" / p.name
-    geometry = delivery.geometry
-    key = read_key(data_dir / "provider", geometry.shape)
-    if key.id != geometry.key:
-        raise UserError(f"{delivery.folder} is of key {geometry.key}, but the provider's is "
-                        f"{key.id}: run `python gen_augconv.py` again")
     if p.name == "test":
         raise UserError("the name test means the delivered test images: choose another --name")
-    files, names, labels = find(p, delivery)
-    images = decoded(files, delivery.plain_shape, geometry.image_fit, p, "queries")
+    provider = Path(p.data_dir) / "provider"
+    key = read_key(provider, p.key)
+    last = read_last_delivery(provider, key)
+    p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
+    found = find_images(p, last)
+    geometry = last.geometry
+    images = decoded(found.files, geometry.plain_shape, geometry.image_fit, p, "queries")
     source = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
-    with processes(p) as device, Saving(folder, anew=True) as new:
-        core = key.core.double().to(device)
-        scale = common_scale([source], core, geometry)
-        deliver(new, "morphed.npy", source, core, geometry, scale)
-        if labels is not None:
-            new.save("labels.npy", partial(np.save, arr=labels.numpy()))
-        new.about(**asdict(geometry), images=len(files), scale=scale, names=names)
-    print(f"{len(files)} images{'' if labels is None else ', labelled,'} are morphed with key "
-          f"{key.id}: {folder}/ is what goes to the developer")
+    folder = Path(p.data_dir) / "queries" / p.name
+    with joined_processes(p) as context, Saving(folder, anew=True) as new:
+        morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
+        write_morphed(new, "morphed.npy", source, morpher)
+        if found.labels is not None:
+            new.save("labels.npy", partial(np.save, arr=found.labels.numpy()))
+        names = found.names
+        if not p.show_names:
+            names = [str(i) for i in range(len(names))]
+        new.describe(**asdict(geometry), images=len(names), scale=morpher.scale, names=names)
+    print(f"{len(names)} images are morphed with key {key.id}: {folder}/ goes to the developer")
+    if found.labels is not None:
+        print("their labels go along, since they lie in folders named like the classes: move them "
+              "elsewhere to keep their labels")
+    if p.show_names:
+        print("the files' names go along")
+        return
+    path = provider / f"names-{p.name}.csv"
+    write_alone(path, names_csv(found.names), 0o600)
+    print(f"the developer sees numbers; {path} has the names of the files, and stays here")
 
 
-def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | None]:
-    """The files of --images, the names to hand over, and labels if all lie in folders of the
-    classes' names."""
+@dataclass(frozen=True)
+class Found:
+    """Image files, the names that tell them apart, and labels if all have one."""
+
+    files: list[Path]
+    names: list[str]
+    labels: Tensor | None
+
+
+def find_images(p, last: LastDelivery) -> Found:
+    """The files of --images. Raises UserError where there are none, or two have one name."""
     if not p.images:
         raise UserError("--images is missing: name folders or files to morph")
     files, names, skipped = [], [], 0
     for path in map(Path, p.images):
-        found, left_out = list_images(path) if path.is_dir() else ([path], 0)
-        names += [shown(file.relative_to(path) if path.is_dir() else file.name) for file in found]
-        files, skipped = files + found, skipped + left_out
+        if path.is_dir():
+            inside, left_out = list_images(path)
+            files += inside
+            names += [shown(file.relative_to(path)) for file in inside]
+            skipped += left_out
+        else:
+            files.append(path)
+            names.append(shown(path.name))
     if skipped:
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
         raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
-    names = [str(i) for i in range(len(files))] if p.hide_names else names
-    if len({*names}) < len(names):
-        raise UserError(f"several images are named {mode(names)}: name the folder "
-                        "above theirs, or --hide_names")
-    kinds = [file.parent.name for file in files]
-    if not all(kind in delivery.classes for kind in kinds):
-        return files, names, None
-    return files, names, torch.tensor([delivery.classes.index(kind) for kind in kinds])
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{times} images are named {name}: name the folder above theirs")
+    return Found(files, names, find_labels(files, last.classes))
+
+
+def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:
+    """Labels where all files lie in folders named like classes; None where none do.
+
+    Raises UserError where only some do: their labels would be lost without a word.
+    """
+    labelled = [file for file in files if file.parent.name in classes]
+    if not labelled:
+        return None
+    if len(labelled) < len(files):
+        other = next(file for file in files if file.parent.name not in classes)
+        raise UserError(f"{len(labelled)} of {len(files)} images lie in folders named like "
+                        f"classes, but {shown(other)} does not: morph them under two --name")
+    return torch.tensor([classes.index(file.parent.name) for file in files])
+
+
+def names_csv(names: list[str]) -> str:
+    """A line for each image: its number in the query and its name."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", "name"])
+    table.writerows(enumerate(names))
+    return text.getvalue()
 
 
 if __name__ == "__main__":

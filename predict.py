@@ -9,117 +9,182 @@ import csv
 import io
 import sys
 import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from images.files import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
-from parameter import Parameters
 from utils.artifacts import load, write_alone
-from utils.delivery import Delivery, Query, labels_of, morphed_of, read, read_deliveries, restored
-from utils.devices import compute_dtype, processes
+from utils.delivery import Delivery, as_morphed, check_classes, read_delivery, read_query
+from utils.devices import Context, joined_processes
+from utils.examples import FrozenLayer
 from utils.plots import confusion_png, draw, predictions_png
 from utils.settings import UserError, run_step
-from utils.training import features_of, logits_of
+from utils.training import make_forward
 
-SHOWN = 20
+SHOWN = 20                          # images in the picture
+FORMULA = ("=", "+", "-", "@", "\t", "\r")               # what a spreadsheet takes for a formula
 
 
 def main(p):
-    [delivery, *more] = read_deliveries(p)
-    if more:
+    if len(p.delivery) > 1:
         raise UserError("give one --delivery: the one of the queries' key")
-    images, labels, names, scale = queries(p, delivery)
-    with processes(p) as device:
-        dtype = compute_dtype(p, device)
-        features = features_of(delivery.aug_conv(), partial(restored, scale=scale), dtype, device)
-        network = behind(p, delivery).to(device, memory_format=torch.channels_last).eval()
-        forward, began = logits_of(network, features, dtype, device), time.perf_counter()
-        with torch.inference_mode():
-            logits = torch.cat([forward(x).cpu() for x in tqdm(
-                images.split(p.predict_batch), desc="predicting", leave=False, disable=None)])
+    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
+    queries = read_queries(p, delivery)
+    with joined_processes(p) as context:
+        network = read_network(p, delivery)
+        began = time.perf_counter()
+        logits = predict(network.behind, delivery, queries, p.predict_batch, context)
         seconds = time.perf_counter() - began
-    probabilities, classes = logits.softmax(1), list(map(shown, delivery.classes))
-    name = p.name if p.network == "with_ac" else f"{p.name}-{p.network}"
-    folder = Path(p.data_dir) / "developer" / "predictions" / name
-    if folder.exists():
-        print(f"earlier predictions in {folder}/ are replaced")
-    write_alone(folder / "predictions.csv", as_csv(probabilities, names, classes))
-    (folder / "confusion.png").unlink(missing_ok=True)   # drawn anew where there are labels
-    print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
-    placed = delivery.geometry.placed(restored(images[:SHOWN], scale))
-    if draw(folder / "predictions.png", predictions_png, placed, probabilities, classes):
-        print(f"{folder}/predictions.png shows morphed images and what the network says")
-    if labels is not None:
-        said = logits.argmax(1)
-        draw(folder / "confusion.png", confusion_png, labels, said, classes)
-        right = (said == labels).sum().item()
-        print(f"accuracy {right / len(logits):.2%}, {right} of {len(logits)} right")
+    logits = logits[:, network.places]                   # in the delivery's order of classes
+    save_predictions(p, delivery, queries, logits, seconds)
 
 
-def queries(p: Parameters, delivery: Delivery) -> tuple[Tensor, Tensor | None, list[str], float]:
-    """Morphed images where they lie, labels if they came along, names, and the step of int8 images:
-    of --name, or the delivered test images where it is `test`.
+@dataclass(frozen=True)
+class Queries:
+    """Stored values of morphed images, the step of int8, their names, and labels if any."""
 
-    Raises UserError where there are none, or they were morphed otherwise than the delivery.
+    values: Tensor
+    scale: float
+    names: list[str]
+    labels: Tensor | None
+
+
+def read_queries(p, delivery: Delivery) -> Queries:
+    """The images of --name, or the delivered test images where it is `test`.
+
+    Raises UserError where there are none, or they were morphed in another way than the delivery.
     """
     if p.name == "test":
-        images, labels = delivery.split("test")
-        return images, labels, list(map(str, range(len(images)))), delivery.scale
-    query = read(Query, Path(p.data_dir) / "queries" / p.name)
+        values, labels = delivery.split("test")
+        return Queries(values, delivery.scale, list(map(str, range(len(values)))), labels)
+    query = read_query(Path(p.data_dir) / "queries" / p.name)
     if query.geometry.key != delivery.geometry.key:
         raise UserError(f"{query.folder} was morphed with key {query.geometry.key}, but "
-                        f"{delivery.folder} is of key {delivery.geometry.key}: run `python "
-                        "morph_images.py` again, or name the --delivery of that key")
+                        f"{delivery.folder} is of key {delivery.geometry.key}: ask the provider to "
+                        f"morph with --key {delivery.geometry.key}, or name the --delivery of "
+                        f"{query.geometry.key}")
     if query.geometry != delivery.geometry:
-        raise UserError(f"{query.folder} holds other images than {delivery.folder}: run `python "
-                        "morph_images.py` again")
-    count, labels = len(query.names), query.folder / "labels.npy"
-    return (morphed_of(query.folder / "morphed.npy", query.geometry, count),
-            labels_of(labels, count, len(delivery.classes)) if labels.name in query.files
-            else None, query.names, query.scale)
+        raise UserError(f"{query.folder} was morphed for another delivery than {delivery.folder}: "
+                        "ask the provider to run `python morph_images.py` again")
+    return Queries(query.values(), query.scale, list(query.names),
+                   query.labels(len(delivery.classes)))
 
 
-def behind(p: Parameters, delivery: Delivery) -> nn.Module:
-    """The network of --network behind Aug-Conv; raises UserError where they do not fit."""
+@dataclass(frozen=True)
+class Network:
+    """The rest of a trained network, and the place of each of the delivery's classes in its logits.
+    """
+
+    behind: BehindFirstLayer
+    places: Tensor
+
+
+def read_network(p, delivery: Delivery) -> Network:
+    """The network of --network behind Aug-Conv. Raises UserError where they do not fit."""
     path = Path(p.data_dir) / "developer" / f"{p.network}.pt"
 
-    def assemble(content: dict) -> nn.Module:
-        model, trained = content["model"], content["behind"]
+    def assemble(content: dict) -> Network:
+        model, classes = content["model"], tuple(content["classes"])
+        shape = tuple(model["shape"])
         network = build(**model)
-        if (tuple(model["shape"]), model["classes"]) != (delivery.plain_shape,
-                                                         len(delivery.classes)):
-            raise UserError(f"{path} is for other images or classes than {delivery.folder}")
-        if delivery.id not in trained["deliveries"] and (
-                delivery.shuffle_channels or trained["layer"] != delivery.layer):
-            raise UserError(f"{path} was not trained behind the Aug-Conv of {delivery.folder}: " + (
-                "its channels are shuffled, so train behind it (train_with_ac.py), or compose it "
-                "with gen_augconv.py --shuffle_channels no" if delivery.shuffle_channels else
-                "it has the channels in another order, or another first layer"))
-        rest = BehindFirstLayer(network, model["shape"])
-        rest.network.load_state_dict({name: weight for name, weight in content["network"].items()
-                                      if name.rpartition(".")[0] != rest.name})
-        return rest
+        if shape != delivery.geometry.plain_shape:
+            raise UserError(f"{path} is for images {'x'.join(map(str, shape))}, but "
+                            f"{delivery.folder} has "
+                            f"{'x'.join(map(str, delivery.geometry.plain_shape))}")
+        check_classes(classes, delivery.classes, str(path), str(delivery.folder))
+        check_first_layer(path, tuple(content["deliveries"]), content["layer"], delivery)
+        behind = BehindFirstLayer(network, shape)
+        weights = {name: weight for name, weight in content["network"].items()
+                   if not name.startswith(f"{behind.name}.")}
+        behind.network.load_state_dict(weights)
+        places = torch.tensor([classes.index(name) for name in delivery.classes])
+        return Network(behind, places)
 
     return load(path, assemble)
 
 
-def as_csv(probabilities: Tensor, names: list[str], classes: list[str]) -> str:
+def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None,
+                      delivery: Delivery):
+    """Raises UserError where Aug-Conv does not give the features that a network was trained on."""
+    if delivery.id in trained_on:
+        return
+    if not delivery.shuffle_channels and layer == delivery.layer:
+        return
+    reason = ("it has the channels in another order, or another first layer")
+    if delivery.shuffle_channels:
+        reason = ("its channels are shuffled, so train behind it (train_with_ac.py), or ask the "
+                  "provider to run `python gen_augconv.py --shuffle_channels no`")
+    raise UserError(f"{path} was not trained behind the Aug-Conv of {delivery.folder}: {reason}")
+
+
+@torch.inference_mode()
+def predict(behind: BehindFirstLayer, delivery: Delivery, queries: Queries, batch_size: int,
+            context: Context) -> Tensor:
+    """Logits (N, classes) float32 of the queries."""
+    aug_conv = FrozenLayer(delivery.aug_conv()).to(context.device)
+    behind = behind.to(context.device, memory_format=torch.channels_last).eval()
+    forward = make_forward(behind, context)
+    logits = []
+    batches = queries.values.split(batch_size)
+    for values in tqdm(batches, desc="predicting", leave=False, disable=None):
+        morphed = as_morphed(values.to(context.device), queries.scale)
+        features = aug_conv.features(morphed, None).to(context.dtype)
+        logits.append(forward(features.contiguous(memory_format=torch.channels_last)).cpu())
+    return torch.cat(logits)
+
+
+def save_predictions(p, delivery: Delivery, queries: Queries, logits: Tensor, seconds: float):
+    """Writes the table and the pictures, and says the accuracy where labels are known."""
+    name = p.name if p.network == "with_ac" else f"{p.name}-{p.network}"
+    folder = Path(p.data_dir) / "developer" / "predictions" / name
+    if folder.exists():
+        print(f"earlier predictions in {folder}/ are replaced")
+    classes = [shown(name) for name in delivery.classes]
+    probabilities = logits.softmax(1)
+    write_alone(folder / "predictions.csv", predictions_csv(probabilities, queries.names, classes))
+    (folder / "confusion.png").unlink(missing_ok=True)   # drawn again where there are labels
+    print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
+    predicted = logits.argmax(1)
+    if queries.labels is not None:
+        right = int((predicted == queries.labels).sum())
+        print(f"accuracy {right / len(logits):.2%}, {right} of {len(logits)} right", flush=True)
+    morphed = as_morphed(queries.values[:SHOWN], queries.scale)
+    pictures = delivery.geometry.as_images(morphed)
+    if draw(folder / "predictions.png", predictions_png, pictures, probabilities, classes,
+            queries.names, queries.labels):
+        print(f"{folder}/predictions.png shows morphed images and what the network predicts")
+    if queries.labels is not None:
+        draw(folder / "confusion.png", confusion_png, queries.labels, predicted, classes)
+
+
+def predictions_csv(probabilities: Tensor, names: list[str], classes: list[str]) -> str:
     """A line for each image: its name, and the three likeliest classes with their probabilities."""
-    text, places = io.StringIO(), ("", "second_", "third_")[:len(classes)]
-    table, best = csv.writer(text, lineterminator="\n"), probabilities.topk(len(places))
-    table.writerow(["file", *(f"{place}{what}" for place in places
-                              for what in ("class", "probability"))])
-    for name, values, indices in zip(names, *map(Tensor.tolist, best), strict=True):
-        table.writerow([name, *(cell for v, i in zip(values, indices, strict=True)
-                                for cell in (classes[i], f"{v:.4f}"))])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    places = ("", "second_", "third_")[:len(classes)]
+    header = ["file"]
+    for place in places:
+        header += [f"{place}class", f"{place}probability"]
+    table.writerow(header)
+    best = probabilities.topk(len(places))
+    for i, name in enumerate(names):
+        row = [no_formula(name)]
+        for value, index in zip(best.values[i].tolist(), best.indices[i].tolist(), strict=True):
+            row += [no_formula(classes[index]), f"{value:.4f}"]
+        table.writerow(row)
     return text.getvalue()
+
+
+def no_formula(text: str) -> str:
+    """A text that a spreadsheet shows as it is: an apostrophe goes before a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 if __name__ == "__main__":

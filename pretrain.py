@@ -1,8 +1,8 @@
 """Step 2, the developer: trains a network on plain public images.
 
 Its first layer goes to the provider; its accuracy is what morphed training is compared with. With
---frozen_first_layer the network trains behind that layer: the fair partner of Aug-Conv.
-Writes data/developer/.
+--frozen_first_layer the network is trained behind that layer, which does not change: the fair
+partner of Aug-Conv, whose first layer comes trained. Writes data/developer/.
 """
 
 import sys
@@ -11,51 +11,84 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from images import datasets
-from mole import first_layer
-from utils.artifacts import read_tensors
-from utils.devices import compute_dtype, processes, say
-from utils.records import Run, comparison, finish, identity, is_finished
-from utils.settings import run_step, user_errors
-from utils.training import Data, new_network, through_frozen_layers, to_device, train
+from mole.first_layer import BehindFirstLayer, SplitNetwork, describe
+from utils.devices import joined_processes, say
+from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
+from utils.first_layers import FirstLayer, read_first_layer
+from utils.records import Run, compare, plain_data, training_settings
+from utils.settings import run_step
+from utils.training import (
+    Model,
+    Trained,
+    augment_features,
+    augment_images,
+    count_trained,
+    is_finished,
+    new_network,
+    sample_logits,
+    save_result,
+    train,
+)
 
 
 def main(p):
-    folder, shape = Path(p.data_dir) / "developer", datasets.image_shape(p)
-    with processes(p) as device:
-        train_set, test_set = (datasets.load_images(p, split) for split in ("train", "test"))
-        frozen = p.frozen_first_layer and read_layer(p.frozen_first_layer)
-        mean, std = frozen[1:] if frozen else datasets.normalisation(p, train_set)
-        about = datasets.about(p, train_set, test_set)
-        run = Run(folder, "pretrained_frozen" if frozen else "pretrained", identity(
-            p, "pretrain.py", pixels=about["pixels"], class_names=train_set.classes,
-            labels=datasets.data_digest(train_set.labels, test_set.labels),
-            normalisation=[mean, std],
-            **({"frozen_first_layer": first_layer.fingerprint(frozen[0])} if frozen else {})))
+    frozen = read_first_layer(p.frozen_first_layer) if p.frozen_first_layer else None
+    with joined_processes(p) as context:
+        train_set = datasets.load_images(p, "train")
+        test_set = datasets.load_images(p, "test")
+        if frozen:
+            mean, std = frozen.mean, frozen.std
+        else:
+            mean, std = datasets.normalisation(p, train_set)
+        model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)
+        network = new_network(p, model)
+        run = Run(
+            folder=Path(p.data_dir) / "developer",
+            name="pretrained_frozen" if frozen else "pretrained",
+            settings=training_settings(p, context, p.weight_decay),
+            data=plain_data(p, datasets.dataset_name(p), train_set, test_set, mean, std),
+            network_sample=sample_logits(network, model.shape),
+            frozen_layer=frozen.fingerprint if frozen else None)
         if not is_finished(run, p):
-            network, model = new_network(p, len(train_set.classes), shape)
-            name = first_layer.find(network, shape)
-            data = Data(train_set.images, train_set.labels, test_set.images, test_set.labels,
-                        partial(datasets.normalise, mean=mean, std=std))
+            prepare = partial(datasets.normalise, mean=mean, std=std)
+            sources = Source(train_set.images, prepare), Source(test_set.images, prepare)
+            labels = train_set.labels, test_set.labels
             if frozen:
-                data = through_frozen_layers([(frozen[0], data)], p.feature_cache,
-                                             compute_dtype(p, device), device)
-                behind = first_layer.BehindFirstLayer(network, shape)
-                curve = train(behind, data, p, run, p.weight_decay, device)
-                network.set_submodule(name, frozen[0])
+                train_behind(frozen, network, model, sources, labels, p, run, context)
             else:
-                curve = train(network, to_device(data, device), p, run, p.weight_decay, device)
-            layer = network.get_submodule(name)
-            finish(run, network, model, curve, p, device, about,
-                   {"deliveries": [], "layer": first_layer.fingerprint(layer)},
-                   **({} if frozen else {"first_layer": first_layer.to_file(layer, mean, std)}))
+                train_whole(network, model, sources, labels, p, run, context)
         if not frozen:
-            say(f"{folder}/pretrained.pt is the network, first_layer.pt what the provider gets")
-        say(*comparison(run, "pretrained", run.name), sep="\n")
+            say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
+        say(*compare(run.folder, ["pretrained", run.name], []), sep="\n")
 
 
-def read_layer(file: str):
-    with user_errors(file):
-        return first_layer.from_file(read_tensors(Path(file), "name a first_layer.pt"))
+def train_whole(network, model, sources, labels, p, run, context):
+    """Trains all of the network, and saves its first layer for the provider too."""
+    data = Data(*(Images(source, of, context) for source, of in zip(sources, labels, strict=True)))
+    split = SplitNetwork(network, model.shape)
+    augmentation = augment_images(p, split.first_layer.stride[0])
+    curve = train(split, data, p, run, context, augmentation)
+    first = FirstLayer(split.first_layer, *run.data["normalisation"], model.shape[-1], p.image_fit,
+                       p.model, run.data["dataset"], run.data["train_images"])
+    trained = Trained(split.whole_state(), model, layer=first.fingerprint)
+    save_result(run, p, curve, trained, count_trained(split),
+                {"first_layer.pt": first.to_dict()})
+
+
+def train_behind(frozen, network, model, sources, labels, p, run, context):
+    """Trains what stands behind a first layer that does not change."""
+    behind = BehindFirstLayer(network, model.shape)
+    layer, flips = frozen.layer, p.augment == "crop_flip"
+    mirrored = describe(layer.to(context.device)).mirrored(model.shape) if flips else None
+    train_part, test_part = (
+        Features([(FrozenLayer(layer, mirrored), source)], [of], context)
+        for source, of in zip(sources, labels, strict=True))
+    data = keep_features(train_part, test_part, p.feature_cache, flips, context)
+    augmentation = augment_features(p, layer.stride[0], layer.bias)
+    curve = train(behind, data, p, run, context, augmentation)
+    state = {f"{behind.name}.{name}": weight for name, weight in layer.state_dict().items()}
+    trained = Trained(state | network.state_dict(), model, layer=frozen.fingerprint)
+    save_result(run, p, curve, trained, count_trained(behind))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,87 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-from mole import first_layer
-from mole.morphing import fitted_padding, padded_shape
-from utils.delivery import Delivery, read, standardiser
-from utils.devices import processes, say
-from utils.records import Run, comparison, finish, identity, is_finished
-from utils.settings import run_step
-from utils.training import new_network, to_device, train
+from torch import Tensor, nn
+
+from mole.first_layer import SplitNetwork, describe
+from mole.morphing import padded_shape
+from utils.delivery import Delivery, as_morphed, read_delivery, standardiser
+from utils.devices import joined_processes, say
+from utils.examples import Data, Images, Source
+from utils.records import RUNS, Run, compare, delivered_data, training_settings
+from utils.settings import UserError, run_step, user_errors
+from utils.training import (
+    Model,
+    Trained,
+    count_trained,
+    is_finished,
+    new_network,
+    sample_logits,
+    save_result,
+    train,
+)
 
 
 def main(p):
-    folder, delivery = Path(p.data_dir) / "developer", read(Delivery, Path(p.data_dir) / "delivery")
-    run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac",
-              identity(p, "train_no_ac.py", delivery=[delivery.id]))
-    with processes(p) as device:
-        say(delivery.described())
+    if p.augment != "none":
+        raise UserError("--augment needs Aug-Conv: a shift or flip of a morphed image is no shift "
+                        "or flip of the image; leave it out here")
+    folder = Path(p.data_dir) / "developer"
+    delivery = read_delivery(Path(p.data_dir) / "delivery")
+    with joined_processes(p) as context:
+        say(delivery.describe())
+        model = Model(p.model, len(delivery.classes), image_shape(delivery), p.dropout)
+        network = new_network(p, model)
+        settings = training_settings(p, context, p.morphed_weight_decay, p.standardise)
+        run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac", settings,
+                  delivered_data([delivery]), sample_logits(network, model.shape))
         if not is_finished(run, p):
-            given, padding = delivery.data(), delivery.geometry.image_padding
-            change = standardiser(given.train, delivery.scale) if p.standardise else (lambda x: x)
-            data = given._replace(prepare=lambda x: delivery.geometry.placed(
-                change(given.prepare(x))))
-            shape = padded_shape(data.prepare(data.train[:1]).shape[1:], -padding)
-            network, model = new_network(p, len(delivery.classes), shape)
-            layer = network.get_submodule(first_layer.find(network, shape))
-            layer.padding = fitted_padding(layer.padding, padding)
-            curve = train(network, to_device(data, device), p, run, p.morphed_weight_decay, device)
-            finish(run, network, model, curve, p, device, delivery.about())
-        say(*comparison(run), sep="\n")
+            train_on_morphed(network, model, delivery, p, run, context)
+        say(*compare(folder, list(RUNS), [delivery.id]), sep="\n")
+
+
+def image_shape(delivery: Delivery) -> tuple[int, int, int]:
+    """(α, m, m) of morphed images as images, less the zeros that were put around plain ones.
+
+    The network pads by that much less, so that it is as large as behind Aug-Conv. Tiles may reach
+    beyond the image.
+    """
+    g = delivery.geometry
+    side = g.shape[-1]
+    if g.tile:
+        side = g.morphed_shape[-1] * g.tile
+    return padded_shape((g.shape[0], side, side), -g.image_padding)
+
+
+def train_on_morphed(network, model: Model, delivery: Delivery, p, run: Run, context):
+    """Trains the whole network on T, reshaped to images, and saves it."""
+    train_values, train_labels = delivery.split("train")
+    test_values, test_labels = delivery.split("test")
+    standardise = standardiser(train_values, delivery.scale) if p.standardise else None
+
+    def prepare(values: Tensor) -> Tensor:
+        morphed = as_morphed(values, delivery.scale)
+        if standardise is not None:
+            morphed = standardise(morphed)
+        return delivery.geometry.as_images(morphed)
+
+    data = Data(Images(Source(train_values, prepare), train_labels, context),
+                Images(Source(test_values, prepare), test_labels, context))
+    split = SplitNetwork(network, model.shape)
+    with user_errors():
+        pad_less(split.first_layer, delivery.geometry.image_padding)
+    curve = train(split, data, p, run, context)
+    save_result(run, p, curve, Trained(split.whole_state(), model), count_trained(split))
+
+
+def pad_less(layer: nn.Conv2d, image_padding: int):
+    """Takes off the layer's padding what the images bring along; raises ValueError."""
+    if image_padding:
+        top, bottom, left, right = describe(layer).with_less_padding(image_padding).padding
+        if (top, left) != (bottom, right):
+            raise ValueError("the first layer pads one side more than the other, which "
+                             "image_padding does not work with")
+        layer.padding = top, left
 
 
 if __name__ == "__main__":

@@ -6,55 +6,118 @@ data/developer/with_ac.*
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-from mole import first_layer
-from mole.first_layer import BehindFirstLayer
-from mole.morphing import features_shape
-from utils.delivery import Delivery, read_deliveries
-from utils.devices import compute_dtype, processes, say
-from utils.records import Run, comparison, finish, identity, is_finished
+from mole.first_layer import BehindFirstLayer, describe, find_first_layer
+from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
+from utils.devices import joined_processes, say
+from utils.examples import Features, FrozenLayer, Source, keep_features
+from utils.first_layers import read_first_layer
+from utils.records import (
+    Run,
+    compare,
+    delivered_data,
+    differences_from_plain,
+    read_record,
+    training_settings,
+)
 from utils.settings import UserError, run_step, warn
-from utils.training import new_network, through_frozen_layers, train
+from utils.training import (
+    Model,
+    Trained,
+    augment_features,
+    count_trained,
+    is_finished,
+    new_network,
+    sample_logits,
+    save_result,
+    say_accuracies,
+    train,
+)
 
 
 def main(p):
-    folder, deliveries = Path(p.data_dir) / "developer", read_deliveries(p)
-    about = deliveries[0].about()
-    if len(deliveries) > 1:
-        about |= {key: sum(d.about()[key] for d in deliveries)
-                  for key in ("train_images", "test_images")} | {"providers": len(deliveries)}
-    run = Run(folder, "with_ac", identity(p, "train_with_ac.py",
-                                          delivery=[d.id for d in deliveries]))
-    with processes(p) as device:
-        say(*(d.described() for d in deliveries), sep="\n")
+    folder = Path(p.data_dir) / "developer"
+    folders = [Path(name) for name in p.delivery] or [Path(p.data_dir) / "delivery"]
+    deliveries = read_deliveries(folders)
+    first = deliveries[0]
+    with joined_processes(p) as context:
+        say(*(d.describe() for d in deliveries), sep="\n")
+        model = Model(p.model, len(first.classes), first.geometry.plain_shape, p.dropout)
+        network = new_network(p, model)
+        layer = describe(network.get_submodule(find_first_layer(network, model.shape)))
+        check_layer(layer, model, deliveries, p)
+        run = Run(folder, "with_ac", training_settings(p, context, p.morphed_weight_decay),
+                  delivered_data(deliveries), sample_logits(network, model.shape), first.layer)
+        say_what_differs(run)
         if not is_finished(run, p):
-            network, model = new_network(p, len(deliveries[0].classes), deliveries[0].plain_shape)
-            check_layer(network, deliveries, p)
-            data = through_frozen_layers([(d.aug_conv(), d.data()) for d in deliveries],
-                                         p.feature_cache, compute_dtype(p, device), device)
-            behind = BehindFirstLayer(network, deliveries[0].plain_shape)
-            curve = train(behind, data, p, run, p.morphed_weight_decay, device)
-            shuffled = any(d.shuffle_channels for d in deliveries)
-            finish(run, network, model, curve, p, device, about,
-                   {"deliveries": [d.id for d in deliveries],
-                    "layer": None if shuffled else deliveries[0].layer})
-        say(*comparison(run, "pretrained", "pretrained_frozen", "with_ac"), sep="\n")
+            train_behind(network, layer.stride[0], model, deliveries, p, run, context)
+        ids = [d.id for d in deliveries]
+        say(*compare(folder, ["pretrained", "pretrained_frozen", "with_ac"], ids), sep="\n")
 
 
-def check_layer(network, deliveries: list[Delivery], p):
+def check_layer(layer, model: Model, deliveries: list[Delivery], p):
     """Raises UserError where the network's first layer does not give what Aug-Conv does."""
-    shape = deliveries[0].plain_shape
-    own = features_shape(network.get_submodule(first_layer.find(network, shape)), shape)
+    own = layer.features_shape(model.shape)
     for d in deliveries:
         if d.out_shape != own:
             raise UserError(f"Aug-Conv gives {'x'.join(map(str, d.out_shape))} features, but the "
                             f"first layer of {p.model} {'x'.join(map(str, own))}: it was composed "
-                            "with the first layer of another network, see --model")
+                            f"with the first layer of {d.model}, see --model")
+        if p.augment == "crop_flip" and not d.mirrored:
+            raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "
+                            "provider to run `python gen_augconv.py --mirrored`, or choose "
+                            "--augment crop")
     if p.init and any(d.shuffle_channels for d in deliveries):
         warn("--init gives layers trained on channels in their own order, but Aug-Conv's are "
-             "shuffled: gen_augconv.py --shuffle_channels no keeps them")
+             "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
+
+
+def say_what_differs(run: Run):
+    """Names what differs from the plain network's run, before time is spent on training."""
+    try:
+        plain = read_record(run.folder, "pretrained")
+        plain_layer = run.folder / "first_layer.pt"
+        if plain_layer.exists() and read_first_layer(plain_layer).fingerprint != run.frozen_layer:
+            warn(f"the delivery was made with another first layer than {plain_layer}, which "
+                 "pretrain.py has written since")
+    except UserError:
+        return                                           # compare() says so at the end
+    if plain is None:
+        return
+    for name in differences_from_plain(run.identity, plain):
+        part = "settings" if name in run.settings else "data"
+        mine, its = run.identity[part].get(name), plain[part].get(name)
+        if isinstance(mine, (int, float, str)) and not name.endswith("digest"):
+            say(f"{name} is {mine!r}; the plain network had {its!r}")
+
+
+def train_behind(network, stride: int, model: Model, deliveries: list[Delivery], p, run, context):
+    """Trains what stands behind Aug-Conv, and saves it."""
+    behind = BehindFirstLayer(network, model.shape)
+    flips = p.augment == "crop_flip"
+    parts = {"train": [], "test": []}
+    labels = {"train": [], "test": []}
+    for d in deliveries:
+        frozen = FrozenLayer(d.aug_conv(), d.aug_conv(mirrored=True) if flips else None)
+        for split in parts:
+            values, own_labels = d.split(split)
+            source = Source(values, partial(as_morphed, scale=d.scale))
+            parts[split].append((frozen, source))
+            labels[split].append(map_labels(own_labels, d.classes, deliveries[0].classes))
+    bias = parts["train"][0][0].layer.bias               # the same in all: channels are in order
+    train_part, test_part = (Features(parts[split], labels[split], context) for split in parts)
+    data = keep_features(train_part, test_part, p.feature_cache, flips, context)
+    curve = train(behind, data, p, run, context, augment_features(p, stride, bias))
+    if len(deliveries) > 1:
+        counts = {str(d.folder): d.test_images for d in deliveries}
+        say_accuracies(behind, data.test, counts, context)
+    shuffled = any(d.shuffle_channels for d in deliveries)
+    trained = Trained(network.state_dict(), model, tuple(d.id for d in deliveries),
+                      None if shuffled else run.frozen_layer)
+    save_result(run, p, curve, trained, count_trained(behind))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Networks, and the Aug-Conv layer that takes the place of their first one."""
+"""Networks: VGG as the reference scripts build it, torchvision's, and the user's own."""

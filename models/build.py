@@ -1,15 +1,16 @@
-"""Networks by name: VGG as the reference builds it, torchvision's, and the user's own."""
+"""Networks by name, checked: what stands behind the first layer must be the rest of the network."""
 
+import copy
 import os
 import pkgutil
 import sys
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from models.vgg import GROUPS, VGG
-from mole import first_layer
+from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 
 
 def resnet18_cifar(classes: int) -> nn.Module:
@@ -20,82 +21,173 @@ def resnet18_cifar(classes: int) -> nn.Module:
     return network
 
 
-OWN = {"resnet18_cifar": resnet18_cifar}        # by the names that --model takes, of 3 channels
+# Networks of your own by the name that --model takes: each is called with the number of classes,
+# and takes images of 3 channels.
+OWN = {"resnet18_cifar": resnet18_cifar}
 
 
 def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float = 0.5) -> nn.Module:
-    """A network for images of `shape` (α, m, m), its first layer in float32 (first_layer.prepare).
+    """A network for images of `shape` (α, m, m), in training mode.
 
-    `name`: vgg11 to vgg19, resnet18_cifar, a classification network of torchvision, or
+    `name`: vgg_small, vgg11 to vgg19, one of OWN, a classification network of torchvision, or
     `package.module:callable` of the user's own, found from the current folder too, and called with
-    `num_classes`. `dropout` is VGG's. It is tried on one blank image. Raises ValueError where there
-    is no such network, it takes no such images, or Aug-Conv cannot stand for its first layer.
+    `num_classes`. `dropout` is VGG's.
+
+    Raises ValueError where there is no such network, it does not take such images, or Aug-Conv
+    cannot stand for its first layer (`check_network`).
     """
-    if not (name in GROUPS or ":" in name or name in OWN
-            or name in torchvision.models.list_models(module=torchvision.models)):
+    torchvisions = torchvision.models.list_models(module=torchvision.models)
+    if not (name in GROUPS or name in OWN or ":" in name or name in torchvisions):
         raise ValueError(f"there is no network {name}: choose {', '.join([*GROUPS, *OWN])}, a "
                          "classification network of torchvision (such as resnet18), or "
                          "package.module:callable")
     try:
-        network = _built(name, classes, *shape[:2], dropout)
-        first_layer.prepare(network, shape)
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(1, *shape))
-        if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
-            raise ValueError(f"it does not give {classes} logits for an image")
+        network = _build_unchecked(name, classes, shape, dropout)
+        check_network(network, classes, shape)
     except Exception as wrong:                           # whatever a user's own code leads to
-        raise ValueError(f"{name} cannot be used for images {'x'.join(map(str, shape))}: "
-                         f"{' '.join(str(wrong).split())[:150]}") from None
+        reason = " ".join(str(wrong).split()) or type(wrong).__name__
+        size = "x".join(map(str, shape))
+        raise ValueError(f"{name} cannot be used for images {size}: {reason[:250]}") from None
     return network.train()
 
 
-def _built(name: str, classes: int, channels: int, side: int, dropout: float) -> nn.Module:
+def _build_unchecked(name: str, classes: int, shape: tuple[int, int, int],
+                     dropout: float) -> nn.Module:
+    channels, side, _ = shape
     if name in GROUPS:
         return VGG(name, classes, channels, side, dropout)
     if ":" in name:
-        sys.path.append(os.getcwd())
-        try:
-            own = pkgutil.resolve_name(name)
-        except Exception as wrong:
-            raise ValueError(f"it cannot be imported ({wrong})") from None
-        network = own(num_classes=classes)
-        if not isinstance(network, nn.Module):
-            raise ValueError("it gives no torch.nn.Module")
-        return network
+        return _call_own(name, classes)
     if name in OWN:
         network = OWN[name](classes)
     else:
-        more = {"image_size": side} if name.startswith("vit_") else {}
-        more |= {"input_size": (side, side)} if name.startswith("maxvit") else {}
-        more |= {"aux_logits": False, "init_weights": True} if name in (
-            "googlenet", "inception_v3") else {}
-        network = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)
+        options = {}
+        if name.startswith("vit_"):
+            options = {"image_size": side}
+        elif name.startswith("maxvit"):
+            options = {"input_size": (side, side)}
+        elif name in ("googlenet", "inception_v3"):
+            options = {"aux_logits": False, "init_weights": True}
+        network = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if channels != 3:
-        place = first_layer.find(network, (3, side, side))
-        old = network.get_submodule(place)
-        network.set_submodule(place, nn.Conv2d(
-            channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation,
-            bias=old.bias is not None))
+        _replace_channels(network, channels, side)
     return network
 
 
-def start_from(network: nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Puts weights into a network of `build`, in place; gives the names of its tensors that they
-    are not for: a classifier of other classes, and the first layer where there is none.
+def _call_own(name: str, classes: int) -> nn.Module:
+    """The network that `package.module:callable` gives."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        function = pkgutil.resolve_name(name)
+    except Exception as wrong:
+        raise ValueError(f"it cannot be imported ({wrong}){_shadowed(name)}") from None
+    except SystemExit:
+        raise ValueError("its module ends the program when it is imported: put what runs there "
+                         "under `if __name__ == \"__main__\":`") from None
+    network = function(num_classes=classes)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"it returns a {type(network).__name__}, not a torch.nn.Module")
+    return network
 
-    Raises ValueError where more than that differs, but for auxiliary classifiers.
+
+def _shadowed(name: str) -> str:
+    """What to say where a package of the user's has the name of one of this program's."""
+    package = name.partition(":")[0].partition(".")[0]
+    loaded = sys.modules.get(package)
+    found = getattr(loaded, "__file__", None)
+    own = os.path.join(os.getcwd(), package)
+    if found is None or not os.path.isdir(own) or os.path.dirname(found) == own:
+        return ""
+    return (f": this program has a package {package} too, so rename yours in {own}")
+
+
+def _replace_channels(network: nn.Module, channels: int, side: int):
+    """Puts a first layer for another number of channels in the place of one for 3."""
+    place = find_first_layer(network, (3, side, side))
+    old = network.get_submodule(place)
+    network.set_submodule(place, nn.Conv2d(
+        channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation,
+        bias=old.bias is not None))
+
+
+def check_network(network: nn.Module, classes: int, shape: tuple[int, int, int]):
+    """Raises ValueError where the network behind its first layer is not the network itself.
+
+    Random images must lead to the same logits through the whole network, and through its first
+    layer as Aug-Conv represents it and the rest, in training mode and in evaluation mode. That
+    fails where the first layer's class computes something else than a convolution, or has a hook;
+    where the layer is used twice; and where the network looks at the image a second time. Copies of
+    the network are tried, and the state of PyTorch's random generator is kept.
     """
-    state = network.state_dict()
-    fitting = {name: w for name, w in weights.items()
-               if name in state and state[name].shape == w.shape}
-    missing = [name for name in state if name not in fitting]
-    first = next(name for name, module in network.named_modules()
-                 if isinstance(module, first_layer.Float32Conv2d))
-    other = [name for name in missing if name.rpartition(".")[0] not in (
-        first, list(state)[-1].rpartition(".")[0])]
-    other += [name for name in weights if name not in state and not name.lower().startswith("aux")]
-    if other:
-        raise ValueError(f"the weights are of another network: {other[0]} is not in both, or of "
-                         "another shape")
-    network.load_state_dict(fitting, strict=False)
-    return missing
+    _check_state(network)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        images = torch.randn(2, *shape)
+        sample = copy.deepcopy(network)
+        _fill_zeros(sample)
+        convolution = describe(sample.get_submodule(find_first_layer(sample, shape)))
+        for training in (True, False):
+            whole = copy.deepcopy(sample).train(training)
+            rest = BehindFirstLayer(copy.deepcopy(sample), shape).train(training)
+            torch.manual_seed(1)                         # the same dropout for both
+            expected = whole(images.clone())
+            _check_logits(expected, classes, training)
+            torch.manual_seed(1)
+            found = rest(convolution(images))
+            if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.std())):
+                mode = "training" if training else "evaluation"
+                raise ValueError(
+                    f"its logits differ where its first layer {rest.name} is replaced by the "
+                    f"layer's features ({mode} mode): {_likely_cause(sample, rest.name)}")
+
+
+def _check_state(network: nn.Module):
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"its state has {name}, which is no tensor (get_extra_state?)")
+        if value.is_floating_point() and value.dtype != torch.float32:
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ValueError(f"its {name} is {dtype}: build it in float32 (--precision chooses "
+                             "what it computes in)")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"its {name} has values that are not finite: register it with "
+                             "persistent=False")
+
+
+def _fill_zeros(network: nn.Module):
+    """Random numbers in the place of weights that are all zero, which would hide differences."""
+    for weight in network.parameters():
+        if not bool(weight.any()):
+            weight.normal_(std=0.1)
+
+
+def _check_logits(output: object, classes: int, training: bool):
+    mode = "in training mode" if training else "in evaluation mode"
+    if not isinstance(output, Tensor):
+        raise ValueError(f"{mode} it returns a {type(output).__name__}, not one tensor of logits")
+    if output.shape != (2, classes):
+        raise ValueError(f"for two images it returns a tensor {tuple(output.shape)}, not "
+                         f"{(2, classes)} logits")
+    if not bool(output.isfinite().all()):
+        raise ValueError(f"{mode} its logits for random images are not finite")
+
+
+def _likely_cause(network: nn.Module, name: str) -> str:
+    layer = network.get_submodule(name)
+    if type(layer).forward is not nn.Conv2d.forward:
+        return (f"it is a {type(layer).__name__}, whose forward computes something else than "
+                "torch.nn.Conv2d's; use a plain Conv2d")
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return "it has a hook; remove the hook"
+    return ("the network uses this layer twice, uses the image a second time, or changes the image "
+            "before the layer")
+
+
+def gives_probabilities(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a network ends in a softmax: its outputs for an image are positive and sum to 1."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        outputs = copy.deepcopy(network).eval()(torch.randn(2, *shape))
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)

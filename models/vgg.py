@@ -1,4 +1,4 @@
-"""VGG for small images, as the reference scripts of the paper build it."""
+"""VGG for small images, as the authors' scripts build it."""
 
 import math
 
@@ -8,32 +8,43 @@ from torch.nn import functional as F
 
 # Outputs of the 3x3 convolutions; a 2x2 max-pool follows each group.
 GROUPS = {
+    "vgg_small": [[64], [64], [128], [128]],             # the demo's, not the paper's
     "vgg11": [[64], [128], [256, 256], [512, 512], [512, 512]],
     "vgg13": [[64, 64], [128, 128], [256, 256], [512, 512], [512, 512]],
     "vgg16": [[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512, 512, 512]],
     "vgg19": [[64, 64], [128, 128], [256] * 4, [512] * 4, [512] * 4],
 }
+SMALL_MAP = 16                      # pixels of a map up to which one product is faster
 
 
 class Conv3x3(nn.Conv2d):
-    """With kernel 3 and padding 1; on maps of 4×4 and less, in bfloat16 on the CPU, one product of
-    matrices: a convolution's weight gradients take longer there."""
+    """A convolution with kernel 3 and padding 1 that is fast on small maps.
+
+    On maps of 4×4 and less, in bfloat16 on the CPU, it is one product of matrices: the library's
+    convolution takes longer there for the gradients of its weight.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[-2:]
-        if rows * columns > 16 or x.is_cuda or not torch.is_autocast_enabled("cpu"):
+        in_bfloat16 = torch.is_autocast_enabled("cpu")
+        if rows * columns > SMALL_MAP or x.is_cuda or not in_bfloat16:
             return super().forward(x)
-        x = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-        patches = [x[:, i:i + rows, j:j + columns] for i in range(3) for j in range(3)]
+        padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        shifted = [padded[:, i:i + rows, j:j + columns] for i in range(3) for j in range(3)]
+        patches = torch.cat(shifted, 3)
         filters = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(torch.cat(patches, 3), filters, self.bias).permute(0, 3, 1, 2)
+        return F.linear(patches, filters, self.bias).permute(0, 3, 1, 2)
 
 
 class VGG(nn.Module):
     """Images (B, channels, side, side) to logits (B, classes).
 
-    Nothing but channel dropout follows the first convolution, which has no bias. An odd or small
-    side is no problem: pools round up, so the classifier sees ceil(side / 32) pixels a side.
+    Nothing but channel dropout follows the first convolution, which has no bias. Pools round up, so
+    that an odd or small side is no problem: after g groups, ceil(side / 2^g) pixels a side are left
+    for the classifier.
     """
 
     def __init__(self, model: str, classes: int, channels: int = 3, side: int = 32,
@@ -49,12 +60,12 @@ class VGG(nn.Module):
                     continue                              # that one is first_layer
                 if i > 0 and not isinstance(layers[-1], nn.Dropout2d):
                     layers.append(nn.Dropout2d(dropout))  # none after a pool
-                layers += [Conv3x3(inputs, outputs, 3, padding=1), nn.ReLU(),
-                           nn.BatchNorm2d(outputs)]
+                layers += [Conv3x3(inputs, outputs), nn.ReLU(), nn.BatchNorm2d(outputs)]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        side_left = math.ceil(side / 2 ** len(groups))
         self.rest = nn.Sequential(*layers, nn.Flatten(),
-                                  nn.Linear(inputs * math.ceil(side / 32) ** 2, classes))
+                                  nn.Linear(inputs * side_left ** 2, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rest(self.first_layer(x))

@@ -4,51 +4,172 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mole.first_layer import Convolution, describe
+from mole.morphing import core_size
+
+ROWS_AT_ONCE = 16                   # rows of M'⁻¹ whose products stay in the processor's cache
+
 
 class AugConv(nn.Module):
     """Morphed images to the first layer's features (B, β, n, n), channels in Aug-Conv's order.
 
-    `weight` (αm², βn²) is C_ac of the paper (section 3), for images (B, αm²). `weight` (q, β, k, l)
-    is for images (B, q, t, t) that were morphed by tiles: a transposed convolution of stride `step`
-    whose output begins `offset` before the features (mole.morphing.compose_by_tiles). `bias` (β)
-    or None; weight and bias are buffers: moved with the layer, and never trained.
+    Without tiles, `weight` (αm², βn²) is C_ac, for morphed images (B, αm²). With tiles, `weight`
+    (q, β, k, l) is that of a transposed convolution of stride `step`, for morphed images
+    (B, q, t, t); its output begins `offset` entries before the features. `bias` (β) or None.
+    Weight and bias are buffers: they move with the layer, are saved with it, and are never trained.
 
-    Computes in the weight's dtype, float32, out of autocast: it undoes a morphing whose entries are
-    large against the features. Raises ValueError where the shapes do not fit each other.
+    It computes in the dtype of its weight, float32, also under autocast: it undoes a morphing whose
+    entries are large against the features. Raises ValueError where shapes do not fit each other.
     """
 
     def __init__(self, weight: Tensor, out_shape: tuple[int, int, int], bias: Tensor | None = None,
                  step: tuple[int, int] = (0, 0), offset: tuple[int, int] = (0, 0)):
         super().__init__()
-        beta, rows, columns = out_shape
-        if not ((weight.ndim == 2 and weight.shape[1] == beta * rows * columns)
-                or (weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0
-                    and len(step) == len(offset) == 2)):
+        if not _fits(weight, out_shape, step, offset):
             raise ValueError(f"a weight of shape {tuple(weight.shape)} does not give features of "
                              f"shape {tuple(out_shape)}")
-        if bias is not None and bias.shape != (beta,):
-            raise ValueError(f"a bias of shape {tuple(bias.shape)} does not fit {beta} channels")
-        self.out_shape, self.step, self.offset = tuple(out_shape), tuple(step), tuple(offset)
-        self.register_buffer("weight", weight if weight.ndim == 2 else
-                             weight.contiguous(memory_format=torch.channels_last))
+        if bias is not None and bias.shape != (out_shape[0],):
+            raise ValueError(f"a bias of shape {tuple(bias.shape)} does not fit {out_shape[0]} "
+                             "channels")
+        if weight.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        self.out_shape = tuple(out_shape)
+        self.step = tuple(step)
+        self.offset = tuple(offset)
+        self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-    def to_file(self) -> dict:
-        """What the provider hands over of it: tensors and plain values."""
+    @classmethod
+    def compose(cls, layer: nn.Conv2d | Convolution, inverse: Tensor, shape: tuple[int, int, int],
+                order: Tensor | None = None, tile: int = 0) -> "AugConv":
+        """Aug-Conv of a first layer and the inverse (q, q) of the core, for images (α, m, m).
+
+        Channel j of Aug-Conv is channel order[j] of the layer; no order leaves the channels as they
+        are. `tile` is that of the morphing. The layer's bias comes along.
+
+        Raises ValueError where Aug-Conv cannot represent the layer, or it does not fit the images.
+        """
+        convolution = describe(layer)
+        if order is None:
+            order = torch.arange(convolution.channels[1])
+        order = order.to(convolution.weight.device)
+        bias = None if convolution.bias is None else convolution.bias[order]
+        if tile:
+            return cls(bias=bias, **compose_by_tiles(convolution, inverse, shape, order, tile))
+        weight = compose_matrix(convolution, inverse, shape, order)
+        return cls(weight, convolution.features_shape(shape), bias)
+
+    def to_dict(self) -> dict:
+        """What the provider hands over: tensors and plain values, the arguments of AugConv."""
         content = {"weight": self.weight.cpu(), "out_shape": self.out_shape, "step": self.step,
                    "offset": self.offset}
-        return content if self.bias is None else content | {"bias": self.bias.cpu()}
+        if self.bias is not None:
+            content["bias"] = self.bias.cpu()
+        return content
+
+    @property
+    def tiled(self) -> bool:
+        return self.weight.ndim == 4
 
     def forward(self, morphed: Tensor) -> Tensor:
+        self._check(morphed)
         with torch.autocast(morphed.device.type, enabled=False):
             morphed = morphed.to(self.weight.dtype)
-            if self.weight.ndim == 2:
-                features = (morphed.flatten(1) @ self.weight).view(-1, *self.out_shape)
+            if self.tiled:
+                features = self._convolve(morphed)
             else:
-                # Channels-last, where it is three times as fast on the CPU.
-                whole = F.conv_transpose2d(morphed.contiguous(memory_format=torch.channels_last),
-                                           self.weight, stride=self.step)
-                rims = [(-o, o + s - w) for o, s, w in zip(self.offset, self.out_shape[1:],
-                                                           whole.shape[2:], strict=True)]
-                features = F.pad(whole, (*rims[1], *rims[0]))
-            return features if self.bias is None else features + self.bias.view(-1, 1, 1)
+                features = (morphed.flatten(1) @ self.weight).view(-1, *self.out_shape)
+            if self.bias is None:
+                return features
+            return features + self.bias.view(-1, 1, 1)
+
+    def _convolve(self, morphed: Tensor) -> Tensor:
+        """The transposed convolution, and of its output the n×n entries that are features."""
+        # Channels-last, where it is three times as fast on the CPU.
+        morphed = morphed.contiguous(memory_format=torch.channels_last)
+        whole = F.conv_transpose2d(morphed, self.weight, stride=self.step)
+        (top, left), (_, rows, columns) = self.offset, self.out_shape
+        bottom = top + rows - whole.shape[2]             # negative where rows are cut off
+        right = left + columns - whole.shape[3]
+        return F.pad(whole, (-left, right, -top, bottom))
+
+    def _check(self, morphed: Tensor):
+        """Says in words what PyTorch would say of the shapes of matrices."""
+        if self.tiled and morphed.ndim != 4:
+            raise ValueError(f"this Aug-Conv is for images morphed by tiles, (B, {len(self.weight)}"
+                             f", t, t), not for {tuple(morphed.shape)}: morph with the same tile")
+        entries = morphed.shape[1] if self.tiled else morphed[:1].numel()
+        if len(morphed) and entries != len(self.weight):
+            raise ValueError(f"this Aug-Conv is for morphed images of {len(self.weight)} entries"
+                             f"{' a tile' if self.tiled else ''}, not for {tuple(morphed.shape)}: "
+                             "morph with the core and tile that it was composed for")
+
+
+def _fits(weight: Tensor, out_shape: tuple, step: tuple, offset: tuple) -> bool:
+    beta, rows, columns = out_shape
+    if weight.ndim == 2:
+        return weight.shape[1] == beta * rows * columns
+    return (weight.ndim == 4 and weight.shape[1] == beta and min(step) > 0
+            and len(step) == len(offset) == 2)
+
+
+def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, int],
+                   order: Tensor) -> Tensor:
+    """C_ac = M⁻¹·C (αm², βn²) float32, its β blocks of columns in `order`.
+
+    A row of M⁻¹ is an image of `shape` (α, m, m), and the layer applied to it is that row of
+    M⁻¹·C. So neither C nor the whole M⁻¹ is ever made (own derivation).
+    """
+    q = len(inverse)
+    entries = core_size(shape)
+    beta, rows, columns = layer.features_shape(shape)
+    # Filters over all channels: those of a group are zero on the other groups' channels.
+    filters = torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups))[order]
+    top, bottom, left, right = layer.padding
+    weight = torch.empty(entries, beta * rows * columns, device=inverse.device)
+    with torch.inference_mode():
+        for start in range(0, entries, q):               # a copy of M'⁻¹ on the diagonal
+            for first in range(0, q, ROWS_AT_ONCE):
+                piece = inverse[first:first + ROWS_AT_ONCE]
+                images = inverse.new_zeros(len(piece), entries)
+                images[:, start:start + q] = piece
+                padded = F.pad(images.view(-1, *shape), (left, right, top, bottom))
+                patches = F.unfold(padded, layer.weight.shape[2:], layer.dilation,
+                                   stride=layer.stride)
+                # Straight into the matrix: a convolution's own result would have to be copied.
+                target = weight[start + first:start + first + len(piece)]
+                torch.matmul(filters, patches, out=target.view(len(piece), beta, -1))
+    return weight
+
+
+def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int, int],
+                     order: Tensor, tile: int) -> dict:
+    """Aug-Conv for images (α, m, m) that were morphed by tiles, as arguments of AugConv.
+
+    A row of M'⁻¹ is a tile. The layer applied to it, with padding for all windows that touch the
+    tile, is what an entry of T adds to the features: a transposed convolution of stride
+    tile/stride. The least such padding is dilation·(kernel - 1), rounded up to the layer's own
+    modulo its stride; the features begin `offset` windows after the first (own derivation).
+    `weight` (q, β, k, l) float32 does not depend on m.
+
+    Raises ValueError where the tile is no multiple of the stride.
+    """
+    for stride in layer.stride:
+        if tile % stride:
+            following = -(-tile // stride) * stride
+            raise ValueError(f"tile is {tile}, but must be a multiple of the first layer's stride "
+                             f"{stride}: the next is {following}")
+    out_shape = layer.features_shape(shape)
+    before = layer.padding[0], layer.padding[2]          # top and left
+    padding, offset = [], []
+    for reach, own, stride in zip(layer.reach, before, layer.stride, strict=True):
+        enough = reach + (own - reach) % stride
+        padding.append(enough)
+        offset.append((enough - own) // stride)
+    with torch.inference_mode():
+        tiles = inverse.view(-1, shape[0], tile, tile)
+        weight = F.conv2d(tiles, layer.weight, None, layer.stride, padding, layer.dilation,
+                          layer.groups)[:, order]
+    step = tile // layer.stride[0], tile // layer.stride[1]
+    return {"weight": weight.contiguous(), "out_shape": out_shape, "step": step,
+            "offset": tuple(offset)}

@@ -1,138 +1,216 @@
-"""The first layer of any network: found, taken out, put in a file, and what stands behind it."""
+"""A network's first layer: found, described, and replaced by its features."""
 
 import hashlib
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
-class Float32Conv2d(nn.Conv2d):
-    """A convolution that stays in float32 under autocast.
+class Convolution(NamedTuple):
+    """What a first layer computes: a convolution of an image that is padded with zeros.
 
-    As precise as Aug-Conv in every network, so that they differ in nothing else: bfloat16 would
-    round away most of an image that a uniform core has morphed.
+    weight (β, α/groups, k, l) and bias (β) or None. stride and dilation are for rows and columns.
+    padding is (top, bottom, left, right); a negative number cuts rows or columns off.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype))
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    padding: tuple[int, int, int, int]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (B, β, n, n) of images (B, α, m, m)."""
+        top, bottom, left, right = self.padding
+        padded = F.pad(images, (left, right, top, bottom))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the images and of the features: α and β."""
+        return self.weight.shape[1] * self.groups, len(self.weight)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns from the first to the last pixel that a window sees."""
+        rows, columns = self.weight.shape[2:]
+        return self.dilation[0] * (rows - 1), self.dilation[1] * (columns - 1)
+
+    def features_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(β, n, n) for images of `shape` (α, m, m); raises ValueError where it takes no such."""
+        alpha, beta = self.channels
+        if alpha != shape[0]:
+            raise ValueError(f"the first layer takes {alpha} channels, but the images have "
+                             f"{shape[0]}")
+        top, bottom, left, right = self.padding
+        rows = (shape[1] + top + bottom - self.reach[0] - 1) // self.stride[0] + 1
+        columns = (shape[2] + left + right - self.reach[1] - 1) // self.stride[1] + 1
+        if min(rows, columns) < 1:
+            raise ValueError(f"the layer's kernel is larger than the images "
+                             f"{shape[1]}x{shape[2]}")
+        return beta, rows, columns
+
+    def mirrored(self, shape: tuple[int, int, int]) -> "Convolution":
+        """F' with F(flip(x)) = flip(F'(x)), where flip swaps left and right.
+
+        The filters are mirrored. The last window of F becomes the first of F', so the left padding
+        is what makes F' begin where F ends (own derivation).
+        """
+        top, bottom, left, _ = self.padding
+        columns = self.features_shape(shape)[2]
+        end_of_last = self.stride[1] * (columns - 1) + self.reach[1] + 1 - left
+        return self._replace(weight=self.weight.flip(3),
+                             padding=(top, bottom, end_of_last - shape[2], left))
+
+    def with_less_padding(self, image_padding: int) -> "Convolution":
+        """The same convolution for images that bring `image_padding` zeros on each side along.
+
+        Raises ValueError where it pads less than that: its features would differ.
+        """
+        if min(self.padding) < image_padding:
+            raise ValueError(f"image_padding is {image_padding}, but the first layer pads its "
+                             f"images by {min(self.padding)} only")
+        return self._replace(padding=tuple(side - image_padding for side in self.padding))
+
+
+def describe(layer: nn.Conv2d | Convolution) -> Convolution:
+    """What a layer computes. Raises ValueError where that is no convolution of a zero-padded image.
+    """
+    if isinstance(layer, Convolution):
+        return layer
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(f"the first layer is a {type(layer).__name__}, not a Conv2d")
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"the first layer pads with {layer.padding_mode!r}, not with zeros: "
+                         "Aug-Conv cannot represent it")
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    return Convolution(weight, bias, layer.stride, layer.dilation, layer.groups, _padding_of(layer))
+
+
+def _padding_of(layer: nn.Conv2d) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right); `same` pads one more to the right and below where it must."""
+    if layer.padding == "valid":
+        return 0, 0, 0, 0
+    if layer.padding == "same":
+        rows, columns = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size,
+                                                     strict=True))
+        return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+    rows, columns = layer.padding
+    return rows, rows, columns, columns
 
 
 class _Reached(Exception):
-    pass
+    """Carries a network's first module, and its input, out of a forward pass."""
+
+    def __init__(self, module: nn.Module, inputs: tuple):
+        super().__init__()
+        self.module = module
+        self.inputs = inputs
 
 
-def find(network: nn.Module, shape: tuple[int, int, int]) -> str:
+def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     """The name of a network's first layer, for images of `shape` (α, m, m).
 
     That is the first module without children that a forward pass reaches. Raises ValueError, naming
-    it, where it is no convolution of the image itself, padded with zeros.
+    it, where it is no convolution of the image itself.
     """
-    image = torch.zeros(1, *shape)
+    parameter = next(network.parameters(), torch.empty(0))
+    image = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
 
-    def reach(module, inputs):
+    def stop(module, inputs):
         raise _Reached(module, inputs)
 
-    hooks = [module.register_forward_pre_hook(reach) for module in network.modules()
-             if not list(module.children())]
+    leaves = [module for module in network.modules() if not list(module.children())]
+    hooks = [module.register_forward_pre_hook(stop) for module in leaves]
     try:
         network(image)
-        raise ValueError("the network reaches none of its modules")
     except _Reached as reached:
-        layer, inputs = reached.args
+        layer, inputs = reached.module, reached.inputs
+    else:
+        raise ValueError("the network reaches none of its modules")
     finally:
         for hook in hooks:
             hook.remove()
+
     name = next(name for name, module in network.named_modules() if module is layer)
     if not isinstance(layer, nn.Conv2d) or not name:
-        raise ValueError(f"the network's first operation is {name or 'its whole'} "
-                         f"({type(layer).__name__}), which is no convolution in it")
+        raise ValueError(f"the network's first operation is {name or 'the network itself'} "
+                         f"({type(layer).__name__}), not a convolution inside it")
     if inputs[0].data_ptr() != image.data_ptr() or inputs[0].shape != image.shape:
         raise ValueError(f"the network changes the image before its first layer {name}")
-    if layer.padding_mode != "zeros":
-        raise ValueError(f"the first layer {name} pads with {layer.padding_mode}, not with zeros")
+    describe(layer)
     return name
 
 
-def prepare(network: nn.Module, shape: tuple[int, int, int]) -> nn.Conv2d:
-    """A network's first layer, made to compute in float32 in its place, its padding in numbers;
-    raises ValueError as `find` does, and where `same` padding has two different sides."""
-    layer = network.get_submodule(find(network, shape))
-    layer.__class__ = Float32Conv2d
-    if isinstance(layer.padding, str):
-        total = [d * (k - 1) * (layer.padding == "same") for d, k in
-                 zip(layer.dilation, layer.kernel_size, strict=True)]
-        if any(t % 2 for t in total):
-            raise ValueError("the first layer pads one side more than the other")
-        layer.padding = (total[0] // 2, total[1] // 2)
-    return layer
+class GivenFeatures(nn.Module):
+    """Stands where the first layer was, and returns features that were computed elsewhere."""
 
+    def __init__(self):
+        super().__init__()
+        self.features: Tensor | None = None
 
-class _Features(nn.Module):
-    """Stands where the first layer was, and gives what was computed of it."""
-
-    def forward(self, _) -> Tensor:
+    def forward(self, _: Tensor) -> Tensor:
         return self.features
 
 
 class BehindFirstLayer(nn.Module):
-    """The rest of a network, from the first layer's features (B, β, n, n) to logits (B, classes).
+    """The rest of a network: the first layer's features (B, β, n, n) to the network's output.
 
-    The network itself still runs from its start, since some look at their image's shape: it gets an
-    image of zeros without memory of its own, and the features where its first layer was. It is
-    changed in place. `shape` (α, m, m): of its images.
+    The network still runs from its start, since some networks look at the shape of their image: it
+    gets an image of zeros that takes no memory, and the features where its first layer was. The
+    network is changed in place. `shape` (α, m, m) is that of its images.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]):
         super().__init__()
-        self.name, self.shape = find(network, shape), tuple(shape)
-        network.set_submodule(self.name, _Features())
+        self.name = find_first_layer(network, shape)
+        self.shape = tuple(shape)
+        network.set_submodule(self.name, GivenFeatures())
         self.network = network
 
     def forward(self, features: Tensor) -> Tensor:
-        self.network.get_submodule(self.name).features = features
+        place = self.network.get_submodule(self.name)
+        place.features = features
         image = torch.zeros((), device=features.device).expand(len(features), *self.shape)
-        return self.network(image)
+        output = self.network(image)
+        place.features = None                            # or they would stay in memory
+        return output
 
 
-def to_file(layer: nn.Conv2d, mean: tuple, std: tuple) -> dict:
-    """All that the developer gives to the provider: weight, bias (if any) and geometry of a
-    convolution, and the mean and deviation of each colour that its images are normalised with."""
-    content = {"weight": layer.weight.detach().cpu().contiguous(), "stride": layer.stride,
-               "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
-               "mean": tuple(mean), "std": tuple(std)}
-    return content if layer.bias is None else content | {"bias": layer.bias.detach().cpu()}
+class SplitNetwork(nn.Module):
+    """A whole network, of which the first layer computes in float32 also under autocast.
 
+    So the plain first layer is as precise as Aug-Conv, and the two networks differ in nothing else;
+    bfloat16 would round away most of an image that a uniform core has morphed. The network is
+    changed in place; `whole_state` has its weights under its own names.
+    """
 
-def from_file(content: dict) -> tuple[nn.Conv2d, tuple, tuple]:
-    """The frozen convolution that to_file wrote, mean and deviation; ValueError where the values do
-    not fit together."""
-    weight, bias, groups = content["weight"], content.get("bias"), content["groups"]
-    mean, std = content["mean"], content["std"]
-    try:
-        for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            if [type(x) is int and least <= x < 10**4 for x in content[name]] != [True, True]:
-                raise ValueError
-        if weight.dtype != torch.float32 or not (all(0 < s < 10**6 for s in std)
-                                                 and all(abs(m) < 10**6 for m in mean)):
-            raise ValueError
-        layer = Float32Conv2d(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]),
-                              content["stride"], content["padding"], content["dilation"], groups,
-                              bias=bias is not None)
-        layer.load_state_dict({"weight": weight} if bias is None
-                              else {"weight": weight, "bias": bias})
-        if not len(mean) == len(std) == layer.in_channels:
-            raise ValueError
-        return layer.requires_grad_(False), tuple(map(float, mean)), tuple(map(float, std))
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        raise ValueError("the first layer's weight, geometry and normalisation do not fit "
-                         "together") from None
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int]):
+        super().__init__()
+        self.first_layer = network.get_submodule(find_first_layer(network, shape))
+        self.rest = BehindFirstLayer(network, shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            features = self.first_layer(images.to(self.first_layer.weight.dtype))
+        return self.rest(features)
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The weights of the network that was split, by the names that they had in it."""
+        state = {f"{self.rest.name}.{name}": weight
+                 for name, weight in self.first_layer.state_dict().items()}
+        return state | self.rest.network.state_dict()
 
 
 def fingerprint(layer: nn.Conv2d) -> str:
     """SHA-256 of a convolution's weight, bias and geometry: whether two are the same."""
-    sha256 = hashlib.sha256(repr((layer.stride, layer.padding, layer.dilation, layer.groups,
-                                  layer.weight.shape)).encode())
-    for x in (layer.weight, layer.bias):
-        sha256.update(b"" if x is None else x.detach().cpu().contiguous().numpy())
+    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups, layer.weight.shape)
+    sha256 = hashlib.sha256(repr(geometry).encode())
+    for values in (layer.weight, layer.bias):
+        if values is not None:
+            sha256.update(values.detach().cpu().contiguous().numpy())
     return sha256.hexdigest()

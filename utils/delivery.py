@@ -1,67 +1,172 @@
-"""What crosses from provider to developer, written and read: data/delivery/ and data/queries/."""
+"""What crosses from provider to developer: made, written and read. data/delivery/, data/queries/.
+
+Morphed images are stored as Aug-Conv wants them: (N, αm²), or with tiles (N, t, t, q).
+"""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mole.aug_conv import AugConv
-from mole.morphing import core_size, morph, morphed_shape, padded_shape
-from parameter import Parameters
-from utils.artifacts import Saving, load, load_array, maker, manifest_of, remedy, write_rows
-from utils.devices import rank, wait_for_all, world
-from utils.memory import require_memory
-from utils.settings import UserError, fits
-from utils.training import Data
+from mole.first_layer import describe
+from mole.morphing import morph
+from utils.artifacts import (
+    Saving,
+    load,
+    load_array,
+    maker_of,
+    read_manifest,
+    remedy,
+    write_array_header,
+    write_rows,
+)
+from utils.devices import largest_over_processes, rank, wait_for_all, world
+from utils.geometry import Geometry, from_manifest
+from utils.keys import Key
+from utils.memory import aug_conv_bytes, require_memory
+from utils.settings import UserError
 
-BLOCK = 250             # images that are morphed or read at once: they stay in the cache
+BLOCK = 250                         # images that are morphed or read at once: they stay in cache
+LEVELS = 127                        # of int8, on both sides of zero
+
+
+# Values: what is stored of T.
+
+def quantise(morphed: Tensor, dtype: str, scale: float) -> Tensor:
+    """T as it is delivered: float32, float16, or int8 in steps of `scale`."""
+    if dtype == "int8":
+        return (morphed / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+    return morphed.to(getattr(torch, dtype))
+
+
+def dequantise(values: Tensor, scale: float) -> Tensor:
+    """T in float32 again."""
+    if values.dtype == torch.int8:
+        return values.float() * scale
+    return values.float()
+
+
+def as_stored(morphed: Tensor) -> Tensor:
+    """T in the order of the files: tiles (B, q, t, t) as (B, t, t, q)."""
+    return morphed.permute(0, 2, 3, 1) if morphed.ndim == 4 else morphed
+
+
+def as_morphed(values: Tensor, scale: float) -> Tensor:
+    """Stored values as T, float32: (B, αm²), or (B, q, t, t), which lies channels-last."""
+    morphed = dequantise(values, scale)
+    return morphed.permute(0, 3, 1, 2) if morphed.ndim == 4 else morphed
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """What morphed images are, as their manifest says: enough to morph others in the same way.
+class Morpher:
+    """Plain images to stored values: the core (q, q) float64, tile, dtype, and step of int8."""
 
-    Raises ValueError for one that cannot be.
-    """
-
-    key: str                            # public id of the core
-    shape: tuple[int, int, int]         # (α, m, m) that is morphed, padding included
-    image_padding: int
-    image_fit: str
-    kappa: int
+    core: Tensor
     tile: int
-    morph_distribution: str
-    delivery_dtype: Literal["float32", "float16", "int8"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    dtype: str
+    scale: float = 1.0
 
-    def __post_init__(self):
-        alpha, rows, columns = self.shape
-        numbers = (*self.shape, self.kappa, self.tile + 1, self.image_padding + 1)
-        if not (all(0 < x < 2**20 for x in numbers) and rows == columns > 2 * self.image_padding
-                and len(self.mean) == len(self.std) == alpha and min(self.std) > 0
-                and all(map(math.isfinite, self.mean + self.std))):
-            raise ValueError("there are no such images")
-        core_size(self.shape, self.kappa, self.tile)
+    def morph(self, images: Tensor) -> Tensor:
+        """T (B, αm²), or (B, q, t, t), float32, of normalised, padded images (B, α, m, m)."""
+        return morph(images.to(self.core.device), self.core, self.tile)
 
-    @property
-    def morphed(self) -> tuple[int, ...]:
-        return morphed_shape(self.shape, self.tile)
+    def __call__(self, images: Tensor) -> Tensor:
+        return quantise(as_stored(self.morph(images)), self.dtype, self.scale)
 
-    def placed(self, morphed: Tensor) -> Tensor:
-        """Morphed images as images (B, α, m, m), each tile put back in its place."""
-        if self.tile:
-            return F.pixel_shuffle(morphed, self.tile)
-        return morphed.view(-1, *self.shape)
 
+def morpher_for(key: Key, dtype: str, sources: Iterable, device: torch.device) -> Morpher:
+    """A Morpher whose int8 steps reach the largest entry of all sources' morphed images.
+
+    Each source gives normalised, padded images for a slice. The processes of torchrun share them.
+    """
+    morpher = Morpher(key.core.double().to(device), key.tile, dtype)
+    if dtype != "int8":
+        return morpher
+    largest = torch.zeros((), device=device)
+    for source in sources:
+        for block in _my_blocks(len(source), "scaling"):
+            largest = torch.maximum(largest, morpher.morph(source[block]).abs().max())
+    largest = largest_over_processes(largest).item()
+    return Morpher(morpher.core, key.tile, dtype, max(largest, 1e-30) / LEVELS)
+
+
+def write_morphed(new: Saving, name: str, source, morpher: Morpher):
+    """Morphs the images of a source, a block at a time, into a .npy file that `new` saves.
+
+    `source[slice]` gives normalised, padded images (B, α, m, m), len(source) in all. The processes
+    of torchrun share the blocks.
+    """
+    row = morpher(source[:1])
+    if rank() == 0:
+        shape, dtype = (len(source), *row.shape[1:]), np.dtype(morpher.dtype)
+        new.save(name, lambda file: write_array_header(file, shape, dtype))
+    wait_for_all()
+    for block in _my_blocks(len(source), f"morphing, {name}"):
+        write_rows(new.folder / name, block.start, morpher(source[block]))
+    wait_for_all()
+
+
+def _my_blocks(count: int, what: str) -> Iterator[slice]:
+    """This process's share of the blocks of so many images, under a progress bar."""
+    starts = range(0, count, BLOCK)[rank()::world()]
+    bar = tqdm(starts, desc=what, leave=False, mininterval=0.5, disable=rank() > 0 or None)
+    for first in bar:
+        yield slice(first, first + BLOCK)
+
+
+# A delivery that is made in memory, and its parts.
+
+def compose(layer: nn.Conv2d, key: Key, order: Tensor | None = None,
+            mirrored: bool = False) -> AugConv:
+    """Aug-Conv of a first layer, or of the mirrored one, for a key's images, on the layer's device.
+
+    Raises ValueError where the layer does not fit, UserError where memory is too small.
+    """
+    convolution = describe(layer).with_less_padding(key.image_padding)
+    if mirrored:
+        convolution = convolution.mirrored(key.shape)
+    if not key.tile:
+        entries = math.prod(key.shape) * math.prod(convolution.features_shape(key.shape))
+        require_memory(aug_conv_bytes(entries), "Aug-Conv",
+                       "draw the core with --tile, or choose a smaller --image_size")
+    inverse = key.inverse.to(convolution.weight.device)
+    return AugConv.compose(convolution, inverse, key.shape, order, key.tile)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A delivery in memory: Aug-Conv, stored values of the images, and the step of int8."""
+
+    aug_conv: AugConv
+    values: Tensor
+    scale: float
+
+    def restored(self) -> Tensor:
+        """T float32, as Aug-Conv takes it."""
+        return as_morphed(self.values, self.scale)
+
+
+def deliver_in_memory(images: Tensor, layer: nn.Conv2d, key: Key, dtype: str = "float32",
+                      order: Tensor | None = None) -> Delivered:
+    """What gen_augconv.py writes, of normalised, padded images (N, α, m, m)."""
+    aug_conv = compose(layer, key, order)
+    values, scale = morph_in_memory(images, key, dtype)
+    return Delivered(aug_conv, values, scale)
+
+
+def morph_in_memory(images: Tensor, key: Key, dtype: str = "float32") -> tuple[Tensor, float]:
+    """Stored values of normalised, padded images (N, α, m, m), and the step of int8."""
+    morpher = morpher_for(key, dtype, [images], images.device)
+    return torch.cat([morpher(part) for part in images.split(BLOCK)]), morpher.scale
+
+
+# What the files say.
 
 @dataclass(frozen=True)
 class Delivery:
@@ -73,65 +178,62 @@ class Delivery:
     dataset: str
     classes: tuple[str, ...]
     out_shape: tuple[int, int, int]
-    layer: str                          # digest of the first layer that Aug-Conv was composed with
+    layer: str                          # fingerprint of the first layer in Aug-Conv
+    model: str                          # of the network that the first layer is from
     shuffle_channels: bool
+    mirrored: bool                      # whether there is a mirrored Aug-Conv too
     train_images: int
     test_images: int
     scale: float                        # of int8 images: a step of T
-    pixels: str                         # digest of the plain images, as pretrain.py has of its own
+    train_digest: str                   # of the plain images, as pretrain.py has of its own
+    test_digest: str
 
     def __post_init__(self):
         counts = (self.train_images, self.test_images, *self.out_shape)
-        if not (all(0 < x < 2**31 for x in counts) and len(self.classes) > 1
-                and 0 < float(self.scale) < math.inf):
+        if not all(0 < count < 2**31 for count in counts):
+            raise ValueError("there is no such delivery")
+        if len(self.classes) < 2 or not 0 < float(self.scale) < math.inf:
             raise ValueError("there is no such delivery")
 
-    def about(self) -> dict:
-        """What a result says of the data."""
-        g, (channels, side, _) = self.geometry, self.plain_shape
-        return {"dataset": self.dataset, "classes": len(self.classes), "channels": channels,
-                "image_size": side, "image_fit": g.image_fit, "train_images": self.train_images,
-                "test_images": self.test_images, "kappa": None if g.tile else g.kappa,
-                "tile": g.tile, "morph_distribution": g.morph_distribution,
-                "image_padding": g.image_padding, "delivery_dtype": g.delivery_dtype,
-                "shuffle_channels": self.shuffle_channels, "pixels": self.pixels}
-
     @property
-    def plain_shape(self) -> tuple[int, int, int]:
-        """(α, m, m) of the images before they were padded: what a network is built for."""
-        return padded_shape(self.geometry.shape, -self.geometry.image_padding)
-
-    def described(self) -> str:
+    def morphing(self) -> dict:
+        """How the images were morphed, for records."""
         g = self.geometry
-        return (f"delivery of {self.train_images} + {self.test_images} images of {self.dataset}, "
-                f"{'x'.join(map(str, self.plain_shape))}: {g.morph_distribution} core, "
-                + (f"tiles of side {g.tile}" if g.tile else f"kappa {g.kappa}")
-                + f", {g.delivery_dtype}, id {self.id[:12]}")
+        return {"kappa": None if g.tile else g.kappa, "tile": g.tile,
+                "morph_distribution": g.morph_distribution, "image_padding": g.image_padding,
+                "delivery_dtype": g.delivery_dtype, "shuffle_channels": self.shuffle_channels}
 
-    def aug_conv(self) -> AugConv:
-        def build(content: dict) -> AugConv:
-            layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
-                            content["step"], content["offset"])
-            blank = layer(torch.zeros(1, *self.geometry.morphed))
-            if blank.shape[1:] != self.out_shape or layer.weight.dtype != torch.float32:
-                raise ValueError("it is for other images or another first layer than "
-                                 "manifest.json says")
-            return layer
+    def describe(self) -> str:
+        """A line for people."""
+        g = self.geometry
+        size = "x".join(map(str, g.plain_shape))
+        return (f"delivery {self.id[:12]}: {self.train_images} training and {self.test_images} "
+                f"test images of {self.dataset}, {size}, {g.morph_distribution} core, {g.blocks}, "
+                f"{g.delivery_dtype}")
 
-        numbers = math.prod(self.geometry.morphed) * math.prod(self.out_shape)
-        require_memory("tensor", 0 if self.geometry.tile else numbers,
-                       purpose="Aug-Conv", advice="compose it with --tile, or for smaller images")
-        return load(self.folder / "aug_conv.pt", build)
+    def aug_conv(self, mirrored: bool = False) -> AugConv:
+        """Aug-Conv, or that of the mirrored first layer. Raises UserError where it does not fit."""
+        if not self.geometry.tile:
+            entries = math.prod(self.geometry.shape) * math.prod(self.out_shape)
+            require_memory(4 * entries, "Aug-Conv",
+                           "ask the provider for tiles, or for smaller images")
+        name = "mirrored_aug_conv.pt" if mirrored else "aug_conv.pt"
+        return load(self.folder / name, self._aug_conv_from)
+
+    def _aug_conv_from(self, content: dict) -> AugConv:
+        layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
+                        content["step"], content["offset"])
+        blank = layer(torch.zeros(1, *self.geometry.morphed_shape))
+        if blank.shape[1:] != self.out_shape or layer.weight.dtype != torch.float32:
+            raise ValueError("it is for other images or another first layer than manifest.json "
+                             "says")
+        return layer
 
     def split(self, split: str) -> tuple[Tensor, Tensor]:
-        """Morphed images of `train` or `test`, where they lie, and labels (N) int64 in memory."""
+        """Stored values of `train` or `test` on the disk, and labels (N) int64 in memory."""
         count = self.train_images if split == "train" else self.test_images
-        return (morphed_of(self.folder / f"morphed_{split}.npy", self.geometry, count),
-                labels_of(self.folder / f"labels_{split}.npy", count, len(self.classes)))
-
-    def data(self) -> Data:
-        """Both splits, prepared as Aug-Conv takes them."""
-        return Data(*self.split("train"), *self.split("test"), partial(restored, scale=self.scale))
+        return (read_values(self.folder / f"morphed_{split}.npy", self.geometry, count),
+                read_labels(self.folder / f"labels_{split}.npy", count, len(self.classes)))
 
 
 @dataclass(frozen=True)
@@ -148,122 +250,118 @@ class Query:
         if not (self.names and 0 < float(self.scale) < math.inf):
             raise ValueError("there is no such query")
 
+    def values(self) -> Tensor:
+        """Stored values of its images, on the disk."""
+        return read_values(self.folder / "morphed.npy", self.geometry, len(self.names))
 
-def morphed_of(path: Path, geometry: Geometry, count: int) -> Tensor:
+    def labels(self, classes: int) -> Tensor | None:
+        """Labels (N) int64, where they came along."""
+        if "labels.npy" not in self.files:
+            return None
+        return read_labels(self.folder / "labels.npy", len(self.names), classes)
+
+
+def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
-    array = load_array(path, (count, *geometry.morphed), geometry.delivery_dtype)
+    array = load_array(path, (count, *geometry.stored_shape), geometry.delivery_dtype)
     if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
         raise UserError(f"{path} has values that are not finite: {remedy(path)}")
     return array
 
 
-def labels_of(path: Path, count: int, classes: int) -> Tensor:
+def read_labels(path: Path, count: int, classes: int) -> Tensor:
+    """Labels (count) int64 in memory. Raises UserError where they are no labels of the classes."""
     labels = load_array(path, (count,), "int64")
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"{path} has labels beyond its {classes} classes: {remedy(path)}")
     return labels.clone()
 
 
-def read(kind: type, folder: Path) -> Delivery | Query:
-    """What a folder's manifest says; raises UserError where it is missing or makes no sense."""
-    manifest = manifest_of(folder)
+def read_delivery(folder: Path) -> Delivery:
+    """Raises UserError where the manifest is missing or makes no sense."""
+    return _read(folder, Delivery)
+
+
+def read_query(folder: Path) -> Query:
+    """Raises UserError where the manifest is missing or makes no sense."""
+    return _read(folder, Query)
+
+
+def _read(folder: Path, kind: type):
+    manifest = read_manifest(folder)
     try:
-        return _of(manifest, kind, folder=folder, geometry=_of(manifest, Geometry))
+        geometry = from_manifest(manifest, Geometry)
+        return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise UserError(f"{folder / 'manifest.json'} is of no {kind.__name__.lower()}, or of an "
-                        f"impossible one: run `python {maker(folder)}` again") from None
+        name = kind.__name__.lower()
+        maker = "morph_images.py" if kind is Query else maker_of(folder)
+        raise UserError(f"{folder / 'manifest.json'} is not a valid {name}: run `python {maker}` "
+                        "again") from None
 
 
-def _of(manifest: dict, kind: type, **known):
-    kinds = {f.name: f.type for f in fields(kind) if f.name not in known}
-    values = {name: tuple(x) if isinstance(x := manifest[name], list) else x for name in kinds}
-    if not all(map(fits, values.values(), kinds.values())):
-        raise ValueError
-    return kind(**values, **known)
+def read_deliveries(folders: list[Path]) -> list[Delivery]:
+    """Deliveries that one network can be trained on together.
 
-
-def read_deliveries(p: Parameters) -> list[Delivery]:
-    """The deliveries of --delivery, or the one in data_dir.
-
-    Raises UserError where one network cannot be trained on them all.
+    Raises UserError where it cannot, or the same delivery is named twice.
     """
-    folders = [Path(folder) for folder in p.delivery] or [Path(p.data_dir) / "delivery"]
-    deliveries = [read(Delivery, folder) for folder in folders]
+    deliveries = [read_delivery(folder) for folder in folders]
     first = deliveries[0]
     for d in deliveries[1:]:
-        for what, own, its in (("another first layer", d.layer, first.layer),
-                               ("other classes", d.classes, first.classes),
-                               ("other images", d.plain_shape, first.plain_shape)):
-            if own != its:
-                raise UserError(f"{d.folder} is for {what} than {first.folder}: one network needs "
-                                "the same")
+        if d.id == first.id or d.folder.resolve() == first.folder.resolve():
+            raise UserError(f"{d.folder} is the same delivery as {first.folder}: name it once")
+        if d.layer != first.layer:
+            raise UserError(f"{d.folder} was made with another first layer than {first.folder}: "
+                            "one network needs the same")
+        if d.geometry.plain_shape != first.geometry.plain_shape:
+            raise UserError(f"{d.folder} has images of another size than {first.folder}: one "
+                            "network needs the same")
+        check_classes(d.classes, first.classes, str(d.folder), str(first.folder))
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
-        raise UserError("several deliveries need their channels in the same order: run `python "
-                        "gen_augconv.py --shuffle_channels no` for each")
+        raise UserError("several deliveries need their channels in the same order: each provider "
+                        "runs `python gen_augconv.py --shuffle_channels no`")
+    if len({d.id for d in deliveries}) < len(deliveries):
+        raise UserError("the same delivery is named twice: name it once")
     return deliveries
 
 
-def rounded(morphed: Tensor, dtype: str, scale: float) -> Tensor:
-    """T as it is delivered: float32 and float16 as they are, int8 in steps of `scale`."""
-    if dtype == "int8":
-        return (morphed / scale).round().clamp(-127, 127).to(torch.int8)
-    return morphed.to(getattr(torch, dtype))
+def check_classes(one: tuple[str, ...], other: tuple[str, ...], whose: str, whose_other: str):
+    """Raises UserError, with the names that differ, where classes are not the same set."""
+    missing = sorted(set(other) - set(one))
+    added = sorted(set(one) - set(other))
+    if missing or added:
+        raise UserError(f"{whose} has other classes than {whose_other}: "
+                        + "; ".join(_differing(added, "only the first has")
+                                    + _differing(missing, "only the second has")))
 
 
-def restored(delivered: Tensor, scale: float) -> Tensor:
-    """T as Aug-Conv takes it, float32."""
-    return delivered.float() * scale if delivered.dtype == torch.int8 else delivered.float()
+def map_labels(labels: Tensor, own: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:
+    """Labels of classes `own` as labels of the same classes in the order `wanted`."""
+    if own == wanted:
+        return labels
+    places = torch.tensor([wanted.index(name) for name in own])
+    return places[labels]
 
 
-def standardiser(train: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
-    """Brings each entry of T to mean 0 and deviation 1 over the training images.
+def _differing(names: list[str], words: str) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(repr(name) for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"{words} {shown}{more}"]
 
-    A uniform core adds a large common component to every entry. Any developer can take it away.
+
+def standardiser(values: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
+    """Brings each entry of T to mean 0 and standard deviation 1 over these images.
+
+    A uniform core adds a large common component to every entry. Any developer can remove it.
     """
-    total = squares = torch.zeros(train.shape[1:], dtype=torch.float64)
-    for part in train.split(BLOCK):
-        total = total + restored(part, scale).double().sum(0)
-    mean = total / len(train)
-    for part in train.split(BLOCK):
-        squares = squares + (restored(part, scale).double() - mean).square().sum(0)
-    factor = 1 / (squares / (len(train) - 1)).sqrt().clamp_min(1e-12)
-    return lambda x: ((x - mean.to(x.device)) * factor.to(x.device)).float()
-
-
-def common_scale(sources: list[Callable], core: Tensor, geometry: Geometry) -> float:
-    """The step of int8 images: 1/127 of the largest |T| of all blocks of the sources; others have
-    none, 1."""
-    if geometry.delivery_dtype != "int8":
-        return 1.0
-    largest = torch.zeros((), device=core.device)
-    for images in sources:
-        for _, t in _morphed(images, core, geometry, "scaling"):
-            largest = torch.maximum(largest, t.abs().max())
-    if world() > 1:
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-    return max(largest.item(), 1e-30) / 127
-
-
-def deliver(new: Saving, name: str, images: Callable, core: Tensor, geometry: Geometry,
-            scale: float):
-    """Morphs images, a block at a time, into rows of a .npy file that `new` saves.
-
-    len(images) of them; `images[slice]` gives normalised, padded ones (B, α, m, m). The processes
-    of torchrun share the blocks.
-    """
-    shape, dtype = (len(images), *geometry.morphed), np.dtype(geometry.delivery_dtype)
-    if rank() == 0:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-                  "shape": shape}
-        new.save(name, lambda file: np.lib.format.write_array_header_1_0(file, header))
-    wait_for_all()
-    for first, t in _morphed(images, core, geometry, f"morphing, {name}"):
-        write_rows(new.folder / name, first, rounded(t, geometry.delivery_dtype, scale))
-    wait_for_all()
-
-
-def _morphed(images, core: Tensor, geometry: Geometry, what: str):
-    """This process's blocks of T, float32, each with its first row."""
-    for first in tqdm(range(0, len(images), BLOCK)[rank()::world()], desc=what, leave=False,
-                      disable=rank() > 0 or None):
-        yield first, morph(images[first:first + BLOCK].to(core.device), core, geometry.tile)
+    total = squares = torch.zeros(as_morphed(values[:1], scale).shape[1:], dtype=torch.float64)
+    for part in values.split(BLOCK):
+        total = total + as_morphed(part, scale).double().sum(0)
+    mean = total / len(values)
+    for part in values.split(BLOCK):
+        squares = squares + (as_morphed(part, scale).double() - mean).square().sum(0)
+    deviation = (squares / (len(values) - 1)).sqrt().clamp_min(1e-12)
+    factor = 1 / deviation
+    return lambda morphed: ((morphed - mean.to(morphed.device))
+                            * factor.to(morphed.device)).float()

@@ -1,8 +1,9 @@
-"""The device of a process, and how several processes under torchrun work as one."""
+"""What a step computes on: the device, the precision, and its place among several processes."""
 
 import os
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -12,12 +13,137 @@ from torch.nn.parallel import DistributedDataParallel
 from parameter import Parameters
 from utils.settings import UserError
 
+PLAIN_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Resolved once for a step: where it computes, in which precision, in how many processes.
+
+    `dtype` is what a network computes in; its first layer and Aug-Conv are always float32.
+    """
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def precision(self) -> str:
+        """The name of `dtype`, such as float32."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun says in the environment of each process."""
+
+    world: int = 1
+    rank: int = 0
+    local_rank: int = 0
+
+
+def read_launch() -> Launch:
+    """The place of this process among those of torchrun; one process where it was not used.
+
+    Raises UserError where the environment has a part of torchrun's variables, or words in them.
+    """
+    advice = "start several processes with torchrun, or unset WORLD_SIZE for one"
+    if os.environ.get("WORLD_SIZE", "").strip() in ("", "1"):
+        return Launch()
+    numbers = []
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
+        text = os.environ.get(name, "")
+        if not text:
+            raise UserError(f"WORLD_SIZE is set, but {name} is not: {advice}")
+        if not text.isdecimal():
+            raise UserError(f"{name} is {text!r}, which is no number: {advice}")
+        numbers.append(int(text))
+    if not os.environ.get("MASTER_ADDR"):
+        raise UserError(f"WORLD_SIZE is set, but MASTER_ADDR is not: {advice}")
+    world, rank, local_rank, _ = numbers
+    if not rank < world:
+        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {world}: {advice}")
+    return Launch(world, rank, local_rank)
+
+
+@contextmanager
+def joined_processes(p: Parameters):
+    """Joins the other processes under torchrun, and gives the Context of this one.
+
+    Float32 products and convolutions are full float32 from then on, forward and backward: TF32 has
+    10 bits, and Aug-Conv undoes a morphing whose entries are large against the features.
+
+    Raises UserError where the device is not available, or torchrun's variables make no sense.
+    """
+    launch = read_launch()
+    device = _find_device(p.device, launch)
+    use_full_float32()
+    context = Context(device, choose_dtype(p.precision, device), launch.rank, launch.world)
+    if launch.world == 1:
+        yield context
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"the other processes of torchrun are not reached ({reason}): start them "
+                        "together, or unset WORLD_SIZE") from None
+    yield context
+    dist.barrier()
+    dist.destroy_process_group()         # not after an error: it would wait for those that live on
+
+
+def _find_device(name: str, launch: Launch) -> torch.device:
+    chosen = name
+    if chosen == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    if launch.world > 1 and chosen.startswith("cuda:"):
+        raise UserError(f"--device {name} would put all processes on one GPU: choose --device cuda")
+    if launch.world > 1 and chosen == "cuda":
+        chosen = f"cuda:{launch.local_rank}"
+    try:
+        device = torch.device(chosen)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name} is not available: choose --device auto or cpu")
+    return device
+
+
+def use_full_float32():
+    """No TF32 and no bfloat16 in products and convolutions of float32 tensors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # PyTorch 2.9 announces another interface
+        torch.set_float32_matmul_precision("highest")
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv,
+                    torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):
+        backend.fp32_precision = "ieee"
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What a network computes in: `auto` is bfloat16 where the processor multiplies in it."""
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision == "fp32":
+        return torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
 
 def rank() -> int:
+    """The number of this process, from 0 on; 0 where there is only one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """How many processes work together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -33,10 +159,17 @@ def wait_for_all():
         dist.barrier()
 
 
-def summed(x: Tensor) -> Tensor:
+def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in place."""
     if world() > 1:
         dist.all_reduce(x)
+    return x
+
+
+def largest_over_processes(x: Tensor) -> Tensor:
+    """The largest of a tensor's values in all processes, in place."""
+    if world() > 1:
+        dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
 
 
@@ -50,119 +183,47 @@ def first_process_first():
         wait_for_all()
 
 
-@contextmanager
-def processes(p: Parameters):
-    """Joins the other processes under torchrun; gives the device of this one.
+def share_network(network: nn.Module, context: Context, compiled: bool) -> nn.Module:
+    """The same network as all processes train it, compiled if so wished.
 
-    Also sets, once for all, that float32 products and convolutions are float32, forward and
-    backward: TF32 has 10 bits, and Aug-Conv undoes a morphing whose entries are large against the
-    features. Raises UserError where the device cannot be had.
+    On CUDA, batch normalisation sees the images of all processes. On the CPU, each process
+    normalises with the statistics of its own images. Raises UserError where that is not possible.
     """
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    name = p.device
-    if several and "LOCAL_RANK" not in os.environ:
-        raise UserError("WORLD_SIZE is set, but LOCAL_RANK is not: start several processes with "
-                        "torchrun, or unset WORLD_SIZE")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if several and name.startswith("cuda:"):
-        raise UserError(f"--device {name} would put all processes on one GPU: choose --device cuda")
-    if several and name == "cuda":
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {p.device} cannot be had here: choose --device auto or cpu")
-    full_float32()
-    if not several:
-        yield device
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    yield device
-    dist.barrier()
-    dist.destroy_process_group()         # not after an error: it would wait for those that live on
+    if context.world > 1:
+        network = _distributed(network, context)
+    if not compiled:
+        return network
+    # On CUDA into graphs: small kernels take longer to launch than to run.
+    return torch.compile(network, mode="reduce-overhead" if context.device.type == "cuda" else None)
 
 
-def full_float32():
-    """No TF32 and no bfloat16 in products and convolutions of float32 tensors."""
-    torch.set_float32_matmul_precision("highest")
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv,
-                    torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):
-        backend.fp32_precision = "ieee"
-
-
-def compute_dtype(p: Parameters, device: torch.device) -> torch.dtype:
-    """What the network computes in: `auto` is bfloat16 where the processor multiplies in it."""
-    if p.precision != "auto":
-        return torch.bfloat16 if p.precision == "bf16" else torch.float32
-    if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+def _distributed(network: nn.Module, context: Context) -> nn.Module:
+    device_ids = None
+    if context.device.type == "cuda":
+        _check_batch_norm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        device_ids = [context.device]
     else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
+        say("on the CPU, each process normalises with the statistics of its own images")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)   # its new name is not in PyTorch 2.9
+        return DistributedDataParallel(network, broadcast_buffers=False, device_ids=device_ids)
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient."""
+def _check_batch_norm(network: nn.Module):
+    """Raises UserError for a batch normalisation that does more than PyTorch's.
 
-    @staticmethod
-    def forward(_, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    backward = forward
-
-
-class CPUSyncBatchNorm2d(nn.BatchNorm2d):
-    """nn.SyncBatchNorm for processes on the CPU, which PyTorch's refuses.
-
-    Mean and variance of (B, C, H, W) are those of all processes' images, so that a batch split
-    among processes is normalised as it is on one.
+    SyncBatchNorm would take its place and leave out what it does besides, such as an activation.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        exact = x if x.dtype == torch.float64 else x.float()
-        count = torch.tensor(float(exact[:, 0].numel()))
-        dist.all_reduce(count)
-        mean = SumOverProcesses.apply(exact.sum((0, 2, 3))) / count
-        centred = exact - mean.view(-1, 1, 1)
-        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
+    for name, module in network.named_modules():
+        is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if is_batch_norm and type(module) not in PLAIN_BATCH_NORM:
+            raise UserError(f"{name} is a {type(module).__name__}, which several processes cannot "
+                            "share: train in one process")
 
 
-def shared_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Makes a network's batch normalisation see all processes' batches; changes it in place."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = CPUSyncBatchNorm2d
-    return network
-
-
-def in_processes(network: nn.Module, p: Parameters, device: torch.device) -> nn.Module:
-    """The same network as all processes train it, compiled if so wished: on CUDA into CUDA graphs,
-    since small kernels take longer to launch than to run."""
+def share_buffers(network: nn.Module):
+    """Gives all processes the first one's buffers, such as the running means of batch norm."""
     if world() > 1:
-        # Batch statistics are shared already; broadcasting them would make processes with fewer
-        # test batches wait for ever.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)      # its new name is not in 2.9
-            network = DistributedDataParallel(
-                shared_batch_norm(network, device), broadcast_buffers=False,
-                device_ids=[device] if device.type == "cuda" else None)
-    graphs = "reduce-overhead" if device.type == "cuda" else None
-    return torch.compile(network, mode=graphs) if p.compile else network
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)

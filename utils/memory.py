@@ -1,4 +1,4 @@
-"""What the large things take, and what is free: a step says what would fit before it starts."""
+"""How much memory is free, so that a step can say what would fit before it starts."""
 
 import os
 from collections.abc import Callable
@@ -9,57 +9,78 @@ import torch
 
 from utils.settings import UserError
 
-# Bytes at the most: six float64 matrices for a core (q, q); the dense Aug-Conv with what its
-# composition and a step's libraries need beside it; shapes drawn at twice their side.
-NEEDS = {
-    "core": lambda q: 48 * q * q,
-    "aug_conv": lambda numbers: 4 * numbers + 5 * 10**8,
-    "shapes": lambda side: 150_000 * side * side,
-    "features": lambda numbers, bytes_each: numbers * bytes_each,
-    "tensor": lambda numbers: 4 * numbers,
-}
+GROUPS = Path("/sys/fs/cgroup")
 
 
-def require_memory(kind: str, *sizes: int, purpose: str, advice: str | Callable[[int], str]):
-    """Raises UserError where something of NEEDS takes more than the memory now free.
+def core_bytes(q: int) -> int:
+    """What drawing and inverting a core (q, q) takes: six matrices in float64."""
+    return 48 * q * q
+
+
+def aug_conv_bytes(entries: int) -> int:
+    """What composing an Aug-Conv of so many float32 entries takes, with the libraries it needs."""
+    return 4 * entries + 500_000_000
+
+
+def shapes_bytes(side: int) -> int:
+    """What drawing 500 shapes of this side takes: they are drawn at twice their side."""
+    return 150_000 * side * side
+
+
+def require_memory(needed: int, purpose: str, advice: str | Callable[[int], str]):
+    """Raises UserError where `needed` bytes are more than the memory that is free now.
 
     `advice`: what to do, or a function that tells it for so many free bytes.
     """
-    needed, free = NEEDS[kind](*sizes), free_memory(torch.device("cpu"))
+    free = free_memory(torch.device("cpu"))
     if needed > free:
+        words = advice if isinstance(advice, str) else advice(free)
         raise UserError(f"{purpose} takes {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory "
-                        f"are free: {advice if isinstance(advice, str) else advice(free)}")
+                        f"are free: {words}")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device now, within the limits of a container."""
+    """Bytes that are free on a device now, within the limits of a container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        values = dict(line.split(":") for line in _read("/proc/meminfo").splitlines())
-        free = int(values["MemAvailable"].split()[0]) * 1024
+        lines = _read("/proc/meminfo").splitlines()
     except OSError:                                      # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return _half_of_all_memory()
+    values = dict(line.split(":") for line in lines)
+    free = int(values["MemAvailable"].split()[0]) * 1024
     with suppress(OSError):
         for line in _read("/proc/self/cgroup").splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers == "" or "memory" in controllers.split(","):
-                free = min(free, _group_free(path, version=1 if controllers else 2))
+            if controllers == "":
+                free = min(free, _free_in_group(path, version=2))
+            elif "memory" in controllers.split(","):
+                free = min(free, _free_in_group(path, version=1))
     return free
 
 
-def _group_free(path: str, version: int) -> int:
-    """The least that a control group and those around it leave free."""
-    root = Path("/sys/fs/cgroup/memory" if version == 1 else "/sys/fs/cgroup")
-    limit, usage, cache = (("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-                           if version == 1 else ("memory.max", "memory.current", "inactive_file"))
+def _half_of_all_memory() -> int:
+    if not hasattr(os, "sysconf"):                       # Windows
+        return 4 * 10**9
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_in_group(path: str, version: int) -> int:
+    """The least that a control group and those around it leave free, in bytes."""
+    if version == 1:
+        root = GROUPS / "memory"
+        names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    else:
+        root = GROUPS
+        names = "memory.max", "memory.current", "inactive_file"
+    limit, usage, cache = names
     group, free = root / path.strip("/"), 2**63
     for folder in (group, *group.parents):
         if not folder.is_relative_to(root):
             break
         with suppress(OSError, ValueError, KeyError):    # no such file, or "max": no limit here
-            stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
-            used = int(_read(folder / usage)) - int(stat[cache])
+            statistics = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            used = int(_read(folder / usage)) - int(statistics[cache])
             free = min(free, int(_read(folder / limit)) - used)
     return free
 

@@ -2,19 +2,24 @@
 
 import io
 import os
+import unicodedata
+import warnings
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from utils.artifacts import write_alone
 from utils.settings import warn
 
+MOST_NAMED = 20                     # classes up to which a confusion matrix has names and numbers
+MOST_INCHES = 14                    # sides of a picture
+
 
 def pyplot():
-    """Matplotlib's, without a screen; imported where it is needed, since it takes a second."""
-    os.environ.pop("MPLBACKEND", None)                   # a notebook's is not to be had here
+    """Matplotlib's pyplot without a screen; imported here, since it takes a second."""
+    os.environ.pop("MPLBACKEND", None)                   # a notebook's does not work here
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -24,88 +29,144 @@ def pyplot():
 def as_png(figure, dpi: int = 120) -> bytes:
     """A figure as PNG; it is closed."""
     data = io.BytesIO()
-    figure.savefig(data, dpi=dpi)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")      # letters that no font here has
+        figure.savefig(data, dpi=dpi)
     pyplot().close(figure)
     return data.getvalue()
 
 
 def draw(path: Path, picture: Callable[..., bytes], *arguments, mode: int = 0o666) -> bool:
-    """Writes picture(*arguments) to a file; where that cannot be, says so and gives False."""
+    """Writes picture(*arguments) to a file; where that is impossible, warns and gives False."""
     try:
         write_alone(path, picture(*arguments), mode)
         return True
     except Exception as error:                           # of Matplotlib, its caches or settings
-        warn(f"{path} could not be drawn ({' '.join(str(error).split())[:150]}); all else is there")
+        reason = " ".join(str(error).split())[:150]
+        warn(f"{path} could not be drawn ({reason}); everything else is there")
         return False
+
+
+def readable(name: str, most: int = 24) -> str:
+    """A name for a picture: one line, of limited length."""
+    name = unicodedata.normalize("NFC", " ".join(name.split()))
+    return name if len(name) <= most else f"{name[:most - 8]}…{name[-7:]}"
+
+
+def visible(images: Tensor) -> Tensor:
+    """Images (N, α, m, m) of any number of channels as (N, 3 or 1, m, m): the first three, or one.
+    """
+    return images if images.shape[1] in (1, 3) else images[:, :3 if images.shape[1] > 3 else 1]
+
+
+def channels_shown(images: Tensor) -> str:
+    """Which channels a picture shows, in words; nothing where it shows them all."""
+    count = images.shape[1]
+    if count in (1, 3):
+        return ""
+    return f"channels 1 to 3 of {count}" if count > 3 else f"channel 1 of {count}"
+
+
+def stretch(images: Tensor) -> Tensor:
+    """Images (N, α, m, m), each stretched to [0, 1] to be looked at."""
+    images = images.float()
+    low = images.amin((1, 2, 3), keepdim=True)
+    high = images.amax((1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1e-12)
 
 
 def curve_png(curve: list[dict], title: str) -> bytes:
     """Training loss and test accuracy over the epochs of one run."""
     figure, axis = pyplot().subplots(figsize=(6, 3.5), layout="constrained")
-    epochs = [e["epoch"] for e in curve]
-    axis.plot(epochs, [100 * e["test_accuracy"] for e in curve], "o-", ms=3, color="tab:blue")
-    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
+    accuracy = [100 * epoch["test_accuracy"] for epoch in curve]
     axis.set_title(title, parse_math=False)
+    if len(curve) == 1:                                  # one epoch is two numbers, not a curve
+        axis.text(0.5, 0.5, f"one epoch: test accuracy {accuracy[0]:.2f}%, train loss "
+                  f"{curve[0]['train_loss']:.4f}", ha="center", transform=axis.transAxes)
+        axis.axis("off")
+        return as_png(figure)
+    epochs = [epoch["epoch"] for epoch in curve]
+    axis.plot(epochs, accuracy, "o-", ms=3, color="tab:blue")
+    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.yaxis.label.set_color("tab:blue")
     axis.xaxis.get_major_locator().set_params(integer=True)
     other = axis.twinx()
-    other.plot(epochs, [e["train_loss"] for e in curve], "s--", ms=3, color="tab:orange")
+    other.plot(epochs, [epoch["train_loss"] for epoch in curve], "s--", ms=3, color="tab:orange")
     other.set_ylabel("train loss", color="tab:orange")
     other.set_ylim(bottom=0)
     return as_png(figure)
 
 
-def rows_png(rows: list, zoom: int = 2) -> bytes:
+def rows_png(rows: list[tuple[str, Tensor]], zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
     from torchvision.utils import make_grid
-    count, side = len(rows[0][1]), max(images.shape[-1] for _, images in rows)
+    count = len(rows[0][1])
+    side = max(images.shape[-1] for _, images in rows)
+    size = count * side * zoom / 100, len(rows) * (side * zoom + 26) / 100
     figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
-                                     figsize=(count * side * zoom / 100,
-                                              len(rows) * (side * zoom + 26) / 100))
+                                     figsize=size)
     for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
-        grid = make_grid(images.detach().cpu().float().clamp(0, 1), nrow=count, padding=1)
+        grid = make_grid(visible(images.detach().cpu().float().clamp(0, 1)), nrow=count, padding=1)
         axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.axis("off")
     return as_png(figure, dpi=100)
 
 
-def stretched(images: Tensor) -> Tensor:
-    """Images (N, α, m, m), each stretched to [0, 1] to be looked at."""
-    images = images.float()
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(1e-12)
+def predictions_png(images: Tensor, probabilities: Tensor, classes: list[str], names: list[str],
+                    labels: Tensor | None) -> bytes:
+    """Images (N, α, m, m), whatever their values, with what the network predicts.
 
-
-def predictions_png(images: Tensor, probabilities: Tensor, classes: list[str]) -> bytes:
-    """Images (N, α, m, m), whatever their values, under the likeliest class of each."""
-    columns, best = min(10, len(images)), probabilities.max(1)
+    Under each its file name, the likeliest class and its probability; with labels, a green frame
+    where that is right, and a red one, with the true class, where it is wrong.
+    """
+    columns = min(10, len(images))
     rows = -(-len(images) // columns)
     figure, axes = pyplot().subplots(rows, columns, squeeze=False, layout="constrained",
-                                     figsize=(1.1 * columns, 1.6 * rows))
-    for axis in axes.flat:
+                                     figsize=(1.3 * columns, 1.9 * rows))
+    for axis in axes.flat[len(images):]:
         axis.axis("off")
-    for axis, image, p, i in zip(axes.flat, stretched(images),
-                                 *map(Tensor.tolist, best), strict=False):
-        axis.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray",
+    best = probabilities.max(1)
+    pictures = stretch(visible(images))
+    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        predicted = int(best.indices[i])
+        axis.imshow(picture.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray",
                     interpolation="nearest")
-        axis.set_title(f"{classes[i]}\n{p:.0%}", fontsize=8, parse_math=False)
+        title = f"{readable(names[i], 18)}\n{readable(classes[predicted], 14)} {best.values[i]:.0%}"
+        colour = "black"
+        if labels is not None:
+            right = predicted == int(labels[i])
+            colour = "tab:green" if right else "tab:red"
+            title += "" if right else f"\nis {readable(classes[int(labels[i])], 14)}"
+        axis.set_title(title, fontsize=7, parse_math=False)
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set(color=colour, linewidth=1 if labels is None else 3)
+    words = channels_shown(images)
+    if words:
+        figure.suptitle(words, fontsize=8)
     return as_png(figure)
 
 
-def confusion_png(labels: Tensor, said: Tensor, classes: list[str]) -> bytes:
-    """How many images of each class (row) were taken for which (column)."""
-    count, side = len(classes), max(4, 0.45 * len(classes) + 1.5)
-    cells = (labels * count + said).bincount(minlength=count ** 2).view(count, count)
+def confusion_png(labels: Tensor, predicted: Tensor, classes: list[str]) -> bytes:
+    """How many images of each class (row) were predicted as which (column)."""
+    count = len(classes)
+    cells = (labels * count + predicted).bincount(minlength=count ** 2).view(count, count)
+    side = min(MOST_INCHES, max(4, 0.45 * count + 1.5))
     figure, axis = pyplot().subplots(figsize=(side, side), layout="constrained")
-    axis.imshow(cells / cells.sum(1, keepdim=True).clamp_min(1), cmap="Blues", vmin=0, vmax=1)
-    if count <= 20:
-        for row, column in product(range(count), repeat=2):
-            n = int(cells[row, column])
-            axis.text(column, row, str(n), ha="center", va="center", fontsize=8,
-                      color="white" if 2 * n > cells[row].sum() else "black")
-        for set_ticks in (axis.set_xticks, axis.set_yticks):
-            set_ticks(range(count), classes, parse_math=False)
-        axis.tick_params("x", rotation=90)
+    shares = cells / cells.sum(1, keepdim=True).clamp_min(1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="class")
+    if count <= MOST_NAMED:
+        _name_cells(axis, cells, [readable(name) for name in classes])
     return as_png(figure)
+
+
+def _name_cells(axis, cells: Tensor, names: list[str]):
+    for row, column in torch.cartesian_prod(*[torch.arange(len(names))] * 2).tolist():
+        images = int(cells[row, column])
+        dark = 2 * images > int(cells[row].sum())
+        axis.text(column, row, str(images), ha="center", va="center", fontsize=8,
+                  color="white" if dark else "black")
+    axis.set_xticks(range(len(names)), names, parse_math=False, rotation=90)
+    axis.set_yticks(range(len(names)), names, parse_math=False)

@@ -1,195 +1,276 @@
-"""A training run in the developer's folder: its data and settings, its checkpoint, its result."""
+"""A training run and its record: settings, data, result, and where they came from.
 
+One record describes a run. Its `settings` and `data` are what the run must agree in to be the same
+run, what a checkpoint is compared with, what rows of tables are grouped by, and what is printed
+where two runs differ.
+"""
+
+import hashlib
 import json
-from dataclasses import asdict
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from parameter import Parameters
-from utils.artifacts import Saving, digest, load, manifest_of, read_tensors, verified, write_alone
-from utils.devices import compute_dtype, rank, say
-from utils.plots import curve_png, draw
-from utils.provenance import curve_csv, peak_memory, provenance, result_name, to_json
-from utils.settings import UserError, steps_of
-
-TITLES = {"pretrained": "plain network", "pretrained_frozen": "plain, frozen layer",
-          "with_ac": "with Aug-Conv", "no_ac": "without Aug-Conv",
-          "no_ac_standardised": "without, standardised"}
-# Settings that do not change what a run computes, and what an identity has of its data.
-RUNNING = ("restart", "data_dir", "results_dir", "device", "compile", "feature_cache", "delivery",
-           "dataset_dir", "train_limit", "test_limit", "max_pixels", "init", "frozen_first_layer")
-DATA = ("pixels", "labels", "class_names", "normalisation", "init", "frozen_first_layer")
-EPOCH = {"epoch", "train_loss", "test_accuracy", "seconds", "train_seconds"}
+from utils.artifacts import digest, read_manifest, verify
+from utils.delivery import Delivery
+from utils.devices import Context
+from utils.provenance import peak_memory, provenance
+from utils.settings import UserError
 
 
-class Run(NamedTuple):
-    """A run's folder, its name (a key of TITLES), and what it must agree in to be the same run."""
+class RunKind(NamedTuple):
+    """A kind of run: its title in tables, the step that makes it, and that step's option."""
+
+    title: str
+    step: str
+    option: str = ""
+
+    @property
+    def command(self) -> str:
+        return f"python {self.step} {self.option}".strip()
+
+
+RUNS = {
+    "pretrained": RunKind("plain network", "pretrain.py"),
+    "pretrained_frozen": RunKind("plain, same frozen first layer", "pretrain.py",
+                                 "--frozen_first_layer FILE"),
+    "with_ac": RunKind("with Aug-Conv", "train_with_ac.py"),
+    "no_ac": RunKind("without Aug-Conv", "train_no_ac.py"),
+    "no_ac_standardised": RunKind("without, standardised", "train_no_ac.py", "--standardise"),
+}
+CURVE = ("epoch", "train_loss", "test_accuracy", "seconds", "train_seconds")
+SAMPLE_TOLERANCE = 1e-2             # of a network's logits on another processor or PyTorch
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the developer's folder, and what it must agree in to be the same run.
+
+    `name` is one of RUNS. `network_sample` is what the network gives for a fixed image before
+    training: whether two networks of one name are the same code and weights. `frozen_layer` is the
+    fingerprint of a first layer that is not trained.
+    """
 
     folder: Path
     name: str
-    identity: dict
+    settings: dict
+    data: dict
+    network_sample: list[float]
+    frozen_layer: str | None = None
+
+    @property
+    def kind(self) -> RunKind:
+        return RUNS[self.name]
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / f"{self.name}.checkpoint.pt"
 
+    @property
+    def identity(self) -> dict:
+        """The part of the record that is known before the run, as JSON has it."""
+        identity = {"run": self.name, "settings": self.settings, "data": self.data,
+                    "network_sample": self.network_sample, "frozen_layer": self.frozen_layer}
+        return json.loads(json.dumps(identity))
 
-def identity(p: Parameters, step: str, **data) -> dict:
-    """The settings that decide what a training step computes, and digests of its data."""
-    if p.init:
-        data["init"] = digest(Path(p.init))["sha256"]
-    used = [name for name in asdict(p) if step in steps_of(name) and name not in RUNNING]
-    return {name: getattr(p, name) for name in used} | data
+
+def training_settings(p: Parameters, context: Context, weight_decay: float,
+                      standardise: bool = False) -> dict:
+    """The settings of a training run as they are used."""
+    return {
+        "model": p.model, "init": digest(Path(p.init))["sha256"] if p.init else None,
+        "epochs": p.epochs, "batch_size": p.batch_size, "lr": p.lr, "schedule": p.schedule,
+        "decay_epochs": p.decay_epochs if p.schedule == "halve" else None,
+        "momentum": p.momentum, "weight_decay": weight_decay, "dropout": p.dropout,
+        "augment": p.augment, "precision": context.precision, "standardise": standardise,
+        "seed": p.seed, "processes": context.world}
 
 
-def read_result(folder: Path, name: str) -> dict | None:
-    """The result that a finished run left, or None; raises UserError where it is damaged."""
+def data_digest(images) -> str:
+    """SHA-256 of a split's pixels and labels, of what images.load_images gives."""
+    sha256 = hashlib.sha256(images.digest.encode())
+    sha256.update(images.labels.contiguous().numpy())
+    return sha256.hexdigest()
+
+
+def plain_data(p: Parameters, dataset: str, train, test, mean: tuple, std: tuple) -> dict:
+    """What the data of a run on plain images were; train and test: what load_images gives."""
+    _, channels, side, _ = train.images.shape
+    return {
+        "dataset": dataset, "class_names": list(train.classes), "channels": channels,
+        "image_size": side, "image_fit": p.image_fit, "train_images": len(train.labels),
+        "test_images": len(test.labels), "train_digest": data_digest(train),
+        "test_digest": data_digest(test), "normalisation": [list(mean), list(std)],
+        "morphing": None, "keys": [], "deliveries": []}
+
+
+def delivered_data(deliveries: list[Delivery]) -> dict:
+    """What the data of a run on morphed images were; several deliveries are summed up."""
+    first = deliveries[0]
+    g = first.geometry
+    channels, side, _ = g.plain_shape
+    return {
+        "dataset": " + ".join(dict.fromkeys(d.dataset for d in deliveries)),
+        "class_names": list(first.classes), "channels": channels, "image_size": side,
+        "image_fit": g.image_fit,
+        "train_images": sum(d.train_images for d in deliveries),
+        "test_images": sum(d.test_images for d in deliveries),
+        "train_digest": joined_digest([d.train_digest for d in deliveries]),
+        "test_digest": joined_digest([d.test_digest for d in deliveries]),
+        "normalisation": [list(g.mean), list(g.std)], "morphing": first.morphing,
+        "keys": [d.geometry.key for d in deliveries], "deliveries": [d.id for d in deliveries]}
+
+
+def joined_digest(digests: list[str]) -> str:
+    """One digest for the data of several providers; that of one is its own."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: int) -> dict:
+    """The record of a finished run."""
+    return {
+        "run": run.name, "accuracy": curve[-1]["test_accuracy"], "settings": run.settings,
+        "data": run.data, "network_sample": run.network_sample,
+        "frozen_layer": run.frozen_layer, **provenance(p),
+        "seconds": round(sum(epoch["seconds"] for epoch in curve), 1),
+        "peak_mb": round(peak_memory() / 1e6), "trained_parameters": trained_parameters,
+        "curve": curve}
+
+
+def record_name(record: dict) -> str:
+    """A file name in words that a person looks for; all that tells runs apart is in its hash."""
+    settings, data = record["settings"], record["data"]
+    words = [data["dataset"], settings["model"], f"n{data['train_images']}",
+             f"e{settings['epochs']}", record["run"]]
+    morphing = data["morphing"]
+    if morphing:
+        words.append(f"s{morphing['tile']}" if morphing["tile"] else f"k{morphing['kappa']}")
+        words.append(morphing["morph_distribution"])
+        if morphing["delivery_dtype"] != "float32":
+            words.append(morphing["delivery_dtype"])
+    if settings["augment"] != "none":
+        words.append(settings["augment"])
+    readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())[:120]
+    but_seed = {key: value for key, value in settings.items() if key != "seed"}
+    told_apart = [record["run"], but_seed, data, record["frozen_layer"]]
+    canonical = json.dumps(told_apart, sort_keys=True).encode()
+    short = hashlib.sha256(canonical).hexdigest()[:8]
+    return f"{readable}-{short}-seed{settings['seed']}.json"
+
+
+def to_json(record: dict) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def curve_csv(curve: list[dict]) -> str:
+    """A line per epoch of a run, under the names of its values."""
+    lines = [",".join(CURVE)]
+    for epoch in curve:
+        lines.append(",".join(f"{epoch[name]:.6g}" for name in CURVE))
+    return "\n".join(lines) + "\n"
+
+
+def read_record(folder: Path, name: str) -> dict | None:
+    """The record that a finished run left, or None. Raises UserError where it is damaged."""
     path = folder / f"{name}.json"
-    if path.name not in manifest_of(folder, missing_ok=True)["files"]:
+    if path.name not in read_manifest(folder, missing_ok=True)["files"]:
         return None
-    return json.loads(verified(path).read_text(encoding="utf-8"))
+    record = json.loads(verify(path).read_text(encoding="utf-8"))
+    if "settings" not in record:
+        raise UserError(f"{path} is of an earlier version of this program: move {folder} away")
+    return record
 
 
-def is_finished(run: Run, p: Parameters) -> bool:
-    """Whether this very run has left its result already, which is then said.
+def differences(one: dict, other: dict) -> list[str]:
+    """What two runs differ in: names of settings and data, of `identity` or of records."""
+    found = []
+    for part in ("settings", "data"):
+        mine, others = one[part], other[part]
+        found += [key for key in mine | others if mine.get(key) != others.get(key)]
+    if not _same_sample(one["network_sample"], other["network_sample"]):
+        found.append("network_sample")
+    if one["frozen_layer"] != other["frozen_layer"]:
+        found.append("frozen_layer")
+    return found
 
-    Raises UserError where its result is damaged, or of the same settings on other data.
-    """
-    if p.restart or run.checkpoint.exists():             # the latter of one killed at its end
+
+def _same_sample(one: list[float] | None, other: list[float] | None) -> bool:
+    if one is None or other is None or len(one) != len(other):
         return False
-    result = read_result(run.folder, run.name)
-    if result is None:
-        return False
-    other = differing(result["identity"], json.loads(json.dumps(run.identity)))
-    if other and all(key in DATA for key in other):
-        raise UserError(f"{run.folder / run.name}.json is of a run with other {listed(other)}: "
-                        "pass --restart to train on what is there now")
-    if other:
-        say(f"{run.name} of {result['accuracy']:.2%} is replaced: it had other {listed(other)}")
-        return False
-    for name in (run.name, "first_layer") if run.name == "pretrained" else (run.name,):
-        load(run.folder / f"{name}.pt")
-    say("this run is finished already; --restart trains anew")
-    return True
+    return torch.allclose(torch.tensor(one), torch.tensor(other), rtol=SAMPLE_TOLERANCE,
+                          atol=SAMPLE_TOLERANCE)
 
 
-def differing(one: dict, other: dict) -> list[str]:
-    """The keys whose values are not the same, in type neither."""
-    return [key for key in one | other if type(one.get(key)) is not type(other.get(key))
-            or one.get(key) != other.get(key)]
+def in_words(keys: list[str]) -> str:
+    """Names of settings and data, for a sentence."""
+    words = {"train_digest": "training images or labels", "test_digest": "test images or labels",
+             "network_sample": "code or first weights of the network", "class_names": "classes", "train_images":
+             "number of training images", "test_images": "number of test images",
+             "init": "starting weights", "frozen_layer": "frozen first layer",
+             "deliveries": "delivery", "lr": "learning rate"}
+    return " and ".join(words.get(key, key.replace("_", " ")) for key in keys)
 
 
-def listed(keys: list[str]) -> str:
-    return " and ".join(key.replace("_", " ") for key in keys)
+# Lines that compare finished runs.
+
+# A plain run and a morphed one differ in these by their nature.
+EXPECTED = ("weight_decay", "morphing", "keys", "deliveries", "frozen_layer", "standardise",
+            "network_sample")
 
 
-def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
-    """Goes on from a run's checkpoint if there is one; gives the curve so far.
+def differences_from_plain(run: dict, plain: dict) -> list[str]:
+    """What a run and the plain network's differ in, but for what they differ in by nature."""
+    return [key for key in differences(run, plain) if key not in EXPECTED]
 
-    Raises UserError where the checkpoint is damaged, or of other settings or data.
+
+def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:
+    """A line for each finished run of these names, compared with the plain network's accuracy.
+
+    Points are compared only where test images and classes are the same. `deliveries`: the ids of
+    the run that asks; runs on others are marked.
     """
-    if restart or not run.checkpoint.exists():
-        return []
-    state = read_tensors(run.checkpoint, "pass --restart to begin anew")
-    try:
-        old, new = state["identity"], run.identity
-        for key in differing(new, old)[:1]:
-            what = (f"other {key}" if key in DATA else
-                    f"{key} = {old.get(key)!r}, not {new.get(key)!r}")
-            raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: set it back to "
-                            "go on, or pass --restart to begin anew")
-        if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
-            raise ValueError
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        buffers = [optimizer.state[w]["momentum_buffer"].shape == w.shape for w in
-                   network.parameters()] if optimizer.defaults["momentum"] else []
-        if not all(buffers) or any(epoch.keys() != EPOCH for epoch in state["curve"]):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise UserError(f"{run.checkpoint} is of another network: pass --restart") from None
-    say(f"going on after epoch {len(state['curve'])}")
-    return state["curve"]
-
-
-def save_checkpoint(run: Run, network: nn.Module, optimizer, scheduler, curve: list[dict]):
-    """One file, so that a kill leaves either the old or the new one; it checks itself when read."""
-    if rank() == 0:
-        write_alone(run.checkpoint, {
-            "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(), "curve": curve, "identity": run.identity})
-
-
-def finish(run: Run, network: nn.Module, model: dict, curve: list[dict], p: Parameters,
-           device: torch.device, about: dict, behind: dict | None = None, **also: dict):
-    """Saves a trained network with the arguments that build it, its result, and its curve.
-
-    `about`: what the run's data were; `behind`: the first layer, and the deliveries, whose features
-    the rest of the network takes; `also`: more files by name. The picture comes after all that
-    counts, and the checkpoint goes once all is there: a kill in between then loses nothing.
-    """
-    if rank() > 0:
-        return
-    result = {
-        "run": run.name, "accuracy": curve[-1]["test_accuracy"], **provenance(p),
-        "provenance": used_settings(run, p, device, about), "data": about,
-        "seconds": round(sum(e["seconds"] for e in curve), 1),
-        "peak_mb": round(peak_memory() / 1e6),
-        "trained_parameters": sum(w.numel() for w in network.parameters() if w.requires_grad),
-        "curve": curve, "identity": run.identity}
-    if p.results_dir:
-        write_alone(Path(p.results_dir) / result_name(result), to_json(result))
-    with Saving(run.folder) as new:
-        new.save(f"{run.name}.pt", {"network": network.state_dict(), "model": model,
-                                    "about": about, "behind": behind})
-        for name, content in also.items():
-            new.save(f"{name}.pt", content)
-        new.save(f"{run.name}.csv", curve_csv(curve))
-        new.save(f"{run.name}.json", to_json(result))
-    draw(run.folder / f"{run.name}.png", curve_png, curve,
-         f"{TITLES[run.name]}, {about['dataset']}")
-    run.checkpoint.unlink(missing_ok=True)
-
-
-def used_settings(run: Run, p: Parameters, device: torch.device, about: dict) -> dict:
-    """All that changes a run's outcome but the seed, as used: what results are grouped by."""
-    decay = p.weight_decay if run.name.startswith("pretrained") else p.morphed_weight_decay
-    return {"run": run.name, **{k: v for k, v in about.items() if k != "pixels"},
-            "model": p.model, "init": Path(p.init).name, "epochs": p.epochs,
-            "batch_size": p.batch_size, "lr": p.lr, "schedule": p.schedule,
-            "decay_epochs": p.decay_epochs if p.schedule == "halve" else None,
-            "momentum": p.momentum, "weight_decay": decay, "dropout": p.dropout,
-            "precision": str(compute_dtype(p, device)).removeprefix("torch.")}
-
-
-def comparison(run: Run, *names: str) -> list[str]:
-    """A line for each finished run beside `run`, compared with the plain network's accuracy."""
     plain, lines = None, []
-    for name in dict.fromkeys(names) or TITLES:
+    for name in names:
+        title = RUNS[name].title
         try:
-            if (result := read_result(run.folder, name)) is None:
-                continue
+            record = read_record(folder, name)
         except (UserError, OSError) as mistake:
-            lines.append(f"{TITLES[name]}: {mistake}")
+            lines.append(f"{title}: {mistake}")
             continue
-        line = f"{TITLES[name] + ':':23}{result['accuracy']:7.2%}"
+        if record is None:
+            continue
         if name == "pretrained":
-            plain = result
-        elif plain is None:
-            line += " (no plain network to compare with: run `python pretrain.py`)"
-        else:
-            points = 100 * (result["accuracy"] - plain["accuracy"])
-            line += f", {abs(points):.2f} points {'above' if points >= 0 else 'below'} plain"
-            own, its = (r["provenance"] | r["data"] | {"seed": r["seed"]} for r in (result, plain))
-            other = [key for key in differing(its, own)
-                     if key in its and key not in ("run", "weight_decay")]
-            line += f" (the two differ in {listed(other)})" if other else ""
-        behind = [of.get("delivery", []) for of in (result["identity"], run.identity)]
-        if all(behind) and {*behind[0]}.isdisjoint(behind[1]):
-            line += " (another delivery's)"
-        lines.append(line)
+            plain = record
+        lines.append(f"{title + ':':32}{record['accuracy']:7.2%}"
+                     + _against_plain(record, plain) + _of_another(record, deliveries))
     return lines
+
+
+def _against_plain(record: dict, plain: dict | None) -> str:
+    if record is plain:
+        return ""
+    if plain is None:
+        return " (no plain network to compare with: run `python pretrain.py`)"
+    other = differences_from_plain(record, plain)
+    incomparable = [key for key in ("test_digest", "class_names") if key in other]
+    if incomparable:
+        return f" (not comparable with plain: other {in_words(incomparable)})"
+    points = 100 * (record["accuracy"] - plain["accuracy"])
+    direction = "above" if points >= 0 else "below"
+    line = f", {abs(points):.2f} points {direction} plain"
+    if other:
+        line += f" (the two differ in {in_words(other)})"
+    return line
+
+
+def _of_another(record: dict, deliveries: list[str]) -> str:
+    own = record["data"]["deliveries"]
+    if own and deliveries and set(own).isdisjoint(deliveries):
+        return " (another delivery)"
+    return ""

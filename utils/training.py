@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,238 +11,438 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.build import build, start_from
+from models.build import build, gives_probabilities
+from models.weights import find_weights, start_from
+from mole.augmentation import largest_shift, shift
 from parameter import Parameters
-from utils import memory
-from utils.artifacts import read_tensors
-from utils.devices import compute_dtype, in_processes, rank, say, summed, world
-from utils.records import Run, resume, save_checkpoint
-from utils.settings import UserError, user_errors
+from utils.artifacts import Saving, load, read_tensors, write_alone
+from utils.devices import (
+    Context,
+    rank,
+    say,
+    share_buffers,
+    share_network,
+    sum_over_processes,
+)
+from utils.examples import Data, Examples
+from utils.plots import curve_png, draw
+from utils.records import (
+    CURVE,
+    Run,
+    curve_csv,
+    differences,
+    in_words,
+    make_record,
+    read_record,
+    record_name,
+    to_json,
+)
+from utils.settings import UserError, user_errors, warn
 
-EVALUATED = 250         # images that are evaluated at once
-BETWEEN = {"cpu": 0, "cuda": 10}    # seconds between checkpoints: on CUDA epochs are short
+EVALUATED = 250                     # images that are evaluated at once
+SECONDS_BETWEEN_CHECKPOINTS = {"cpu": 0, "cuda": 10}     # on CUDA epochs are short
+ORDER, DROPOUT, AUGMENTATION = 0, 1, 2**32               # separate random numbers of an epoch
 
 
-class Data(NamedTuple):
-    """Inputs and labels of both splits; `prepare` makes a batch of inputs ready for the network.
+# A network.
 
-    Inputs may lie in memory, on a device, or on the disk: batches are read by index.
+@dataclass(frozen=True)
+class Model:
+    """The arguments of models.build.build that make a network: they are saved with its weights."""
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]         # (α, m, m) of its images
+    dropout: float
+
+    def to_dict(self) -> dict:
+        return {"name": self.name, "classes": self.classes, "shape": tuple(self.shape),
+                "dropout": self.dropout}
+
+
+def new_network(p: Parameters, model: Model) -> nn.Module:
+    """A network from the run's seed, or from --init. Raises UserError where there is none."""
+    seed_everything(p.seed)
+    with user_errors(f"--model {p.model}"):
+        network = build(**model.to_dict())
+    if gives_probabilities(network, model.shape):
+        warn(f"{p.model} ends in a softmax, but is trained as if it gave logits: leave the softmax "
+             "out")
+    if p.init:
+        content = read_tensors(Path(p.init), "name a file of weights")
+        with user_errors(p.init):
+            found = find_weights(content, network)
+            changes = start_from(network, found.weights, model.shape)
+        say(f"starting from {p.init}{found.where}", *changes, sep="\n")
+    return network
+
+
+def sample_logits(network: nn.Module, shape: tuple[int, int, int]) -> list[float]:
+    """What a network gives for a fixed image (α, m, m): whether two are the same code and weights.
+
+    In evaluation mode, at most ten logits. The state of PyTorch's random generator is kept.
+    """
+    was_training = network.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        logits = network.eval()(torch.randn(1, *shape))[0, :10]
+    network.train(was_training)
+    return [round(float(value), 6) for value in logits]
+
+
+def seed_everything(*seeds: int):
+    """The same random numbers for the same seeds, whatever was drawn before."""
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
+
+
+# One epoch.
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to each training image, or to its features, in every epoch.
+
+    most: by how many pixels of an image, or entries of a feature map, it is shifted at the most.
+    step: shifts are multiples of so many. fill (C): what comes in from outside, zeros if none.
     """
 
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    prepare: Callable[[Tensor], Tensor]
+    most: int
+    step: int = 1
+    flip: bool = False
+    fill: Tensor | None = None
+
+    def draw(self, count: int, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """Shifts (count, 2) int64 and flips (count) bool of an epoch, from seed and epoch alone."""
+        state = np.random.SeedSequence((seed, epoch, AUGMENTATION)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+        steps = torch.randint(-self.most, self.most + 1, (count, 2), generator=generator)
+        flips = torch.rand(count, generator=generator) < 0.5
+        return self.step * steps, flips if self.flip else None
 
 
-def to_device(data: Data, device: torch.device) -> Data:
-    """Moves a data set to the device where it fits twice; otherwise its batches travel."""
-    size = sum(t.nbytes for t in data[:4])
-    if device.type == "cpu" or 2 * size > memory.free_memory(device):
-        return data
-    return Data(*(t.to(device) for t in data[:4]), data.prepare)
+def augment_images(p: Parameters, stride: int) -> Augmentation | None:
+    """What --augment means for images: the same shifts as behind a first layer of this stride."""
+    if p.augment == "none":
+        return None
+    return Augmentation(largest_shift(stride), stride, p.augment == "crop_flip")
 
 
-class Features:
-    """Rows of several sources, one after the other, as the features that are made of them when they
-    are read: `features[index]` for a slice or a tensor of indices."""
-
-    def __init__(self, parts: list[tuple[Tensor, Callable[[Tensor], Tensor]]]):
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return sum(len(rows) for rows, _ in self.parts)
-
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        index = torch.arange(len(self))[index] if isinstance(index, slice) else index
-        if len(self.parts) == 1:
-            [(rows, compute)] = self.parts
-            return compute(rows[index.to(rows.device)])
-        (index, order), pieces, start = index.sort(), [], 0
-        for rows, compute in self.parts:
-            mine = index[(index >= start) & (index < start + len(rows))]
-            pieces += [compute(rows[(mine - start).to(rows.device)])] if len(mine) else []
-            start += len(rows)
-        return torch.cat(pieces)[order.argsort().to(pieces[0].device)]
+def augment_features(p: Parameters, stride: int, fill: Tensor | None) -> Augmentation | None:
+    """What --augment means for the features of a first layer with this stride and bias."""
+    if p.augment == "none":
+        return None
+    return Augmentation(largest_shift(stride), 1, p.augment == "crop_flip", fill)
 
 
-def features_of(layer: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
-                device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A frozen first layer as a function of its inputs before `prepare`, on any device: float32 out
-    of the layer, then rounded to `dtype`, channels-last."""
-    layer = layer.to(device).eval()
-
-    @torch.no_grad()
-    def features(inputs: Tensor) -> Tensor:
-        inputs = prepare(inputs.to(device, non_blocking=True))
-        return layer(inputs).to(dtype).contiguous(memory_format=torch.channels_last)
-    return features
+def split_into_batches(order: Tensor, size: int, world: int) -> list[Tensor]:
+    """An epoch's batches; a last one too small for batch statistics is left out."""
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) < 2 * world:
+        batches.pop()
+    return batches
 
 
-def logits_of(network: nn.Module, prepare: Callable[[Tensor], Tensor], dtype: torch.dtype,
-              device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A network, which computes in `dtype`, as a function of inputs before `prepare`: float32."""
+def make_forward(network: nn.Module, context: Context) -> Callable[[Tensor], Tensor]:
+    """A network as a function of its prepared inputs: logits in float32."""
+    autocast = context.dtype != torch.float32
+
     def forward(inputs: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            logits = network(prepare(inputs.to(device, non_blocking=True)))
+        with torch.autocast(context.device.type, context.dtype, enabled=autocast):
+            logits = network(inputs)
         return logits.to(torch.float32, copy=True)       # the next CUDA graph would overwrite them
     return forward
 
 
-def through_frozen_layers(layers: list[tuple[nn.Module, Data]], cache: str, dtype: torch.dtype,
-                          device: torch.device) -> Data:
-    """Inputs of frozen first layers (after each data.prepare) as inputs of one network behind them.
-
-    Layers and images do not change, so the features are computed once, where they fit in the
-    device's memory (`cache` auto) or in any case (on); otherwise batch by batch. They are the same
-    either way.
-    """
-    layers = [(features_of(layer, data.prepare, dtype, device), to_device(data, device))
-              for layer, data in layers]
-    train = Features([(data.train, features) for features, data in layers])
-    test = Features([(data.test, features) for features, data in layers])
-    shape, count = train[:1].shape[1:], len(train) + len(test)
-    needed, kept = count * shape.numel() * dtype.itemsize, [train, test]
-    if cache == "off" or (cache == "auto" and 2 * needed > memory.free_memory(device)):
-        say("the frozen first layer runs batch by batch")
-    else:
-        if device.type == "cpu":
-            memory.require_memory("features", count * shape.numel(), dtype.itemsize,
-                                  purpose="keeping the first layer's output",
-                                  advice="choose --feature_cache off")
-        for i, inputs in enumerate(kept):
-            kept[i] = torch.empty((len(inputs), *shape), dtype=dtype, device=device,
-                                  memory_format=torch.channels_last)
-            for first in tqdm(range(0, len(inputs), EVALUATED), desc="first layer, once",
-                              leave=False, disable=rank() > 0 or None):
-                kept[i][first:first + EVALUATED] = inputs[first:first + EVALUATED]
-        say(f"the frozen first layer runs once: its output takes {needed / 1e9:.2f} GB")
-    labels = [torch.cat([data[i].to(device) for _, data in layers]) for i in (1, 3)]
-    return Data(kept[0], labels[0], kept[1], labels[1], lambda x: x)
-
-
-def new_network(p: Parameters, classes: int, shape: tuple[int, int, int]) -> tuple[nn.Module, dict]:
-    """A network from the run's seed, or from --init, and the arguments of `build` that make it.
-
-    `shape` (α, m, m): of its images. Raises UserError where there is no such network.
-    """
-    model = {"name": p.model, "classes": classes, "shape": tuple(shape), "dropout": p.dropout}
-    seed_everything(p.seed)
-    with user_errors(f"--model {p.model}"):
-        network = build(**model)
-    if p.init:
-        content = read_tensors(Path(p.init), "name a file of weights")
-        with user_errors(p.init):
-            other = start_from(network, content.get("network", content))
-        say(f"starting from {p.init}" + (f", but for {', '.join(other)}" if other else ""))
-    return network, model
-
-
-def seed_everything(*seeds: int):
-    """The same random numbers for the same numbers, whatever was drawn before."""
-    torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> 1))
-
-
-def optimizer_and_schedule(network: nn.Module, p: Parameters, weight_decay: float, steps: int):
-    """SGD and its learning rate, which changes after each of `steps` batches of an epoch."""
-    weights = list(network.parameters())
-    optimizer = torch.optim.SGD(weights, p.lr, p.momentum, weight_decay=weight_decay,
-                                fused=weights[0].is_cuda)
-    if p.schedule == "onecycle":
-        return optimizer, torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, p.lr, total_steps=p.epochs * steps + 1, cycle_momentum=False)
-    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, p.decay_epochs * steps, gamma=0.5)
-
-
-def batches(order: Tensor, size: int) -> list[Tensor]:
-    """An epoch's batches; a last one too small for batch statistics is left out."""
-    split = list(order.split(size))
-    if len(split) > 1 and len(split[-1]) < 2 * world():
-        split.pop()
-    return split
-
-
-def train_epoch(forward: Callable, data: Data, p: Parameters, epoch: int, optimizer, scheduler,
-                device: torch.device) -> float:
+def train_epoch(forward: Callable, examples: Examples, p: Parameters, epoch: int, optimizer,
+                scheduler, context: Context, augmentation: Augmentation | None = None) -> float:
     """One pass over the training images; gives the mean loss.
 
-    Batches and dropout are drawn from (seed, epoch) alone. Each process takes its share of every
-    batch; the mean over the processes of their gradients is that of the batch.
+    Batches, dropout and augmentation are drawn from (seed, epoch) alone. Each process takes its
+    share of every batch; the mean over the processes of their gradients is that of the batch.
     """
+    device, world = context.device, context.world
     seed_everything(p.seed, epoch)
-    order = torch.randperm(len(data.train)).to(data.train_labels.device)
-    seed_everything(p.seed, epoch, 1 + rank())           # dropout differs between processes
-    total, parts = torch.zeros((), device=device), batches(order, p.batch_size)
-    bar = tqdm(parts, desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5,
-               leave=False, disable=rank() > 0 or None)
+    order = torch.randperm(len(examples)).to(examples.labels.device)
+    shifts = flips = None
+    if augmentation is not None:
+        shifts, flips = augmentation.draw(len(examples), p.seed, epoch)
+    seed_everything(p.seed, epoch, DROPOUT + context.rank)   # differs between processes
+    batches = split_into_batches(order, p.batch_size, world)
+    total = torch.zeros((), device=device)
+    bar = tqdm(batches, desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5, leave=False,
+               disable=context.rank > 0 or None)
     for step, batch in enumerate(bar):
-        mine = batch[rank()::world()]
-        labels = data.train_labels[mine].to(device, non_blocking=True)
-        loss = F.cross_entropy(forward(data.train[mine]), labels, reduction="sum")
+        mine = batch[context.rank::world]
+        labels = examples.labels[mine].to(device, non_blocking=True)
+        if augmentation is None:
+            inputs = examples.take(mine)
+        else:
+            here = mine.cpu()
+            inputs = examples.take(mine, None if flips is None else flips[here])
+            inputs = shift(inputs, shifts[here], augmentation.fill)
+        loss = F.cross_entropy(forward(inputs), labels, reduction="sum")
         optimizer.zero_grad(set_to_none=True)
-        (loss * (world() / len(batch))).backward()       # the processes' gradients are averaged
+        (loss * (world / len(batch))).backward()         # the processes' gradients are averaged
         optimizer.step()
         scheduler.step()
         total += loss.detach()
         if device.type == "cpu" and step % 10 == 0:      # elsewhere it would wait for the device
             bar.set_postfix(loss=f"{loss.item() / len(mine):.3f}", refresh=False)
-    return summed(total).item() / sum(map(len, parts))   # waits for the device
+    seen = sum(len(batch) for batch in batches)
+    return sum_over_processes(total).item() / seen       # waits for the device
 
 
-def train(network: nn.Module, data: Data, p: Parameters, run: Run, weight_decay: float,
-          device: torch.device) -> list[dict]:
-    """Trains a network on a device; gives a curve with one dictionary per epoch.
+@torch.inference_mode()
+def evaluate(forward: Callable, examples: Examples, context: Context) -> float:
+    """The share of images whose largest logit is their label's; the processes share the blocks."""
+    right = torch.zeros((), dtype=torch.int64, device=context.device)
+    for first in range(0, len(examples), EVALUATED)[context.rank::context.world]:
+        block = slice(first, first + EVALUATED)
+        labels = examples.labels[block].to(context.device)
+        right += (forward(examples.take(block)).argmax(1) == labels).sum()
+    return sum_over_processes(right).item() / len(examples)
+
+
+def say_accuracies(network: nn.Module, examples: Examples, counts: dict[str, int],
+                   context: Context):
+    """Says the accuracy on each part of the examples: names and numbers of images, in order."""
+    network.eval()
+    forward, start = make_forward(network, context), 0
+    with torch.inference_mode():
+        for name, count in counts.items():
+            right = 0
+            for first in range(start, start + count, EVALUATED):
+                block = slice(first, min(first + EVALUATED, start + count))
+                labels = examples.labels[block].to(context.device)
+                right += int((forward(examples.take(block)).argmax(1) == labels).sum())
+            say(f"test accuracy on {name}: {right / count:.2%} of {count} images")
+            start += count
+
+
+# A run.
+
+def make_optimizer(network: nn.Module, p: Parameters, weight_decay: float, steps: int):
+    """SGD and its learning rate, which changes after each of `steps` batches of an epoch."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    if not weights:
+        raise UserError(f"{p.model} has no weight behind its first layer that is trained")
+    optimizer = torch.optim.SGD(weights, p.lr, p.momentum, weight_decay=weight_decay,
+                                fused=weights[0].is_cuda)
+    if p.schedule == "onecycle":
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, p.lr, total_steps=p.epochs * steps + 1, cycle_momentum=False)
+    else:
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, p.decay_epochs * steps, gamma=0.5)
+    return optimizer, scheduler
+
+
+def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Context,
+          augmentation: Augmentation | None = None) -> list[dict]:
+    """Trains a network; gives a curve with one dictionary per epoch (records.CURVE).
 
     A run that goes on from its checkpoint ends as if it had never stopped. Under torchrun batch
     size and learning rate mean what they mean in one process. Raises UserError where the loss is no
     longer finite; the last checkpoint is kept.
     """
-    count, dtype = len(data.train), compute_dtype(p, device)
-    if min(count, p.batch_size) < 2 * world():
+    count = len(data.train)
+    if min(count, p.batch_size) < 2 * context.world:
         raise UserError(f"{count} training images in batches of {p.batch_size} are too few: a "
-                        f"batch needs {2 * world()}")
-    network.to(device, memory_format=torch.channels_last)
-    optimizer, scheduler = optimizer_and_schedule(
-        network, p, weight_decay, len(batches(torch.arange(count), p.batch_size)))
+                        f"batch needs {2 * context.world} images")
+    network.to(context.device, memory_format=torch.channels_last)
+    batches = split_into_batches(torch.arange(count), p.batch_size, context.world)
+    optimizer, scheduler = make_optimizer(network, p, run.settings["weight_decay"], len(batches))
     curve = resume(run, network, optimizer, scheduler, p.restart)
-    module = in_processes(network, p, device)
-    forward = logits_of(module, data.prepare, dtype, device)
-    saved = time.perf_counter()
-    say(f"training on {count} images, testing on {len(data.test)}, {run.name}, {p.epochs} epochs, "
-        f"{device} in {str(dtype).removeprefix('torch.')}"
-        + (f", {world()} processes" if world() > 1 else ""))
-    for epoch in range(len(curve) + 1, p.epochs + 1):
+    module = share_network(network, context, p.compile)
+    forward = make_forward(module, context)
+    processes = f", {context.world} processes" if context.world > 1 else ""
+    say(f"training on {count} images, testing on {len(data.test)}: {run.kind.title}, {p.epochs} "
+        f"epochs, {context.device} in {context.precision}{processes}")
+    saved = began = time.perf_counter()
+    epochs = range(len(curve) + 1, p.epochs + 1)
+    for epoch in epochs:
         started = time.perf_counter()
         module.train()
-        loss = train_epoch(forward, data, p, epoch, optimizer, scheduler, device)
+        loss = _train_epoch_or_say_why(forward, data.train, p, epoch, optimizer, scheduler,
+                                       context, augmentation)
         trained = time.perf_counter() - started
         check_finite(loss, network, epoch)
+        share_buffers(network)
         module.eval()
-        accuracy = evaluate(forward, data.test, data.test_labels, device)
+        accuracy = evaluate(forward, data.test, context)
+        now = time.perf_counter()
         curve.append({"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy,
-                      "seconds": time.perf_counter() - started, "train_seconds": trained})
+                      "seconds": now - started, "train_seconds": trained})
+        left = (now - began) / (epoch - epochs.start + 1) * (p.epochs - epoch)
         say(f"epoch {epoch:3d}: train loss {loss:.4f}, test accuracy {accuracy:.2%}, "
-            f"{count / trained:.0f} images/s")
-        if epoch == p.epochs or time.perf_counter() - saved >= BETWEEN[device.type]:
+            f"{count / trained:.0f} images/s" + (f", {duration(left)} left" if left else ""))
+        between = SECONDS_BETWEEN_CHECKPOINTS[context.device.type]
+        if epoch == p.epochs or time.perf_counter() - saved >= between:
             save_checkpoint(run, network, optimizer, scheduler, curve)
             saved = time.perf_counter()
     return curve
 
 
+def _train_epoch_or_say_why(*arguments) -> float:
+    try:
+        return train_epoch(*arguments)
+    except RuntimeError as error:
+        if "finished reduction in the prior iteration" in str(error):
+            raise UserError("a part of the network is not used in training, which several "
+                            "processes cannot share: train in one process") from None
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise UserError("a batch of one image in a process has no batch statistics: choose a "
+                            "larger --batch_size, or fewer processes") from None
+        raise
+
+
+def duration(seconds: float) -> str:
+    """A span of time for people: 4 d 3 h, 5 h 20 min, 12 min, 40 s."""
+    minutes, hours, days = round(seconds / 60), round(seconds / 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {round((seconds - 86400 * days) / 3600)} h"
+    if hours >= 2 or minutes >= 60:
+        return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
+    return f"{minutes} min" if seconds >= 90 else f"{round(seconds)} s"
+
+
 def check_finite(loss: float, network: nn.Module, epoch: int):
-    if not (np.isfinite(loss) and all(x.isfinite().all() for x in network.state_dict().values())):
+    """Raises UserError where the loss or a weight is not finite."""
+    values = network.state_dict().values()
+    if not (np.isfinite(loss) and all(bool(value.isfinite().all()) for value in values)):
         raise UserError(f"loss or weights are not finite in epoch {epoch}: the epoch before is "
                         "kept; try --restart with a lower --lr (morphed images of a uniform core "
                         "are large: without Aug-Conv they may need --standardise)")
 
 
-@torch.inference_mode()
-def evaluate(forward: Callable, inputs: Tensor | Features, labels: Tensor,
-             device: torch.device) -> float:
-    """The share of inputs whose largest logit is their label's; the processes share the blocks."""
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    for first in range(0, len(inputs), EVALUATED)[rank()::world()]:
-        block = slice(first, first + EVALUATED)
-        right += (forward(inputs[block]).argmax(1) == labels[block].to(device)).sum()
-    return summed(right).item() / len(inputs)
+# Checkpoints and results.
+
+def is_finished(run: Run, p: Parameters) -> bool:
+    """Whether this very run has left its result already, which is then said.
+
+    Raises UserError where its result is damaged, or of the same settings on other data.
+    """
+    if p.restart or run.checkpoint.exists():             # the latter of one killed at its end
+        return False
+    record = read_record(run.folder, run.name)
+    if record is None:
+        return False
+    other = differences(run.identity, record)
+    if not other:
+        load(run.folder / f"{run.name}.pt")
+        say("this run is finished already; --restart trains again")
+        return True
+    only_data = all(key in run.data or key in ("frozen_layer", "network_sample", "init")
+                    for key in other)
+    if only_data and not run.data["deliveries"]:
+        raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
+                        f"{in_words(other)}: pass --restart to train on what is there now")
+    kept = f" (its record is also in {p.results_dir})" if p.results_dir else ""
+    say(f"the earlier {run.kind.title}, {record['accuracy']:.2%}, will be replaced: it had other "
+        f"{in_words(other)}{kept}")
+    return False
+
+
+def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
+    """Goes on from a run's checkpoint if there is one; gives the curve so far.
+
+    Raises UserError where the checkpoint is damaged, or of other settings or data.
+    """
+    if restart or not run.checkpoint.exists():
+        return []
+    state = read_tensors(run.checkpoint, "pass --restart to begin again")
+    try:
+        _check_same_run(run, state["identity"])
+        if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
+            raise ValueError
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        _check_momentum(optimizer)
+        if any(tuple(epoch) != CURVE for epoch in state["curve"]):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise UserError(f"{run.checkpoint} is of another network: pass --restart to begin "
+                        "again") from None
+    say(f"going on after epoch {len(state['curve'])}")
+    return state["curve"]
+
+
+def _check_same_run(run: Run, old: dict):
+    """Raises UserError where an unfinished run had other settings or data."""
+    other = differences(run.identity, old)
+    if not other:
+        return
+    key = other[0]
+    if key in run.settings and key != "init":
+        what = f"{key} = {old['settings'].get(key)!r}, not {run.settings[key]!r}"
+    else:
+        what = f"other {in_words([key])}"
+    raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: set it back to go on, "
+                    "or pass --restart to begin again")
+
+
+def _check_momentum(optimizer):
+    """Raises ValueError where a momentum buffer does not fit its weight."""
+    for weight, state in optimizer.state.items():
+        buffer = state.get("momentum_buffer")
+        if buffer is not None and buffer.shape != weight.shape:
+            raise ValueError
+
+
+def save_checkpoint(run: Run, network: nn.Module, optimizer, scheduler, curve: list[dict]):
+    """One file, so that a kill leaves either the old or the new one; it checks itself when read."""
+    if rank() > 0:
+        return
+    write_alone(run.checkpoint, {
+        "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(), "curve": curve, "identity": run.identity})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network as it is saved.
+
+    state: weights by the network's own names; behind Aug-Conv without the first layer. deliveries
+    and layer: whose features the layers behind the first one take (`layer` is a fingerprint, or
+    None where the channels are shuffled).
+    """
+
+    state: dict[str, Tensor]
+    model: Model
+    deliveries: tuple[str, ...] = ()
+    layer: str | None = None
+
+    def to_dict(self, run: Run) -> dict:
+        return {"network": self.state, "model": self.model.to_dict(),
+                "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
+                "layer": self.layer}
+
+
+def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,
+                trained_parameters: int, more: dict[str, dict] | None = None):
+    """Saves a trained network, the record of its run, and its curve; `more`: other files by name.
+
+    The picture comes after all that counts, and the checkpoint is deleted last: a kill in between
+    then loses nothing.
+    """
+    if rank() > 0:
+        return
+    record = make_record(run, p, curve, trained_parameters)
+    if p.results_dir:
+        write_alone(Path(p.results_dir) / record_name(record), to_json(record))
+    with Saving(run.folder) as new:
+        new.save(f"{run.name}.pt", trained.to_dict(run))
+        for name, content in (more or {}).items():
+            new.save(name, content)
+        new.save(f"{run.name}.csv", curve_csv(curve))
+        new.save(f"{run.name}.json", to_json(record))
+    draw(run.folder / f"{run.name}.png", curve_png, curve,
+         f"{run.kind.title}, {run.data['dataset']}")
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def count_trained(network: nn.Module) -> int:
+    """The number of weights that training changes."""
+    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad)

@@ -1,0 +1,117 @@
+"""first_layer.pt: all that a provider gets from the developer, in one file of its own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mole.first_layer import describe, fingerprint
+from utils.artifacts import build_from, read_tensors
+from utils.settings import Settings, UserError
+
+LARGEST = 2**20
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """A developer's first layer, frozen, and how images must be prepared for it.
+
+    mean and std (α numbers each) are what images are normalised with, on their values in [0, 1].
+    model, dataset and train_images say where the layer comes from.
+    """
+
+    layer: nn.Conv2d
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    image_fit: str
+    model: str
+    dataset: str
+    train_images: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(α, m, m) of the images, without padding."""
+        return self.layer.in_channels, self.image_size, self.image_size
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.layer)
+
+    def to_dict(self) -> dict:
+        """What first_layer.pt holds: tensors and plain values."""
+        layer = self.layer
+        content = {
+            "weight": layer.weight.detach().cpu().contiguous(), "stride": layer.stride,
+            "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
+            "mean": tuple(self.mean), "std": tuple(self.std), "image_size": self.image_size,
+            "image_fit": self.image_fit, "model": self.model, "dataset": self.dataset,
+            "train_images": self.train_images}
+        if layer.bias is not None:
+            content["bias"] = layer.bias.detach().cpu()
+        return content
+
+
+def first_layer_from(content: dict) -> FirstLayer:
+    """What to_dict wrote. Raises ValueError where the values do not fit together."""
+    layer = _convolution_from(content)
+    first = FirstLayer(layer, tuple(content["mean"]), tuple(content["std"]), content["image_size"],
+                       content["image_fit"], content["model"], content["dataset"],
+                       content["train_images"])
+    texts = first.image_fit, first.model, first.dataset
+    counts = first.image_size, first.train_images
+    if not all(type(text) is str and len(text) < 1000 for text in texts):
+        raise ValueError("image_fit, model and dataset must be texts")
+    if not all(type(count) is int and 0 < count < 2**40 for count in counts):
+        raise ValueError("image_size and train_images must be positive numbers")
+    if not len(first.mean) == len(first.std) == layer.in_channels:
+        raise ValueError("mean and std must have a number for each channel")
+    if not all(0 < s < 10**6 for s in first.std) or not all(abs(m) < 10**6 for m in first.mean):
+        raise ValueError("mean and std must be finite, and std positive")
+    describe(layer).features_shape(first.shape)
+    return first
+
+
+def _convolution_from(content: dict) -> nn.Conv2d:
+    weight, bias, groups = content["weight"], content.get("bias"), content["groups"]
+    padding = content["padding"]
+    try:
+        if weight.dtype != torch.float32 or weight.ndim != 4:
+            raise ValueError
+        _check_pair(content["stride"], least=1)
+        _check_pair(content["dilation"], least=1)
+        if padding not in ("same", "valid"):
+            _check_pair(padding, least=0)
+        layer = nn.Conv2d(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]),
+                          tuple(content["stride"]), padding, tuple(content["dilation"]), groups,
+                          bias=bias is not None, device="meta")
+        layer.to_empty(device="cpu")
+        state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        layer.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        raise ValueError("the first layer's weight, bias and geometry do not fit "
+                         "together") from None
+    return layer.requires_grad_(False)
+
+
+def _check_pair(pair: tuple, least: int):
+    if len(pair) != 2 or not all(type(x) is int and least <= x < 10**4 for x in pair):
+        raise ValueError
+
+
+def first_layer_path(p: Settings) -> Path:
+    """The file of --first_layer, or the one that pretrain.py writes to data_dir."""
+    if p.first_layer:
+        return Path(p.first_layer)
+    return Path(p.data_dir) / "developer" / "first_layer.pt"
+
+
+def read_first_layer(path: Path) -> FirstLayer:
+    """Raises UserError where the file is missing or damaged, or makes no sense."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} is missing: the developer makes it with `python pretrain.py`; name "
+                        "another place with --first_layer")
+    advice = "get it from the developer again, who makes it with pretrain.py"
+    return build_from(read_tensors(path, advice), path, first_layer_from, advice)

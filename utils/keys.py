@@ -1,0 +1,163 @@
+"""The provider's keys: data/provider/keys/<id>/, side by side. SECRET, all of it.
+
+A key is a core, its inverse, and how it divides an image. Its folder also has the secret channel
+order of the last delivery that was made with it, and what that delivery was, so that later images
+can be morphed in the same way.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mole.morphing import core_size, draw_usable_core, secret_generator
+from utils.artifacts import Saving, load, read_manifest, verify, write_alone
+from utils.geometry import Geometry, from_manifest
+from utils.settings import UserError
+
+CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
+
+
+@dataclass(frozen=True)
+class Key:
+    """The core M' and its inverse (q, q) float32, how they divide an image, and a public id.
+
+    shape (α, m, m) is that of the images that are morphed, image_padding zeros on each side
+    included. condition is the core's condition number.
+    """
+
+    core: Tensor
+    inverse: Tensor
+    kappa: int
+    tile: int
+    morph_distribution: str
+    shape: tuple[int, int, int]
+    image_padding: int
+    condition: float
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that tell keys apart and say nothing of the core."""
+        sha256 = hashlib.sha256(f"key {self.kappa} {self.tile} {self.shape}".encode())
+        sha256.update(self.core.contiguous().numpy())
+        return sha256.hexdigest()[:16]
+
+    @property
+    def blocks(self) -> str:
+        """How it divides an image, in words."""
+        return f"{self.tile}x{self.tile} tiles" if self.tile else f"kappa {self.kappa}"
+
+
+def draw_key(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0,
+             distribution: str = "uniform", seed: int | None = None,
+             image_padding: int = 0) -> Key:
+    """A new key for images that are `shape` (α, m, m), padding included.
+
+    `seed` is for tests; none draws 256 bits from the operating system. Raises ValueError where
+    kappa or tile does not divide the image.
+    """
+    q = core_size(shape, kappa, tile)
+    generator = secret_generator(seed, CORE_STREAM)
+    core, inverse, condition = draw_usable_core(q, distribution, generator)
+    return Key(core, inverse, kappa, tile, distribution, tuple(shape), image_padding, condition)
+
+
+def draw_order(channels: int, seed: int | None = None) -> Tensor:
+    """A secret order of the first layer's channels, int64 (channels)."""
+    return torch.from_numpy(secret_generator(seed, ORDER_STREAM).permutation(channels))
+
+
+def save_key(provider: Path, key: Key) -> Path:
+    """Adds a key to the provider's folder and makes it the current one; gives its folder."""
+    folder = provider / "keys" / key.id
+    with Saving(folder, secret=True) as new:
+        new.save("morphing_matrix.pt", {"core": key.core})
+        new.save("inverse_matrix.pt", {"core": key.inverse})
+        new.describe(key=key.id, kappa=key.kappa, tile=key.tile,
+                     morph_distribution=key.morph_distribution, shape=key.shape,
+                     image_padding=key.image_padding, condition=key.condition)
+    write_alone(provider / "current.json", json.dumps({"key": key.id}), 0o600)
+    return folder
+
+
+def key_ids(provider: Path) -> list[str]:
+    """The ids of all keys of a provider, the oldest first."""
+    folders = [path for path in (provider / "keys").glob("*") if (path / "manifest.json").exists()]
+    return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
+
+
+def current_id(provider: Path) -> str:
+    """The id of the key that was drawn last. Raises UserError where there is none."""
+    path = provider / "current.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["key"]
+        if type(name) is str and name.isalnum():
+            return name
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run `python gen_morphing_matrix.py` first") from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is damaged: run `python gen_morphing_matrix.py` again")
+
+
+def read_key(provider: Path, id: str = "") -> Key:
+    """A key by its id; none: the current one. Raises UserError where it is missing or damaged."""
+    folder = provider / "keys" / (id or current_id(provider))
+    if id and not (folder / "manifest.json").exists():
+        known = ", ".join(key_ids(provider)) or "none"
+        raise UserError(f"{provider} has no key {id}: its keys are {known}")
+    verify(folder / "morphing_matrix.pt")                # says what to run where it is not there
+    about = read_manifest(folder)
+    core, inverse = (load(folder / f"{name}.pt", lambda content: content["core"] + 0)
+                     for name in ("morphing_matrix", "inverse_matrix"))
+    try:
+        key = Key(core, inverse, about["kappa"], about["tile"], about["morph_distribution"],
+                  tuple(about["shape"]), about["image_padding"], float(about["condition"]))
+        q = core_size(key.shape, key.kappa, key.tile)
+    except (KeyError, TypeError, ValueError):
+        q = None
+    if q is None or {core.shape, inverse.shape} != {(q, q)} or (
+            {core.dtype, inverse.dtype} != {torch.float32}) or about.get("key") != key.id:
+        raise UserError(f"{folder} is not a valid key: run `python gen_morphing_matrix.py` again")
+    return key
+
+
+# What the last delivery with a key was: enough to morph other images in the same way.
+
+@dataclass(frozen=True)
+class LastDelivery:
+    """The id, geometry and classes of a delivery, and the pixel_range of the provider's files."""
+
+    id: str
+    geometry: Geometry
+    classes: tuple[str, ...]
+    pixel_range: tuple[float, float] | None
+
+
+def describe_last_delivery(delivery_id: str, geometry: Geometry, classes: list[str],
+                           pixel_range: tuple[float, float] | None) -> dict:
+    """Values for the manifest of the key's folder, which read_last_delivery reads."""
+    return {"delivery": delivery_id, "geometry": asdict(geometry), "classes": list(classes),
+            "pixel_range": pixel_range}
+
+
+def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
+    """Raises UserError where nothing has been delivered with this key."""
+    folder = provider / "keys" / key.id
+    manifest = read_manifest(folder)
+    if "delivery" not in manifest:
+        raise UserError(f"nothing has been delivered with key {key.id}: run `python "
+                        "gen_augconv.py` first, or name an earlier key with --key")
+    try:
+        geometry = from_manifest(manifest["geometry"], Geometry)
+        pixel_range = manifest["pixel_range"]
+        if pixel_range is not None:
+            pixel_range = tuple(pixel_range)
+        last = LastDelivery(manifest["delivery"], geometry, tuple(manifest["classes"]), pixel_range)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{folder / 'manifest.json'} is not a valid key's: run `python "
+                        "gen_augconv.py` again") from None
+    return last

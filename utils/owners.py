@@ -1,0 +1,18 @@
+"""Facts that were decided once: a later step reads them from their owner's file."""
+
+from dataclasses import replace
+
+from utils.settings import Settings, UserError
+
+
+def adopt(p: Settings, owner: str, **facts) -> Settings:
+    """The settings with facts that another file decides in their place.
+
+    A default gives way. Raises UserError where an option, or an edited value, says otherwise.
+    """
+    for name, value in facts.items():
+        own = getattr(p, name)
+        if name in p.given and own != value:
+            raise UserError(f"{name} is {own!r}, but {owner} has {value!r}: leave --{name} (or the "
+                            f"edit in parameter.py) out, or make {owner} again with it")
+    return replace(p, **facts)
