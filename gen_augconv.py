@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import utils.step
 from images.datasets import Prepared, data_digest, dataset_name, image_shape, load_images
 from mole import first_layer, morphing
 from mole.aug_conv import AugConv
@@ -26,7 +27,7 @@ from utils.devices import processes, rank, say
 from utils.memory import require_memory
 from utils.plots import draw, rows_png, stretched
 from utils.provider import Key, read_key
-from utils.settings import UserError, run_step, user_errors
+from utils.settings import UserError, user_errors
 
 WRONG = 0.05        # relative error of the features; a uniform core's is 2e-3 at the worst
 
@@ -129,4 +130,4 @@ def tell(data_dir: Path, delivery: Saving, plain: Tensor, morphed: Tensor, geome
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from images.datasets import image_shape
 from mole.morphing import core_size, padded_shape, residual, secret_generator, usable_core
 from utils.artifacts import Saving, is_private
 from utils.memory import NEEDS, require_memory
-from utils.settings import UserError, run_step, user_errors
+from utils.settings import UserError, user_errors
 
 
 def main(p):
@@ -50,4 +51,4 @@ def main(p):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

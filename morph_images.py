@@ -14,13 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import numpy as np
 import torch
 
+import utils.step
 from images.datasets import Prepared, decoded
 from images.files import list_images, shown
 from utils.artifacts import Saving
 from utils.delivery import Delivery, common_scale, deliver, read
 from utils.devices import processes
 from utils.provider import read_key
-from utils.settings import UserError, run_step
+from utils.settings import UserError
 
 
 def main(p):
@@ -61,10 +62,10 @@ def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | N
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
         raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
-    names = [str(i) for i in range(len(files))] if p.hide_names else names
+    names = names if p.show_names else [str(i) for i in range(len(files))]
     if len({*names}) < len(names):
         raise UserError(f"several images are named {mode(names)}: name the folder "
-                        "above theirs, or --hide_names")
+                        "above theirs, or leave out --show_names")
     kinds = [file.parent.name for file in files]
     if not all(kind in delivery.classes for kind in kinds):
         return files, names, None
@@ -72,4 +73,4 @@ def find(p, delivery: Delivery) -> tuple[list[Path], list[str], torch.Tensor | N
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

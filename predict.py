@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import utils.step
 from images.files import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
@@ -25,7 +26,7 @@ from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, Query, labels_of, morphed_of, read, read_deliveries, restored
 from utils.devices import compute_dtype, processes
 from utils.plots import confusion_png, draw, predictions_png
-from utils.settings import UserError, run_step
+from utils.settings import UserError
 from utils.training import features_of, logits_of
 
 SHOWN = 20
@@ -123,4 +124,4 @@ def as_csv(probabilities: Tensor, names: list[str], classes: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from images import datasets
 from mole import first_layer
 from utils.artifacts import read_tensors
 from utils.devices import compute_dtype, processes, say
 from utils.records import Run, comparison, finish, identity, is_finished
-from utils.settings import run_step, user_errors
+from utils.settings import user_errors
 from utils.training import Data, new_network, through_frozen_layers, to_device, train
 
 
@@ -59,4 +60,4 @@ def read_layer(file: str):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

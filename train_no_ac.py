@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from mole import first_layer
 from mole.morphing import fitted_padding, padded_shape
 from utils.delivery import Delivery, read, standardiser
 from utils.devices import processes, say
 from utils.records import Run, comparison, finish, identity, is_finished
-from utils.settings import run_step
 from utils.training import new_network, to_device, train
 
 
@@ -38,4 +38,4 @@ def main(p):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

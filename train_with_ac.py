@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from mole import first_layer
 from mole.first_layer import BehindFirstLayer
 from mole.morphing import features_shape
 from utils.delivery import Delivery, read_deliveries
 from utils.devices import compute_dtype, processes, say
 from utils.records import Run, comparison, finish, identity, is_finished
-from utils.settings import UserError, run_step, warn
+from utils.settings import UserError, warn
 from utils.training import new_network, through_frozen_layers, train
 
 
@@ -58,4 +59,4 @@ def check_layer(network, deliveries: list[Delivery], p):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

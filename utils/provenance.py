@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def provenance(p: Parameters) -> dict:
         if word.startswith("--morph_seed"):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
     hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart", "delivery",
-              "images", "init", "frozen_first_layer")
+              "images", "init", "frozen_first_layer", "given")
     return {"command": "python " + shlex.join(words),
             "parameters": {k: v for k, v in asdict(p).items() if k not in hidden and (
                 module is not None or {script.name, "every"} & {*steps_of(k)})}, "seed": p.seed,
@@ -41,8 +42,12 @@ def provenance(p: Parameters) -> dict:
             "code": code_version(), "machine": machine()}
 
 
+@lru_cache(1)
 def code_version() -> str:
-    """Of the program: git's description, with what is not committed; unknown without git."""
+    """Of the program: git's description, with what is not committed; unknown without git.
+
+    As it was when it was first asked for: run_step asks when a step begins.
+    """
     try:
         return subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"],
                               capture_output=True, text=True, timeout=10, check=True).stdout.strip()
