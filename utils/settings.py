@@ -65,8 +65,9 @@ def steps_of(name: str) -> list[str]:
 
 def is_used_by(step: str, about: About) -> bool:
     """Whether a step uses a setting. A program that parameter.py does not name uses them all."""
-    named = {word for other in parameter_file().abouts.values() for word in other.group.steps.split()}
-    return step not in named or about.group.has(step)
+    groups = [other.group for other in parameter_file().abouts.values()]
+    is_named = any(step in group.steps.split() for group in groups)
+    return not is_named or about.group.has(step)
 
 
 # The command line
