@@ -15,7 +15,7 @@ import os
 import re
 import typing
 from dataclasses import dataclass
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Any, NamedTuple
 
 EVERY_STEP = "every step"
@@ -88,8 +88,8 @@ def settings(cls: type) -> type:
     group = Group("Settings", EVERY_STEP)
     kinds = typing.get_type_hints(cls)
     for name, value in vars(cls).items():
-        is_method = callable(value) or isinstance(value, property)
-        if not (name.startswith("_") or name in kinds or is_method):
+        is_no_value = callable(value) or isinstance(value, property | ModuleType)
+        if not (name.startswith("_") or name in kinds or is_no_value):
             raise WrongSetting(f"{name} has no type: write for example `{name}: int = 8`")
     for name, kind in kinds.items():
         if name not in vars(cls):

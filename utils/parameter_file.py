@@ -63,10 +63,8 @@ def parameter_file() -> ParameterFile:
         raise UserError("parameter.py is missing: `git checkout parameter.py` brings it back")
     content = Path(spec.origin).read_bytes()
     if content != _Read.content:
-        module = _executed(spec, content)
-        _Read.file = _validated(module)
+        _Read.file = _validated(_executed(spec, content))
         _Read.content = content
-        sys.modules["parameter"] = module
     return _Read.file
 
 
@@ -74,6 +72,7 @@ def _executed(spec: ModuleSpec, content: bytes) -> ModuleType:
     """The module of this source. It is compiled here, since Python's cache of compiled files tells
     edits apart by whole seconds."""
     module = importlib.util.module_from_spec(spec)
+    sys.modules["parameter"] = module   # where dataclasses look up annotations that are texts
     try:
         exec(compile(content, spec.origin, "exec"), vars(module))
     except WrongSetting as mistake:
@@ -117,10 +116,9 @@ def _checked(file: ParameterFile) -> ParameterFile:
     if missing:
         raise WrongSetting(_missing(missing[0], file))
     presets = {name: _preset(name, values, file) for name, values in file.presets.items()}
-    file = file._replace(presets=presets)
     for name, value in file.paper.items():
         _check_default(name, file.defaults[name], value, file.abouts[name])
-    return file
+    return file._replace(presets=presets)
 
 
 def _missing(name: str, file: ParameterFile) -> str:

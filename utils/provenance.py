@@ -30,7 +30,7 @@ def provenance(p: Parameters) -> dict:
     if module is not None:                               # python -m experiments.speed
         words[:1] = ["-m", module.name]
     for i, word in enumerate(words):
-        if word.startswith("--morph_seed"):
+        if word.startswith(("--morph_seed", "--morph-seed")):
             words[i:i + (1 if "=" in word else 2)] = ["--morph_seed=SECRET"]
     hidden = ("morph_seed", "dataset_dir", "data_dir", "results_dir", "restart", "delivery",
               "images", "init", "frozen_first_layer", "given")
