@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import torch
 from torch import Tensor
 
+import utils.step
 from attacks import adversary, algebra
 from attacks.adversary import IMAGES, PUBLIC, Recovery, Truth, View, evenly_spaced, pixels
 from images.datasets import Prepared, data_digest, image_shape, load_images
@@ -25,7 +26,7 @@ from utils.delivery import Delivery, read, restored
 from utils.memory import require_memory
 from utils.plots import draw, rows_png, stretched
 from utils.provenance import provenance, to_json
-from utils.settings import UserError, run_step, user_errors
+from utils.settings import UserError, user_errors
 
 PUBLISHED = 7.9e-90         # the paper's chance of success: one guess at the order, 1/64!
 SHOWN = 10
@@ -160,4 +161,4 @@ def picture(view: View, truth: Truth | None, found: Recovery, blurred: Tensor | 
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -14,19 +14,20 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import numpy as np
 import torch
 
+import utils.step
 from images.datasets import Prepared, dataset_name, image_shape, load_images
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
 from utils.artifacts import Saving
 from utils.delivery import as_morphed, compose, morpher_for, read_delivery, write_morphed
 from utils.devices import joined_processes, rank, say
+from utils.errors import UserError, user_errors, warn
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import describe_last_delivery, draw_order, read_key
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import data_digest
-from utils.settings import UserError, run_step, user_errors, warn
 
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
 SHOWN = 10
@@ -174,4 +175,4 @@ WHAT_IS_GIVEN_AWAY = (
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

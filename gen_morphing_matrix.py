@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from images.datasets import image_shape
 from mole.morphing import core_size, padded_shape, residual
 from utils.artifacts import is_private
+from utils.errors import UserError, user_errors
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.keys import draw_key, key_ids, save_key
 from utils.memory import core_bytes, require_memory
 from utils.owners import adopt
-from utils.settings import UserError, run_step, user_errors
 
 
 def main(p):
@@ -70,4 +71,4 @@ def check_blocks(p, shape: tuple[int, int, int]):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import utils.step
 from images.datasets import Prepared, decoded
 from images.files import list_images, shown
 from utils.artifacts import Saving, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes
+from utils.errors import UserError
 from utils.keys import LastDelivery, read_key, read_last_delivery
 from utils.owners import adopt
-from utils.settings import UserError, run_step
 
 
 def main(p):
@@ -119,4 +120,4 @@ def names_csv(names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -1,99 +1,200 @@
-"""Every setting of the steps: edit a default here to sweep it, or pass `--name value` to a step.
+"""The settings of all steps. Edit a value here, or pass `--name value` to a step.
 
-The defaults are the paper's (arXiv:1909.07632) and those of its authors' scripts. The command line
-wins over an edit here, and an edit here over a preset: a preset replaces a default only as long as
-it is the paper's. A group's first line names the steps that use it; `--help` prints the comments.
+The defaults are the paper's (arXiv:1909.07632) and those of its authors' scripts. They also stand
+in the preset "paper" at the end, so `--preset paper` is the paper whatever you have edited here.
+
+An entry is `name: type = setting(default, help, group, limits)`. Any Python value works, and so
+does `name: type = value` alone. A setting in the wrong form ends a step with a line that names it.
+`python pretrain.py --help` lists the settings of that step.
 """
 
-from dataclasses import dataclass
+import math
 from typing import Literal
 
+from utils.declaration import EVERY_STEP, Group, Pattern, setting, settings
 
-@dataclass(frozen=True)
+# The groups of --help, and the steps that use the settings of each.
+IMAGES = Group("Images", "pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py")
+IMAGE_FILES = Group("Image files", "pretrain.py gen_augconv.py attack.py")
+PIXELS = Group("Pixels", "pretrain.py gen_augconv.py morph_images.py attack.py")
+NETWORK = Group("Network", "pretrain.py train_with_ac.py train_no_ac.py")
+TRAINING = Group("Training", "pretrain.py train_with_ac.py train_no_ac.py")
+PLAIN = Group("Plain network", "pretrain.py")
+MORPHED = Group("Morphed training", "train_with_ac.py train_no_ac.py")
+CONTROL = Group("Training without Aug-Conv", "train_no_ac.py")
+PADDING = Group("Padding", "gen_morphing_matrix.py gen_augconv.py")
+FIRST_LAYER = Group("First layer", "gen_morphing_matrix.py gen_augconv.py attack.py")
+CORE = Group("Morphing core", "gen_morphing_matrix.py")
+DELIVERY = Group("Delivery", "gen_augconv.py")
+SECRET = Group("Secret", "gen_morphing_matrix.py gen_augconv.py")
+QUERIES = Group("Queries", "morph_images.py predict.py")
+NEW_IMAGES = Group("New images", "morph_images.py")
+PREDICTION = Group("Prediction", "predict.py")
+PROVIDERS = Group("Providers", "train_with_ac.py predict.py")
+FEATURES = Group("Features of a frozen first layer", "pretrain.py train_with_ac.py")
+ATTACK = Group("Attack", "attack.py")
+DEVICE = Group("Device", "pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py predict.py "
+                         "morph_images.py")
+COMPUTING = Group("Computing", "pretrain.py train_with_ac.py train_no_ac.py predict.py")
+RESULTS = Group("Results", "pretrain.py train_with_ac.py train_no_ac.py attack.py "
+                           "reproduce_tables.py")
+FOLDER = Group("Folder", EVERY_STEP)
+
+FOLDER_NAME = Pattern(r"[\w-][\w.-]*", "of letters, digits, ., _ and -")
+FOLDER_NAME_OR_NONE = Pattern(r"([\w-][\w.-]*)?", FOLDER_NAME.words)
+
+
+@settings
 class Parameters:
-    # -- Images: pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py
-    dataset: str = "cifar10"        # cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10,
-                                    # shapes (embedded), or folder (your own, see dataset_dir)
-    image_size: int = 0             # side in pixels; 0: the data set's own, 32 for folder, shapes
-    channels: Literal[0, 1, 3] = 0  # grey or colour, converted; 0: the data set's own
-    # -- Image files: pretrain.py gen_augconv.py attack.py
-    dataset_dir: str = "data/datasets"      # where data sets are kept, or the tree of images that
-                                            # folder reads: train/<class>/* and test/<class>/*
-    train_limit: int = 0            # use so many training images, of all classes; 0: all
-    test_limit: int = 0             # use so many test images; 0: all
-    image_fit: Literal["crop", "pad", "stretch"] = "crop"   # how an image of folder becomes square
-    # -- Pixels: pretrain.py gen_augconv.py morph_images.py attack.py
-    pixel_range: tuple[float, float] | None = None  # LOW HIGH: values of image files for 0 and 255
-    max_pixels: int = 89_478_485    # an image file with more pixels is refused
-    # -- Network: pretrain.py train_*.py
-    model: str = "vgg16"            # vgg11, vgg13, vgg16, vgg19, resnet18_cifar, a classification
-                                    # network of torchvision, or package.module:callable
-    init: str = ""                  # start from the weights in this file
-    # -- Training: pretrain.py train_*.py
-    epochs: int = 300               # passes over the training images
-    batch_size: int = 64            # images in a step of the optimizer, over all processes
-    lr: float = 0.001               # learning rate of SGD (its peak with onecycle)
-    schedule: Literal["halve", "onecycle"] = "halve"    # halve lr every decay_epochs, or raise and
-                                                        # lower it once
-    decay_epochs: int = 60          # epochs between two halvings of the learning rate
-    momentum: float = 0.9           # momentum of SGD
-    dropout: float = 0.5            # probability that VGG drops a channel
-    seed: int = 0                   # weights, batches and dropout
-    restart: bool = False           # train from scratch, even where a run could go on
-    # -- Plain network: pretrain.py
-    weight_decay: float = 5e-6      # weight decay on plain images
-    frozen_first_layer: str = ""    # put the layer in this file first and do not train it: the
-                                    # fair partner of Aug-Conv, whose first layer comes trained
-    # -- Morphed training: train_*.py
-    morphed_weight_decay: float = 5e-7      # weight decay on morphed images
-    # -- Control: train_no_ac.py
-    standardise: bool = False       # bring each entry of the morphed images to mean 0, deviation 1
-    # -- Padding: gen_morphing_matrix.py gen_augconv.py
-    image_padding: int = 0          # zeros put around an image before it is morphed
-    # -- Core: gen_morphing_matrix.py
-    kappa: int = 1                  # copies of the morphing core on the diagonal of M
-    tile: int = 0                   # side of square tiles that share the core; 0: the paper's kappa
-    morph_distribution: Literal["uniform", "normal", "orthogonal"] = "uniform"  # of the core
-    # -- Delivery: gen_augconv.py
-    shuffle_channels: bool = True   # Aug-Conv's channels in secret order; no: for trained networks
-    delivery_dtype: Literal["float32", "float16", "int8"] = "float32"   # of the morphed images
-    # -- Secret: gen_morphing_matrix.py gen_augconv.py
-    morph_seed: int | None = None   # SECRET seed of core and channel order, for tests; none: 256
-                                    # bits from the operating system
-    # -- Queries: morph_images.py predict.py
-    name: str = "queries"           # of the folder in data_dir/queries
-    # -- New images: morph_images.py
-    images: tuple[str, ...] = ()    # folders or files to morph
-    hide_names: bool = False        # hand over numbers instead of the files' names
-    # -- Prediction: predict.py
-    network: Literal["with_ac", "pretrained"] = "with_ac"   # that predicts; pretrained behind an
-                                                            # unshuffled Aug-Conv
-    predict_batch: int = 250        # images that are predicted at once; training evaluates 250
-    # -- Provider: train_with_ac.py predict.py
-    delivery: tuple[str, ...] = ()  # folders of deliveries, several to train on several providers'
-                                    # images; none: the one in data_dir
-    # -- Aug-Conv's output: pretrain.py train_with_ac.py
-    feature_cache: Literal["auto", "on", "off"] = "auto"    # keep a frozen first layer's output for
-                                                            # all images: auto if it fits in memory
-    # -- Adversary: attack.py
-    score: bool = False             # open data_dir/provider and plain test images, to measure
-    # -- Device: pretrain.py gen_augconv.py train_*.py predict.py morph_images.py
-    device: str = "auto"            # auto, cpu, cuda or cuda:N
-    # -- Computing: pretrain.py train_*.py predict.py
-    precision: Literal["auto", "fp32", "bf16"] = "auto"     # of the network; auto: bfloat16 where
-                                                            # the processor has it
-    compile: bool = False           # run the network through torch.compile
-    # -- Results: pretrain.py train_*.py attack.py reproduce_tables.py
-    results_dir: str = ""           # also write the result here, under a name with its settings
-    # -- Folder: every step
-    data_dir: str = "data"          # where the steps keep what they make
+    # Images
+    dataset: str = setting(
+        "cifar10", "cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10, shapes (drawn "
+        "from a seed), or folder or arrays (your own, see dataset_dir)", IMAGES)
+    image_size: int = setting(
+        0, "side in pixels; 0: the data set's own, 32 for folder and shapes", IMAGES,
+        least=4, below=10_000, also=0)
+    channels: int = setting(
+        0, "0: the data set's own; 1 or 3 convert image files to grey or colour", IMAGES,
+        least=0, below=1001)
+    dataset_dir: str = setting(
+        "data/datasets", "where data sets are kept; or your own images, for folder as "
+        "train/<class>/* and test/<class>/*", IMAGE_FILES)
+    train_limit: int = setting(
+        0, "use so many training images, of all classes; 0: all", IMAGE_FILES)
+    test_limit: int = setting(
+        0, "use so many test images; 0: all", IMAGE_FILES)
+    image_fit: Literal["crop", "pad", "stretch"] = setting(
+        "crop", "how an image file becomes square", IMAGE_FILES)
+    pixel_range: tuple[float, float] | None = setting(
+        None, "LOW HIGH: the values of image files that become 0 and 255", PIXELS)
+
+    # Network
+    model: str = setting(
+        "vgg16", "vgg11, vgg13, vgg16, vgg19, vgg_small, resnet18_cifar, a classification network "
+        "of torchvision, or package.module:callable", NETWORK)
+    init: str = setting(
+        "", "start from the weights in this file", NETWORK)
+
+    # Training
+    epochs: int = setting(
+        300, "passes over the training images", TRAINING, least=1)
+    batch_size: int = setting(
+        64, "images in a step of the optimizer, over all processes", TRAINING, least=2)
+    lr: float = setting(
+        0.001, "learning rate of SGD (its peak with onecycle)", TRAINING)
+    schedule: Literal["halve", "onecycle"] = setting(
+        "halve", "halve lr every decay_epochs, or raise and lower it once", TRAINING)
+    decay_epochs: int = setting(
+        60, "epochs between two halvings of the learning rate", TRAINING, least=1)
+    momentum: float = setting(
+        0.9, "momentum of SGD", TRAINING, below=1)
+    dropout: float = setting(
+        0.5, "probability that VGG drops a channel", TRAINING, below=1)
+    augment: Literal["none", "crop", "crop_flip"] = setting(
+        "none", "crop shifts images by up to 4 pixels, crop_flip also mirrors them", TRAINING)
+    seed: int = setting(
+        0, "of weights, batches and dropout", TRAINING, below=2**63)
+    restart: bool = setting(
+        False, "train from scratch, even where a run could continue", TRAINING)
+    weight_decay: float = setting(
+        5e-6, "weight decay on plain images", PLAIN)
+    frozen_first_layer: str = setting(
+        "", "take the first layer from this file and do not train it: the fair partner of "
+        "Aug-Conv, whose first layer is trained already", PLAIN)
+    morphed_weight_decay: float = setting(
+        5e-7, "weight decay on morphed images", MORPHED)
+    standardise: bool = setting(
+        False, "scale each entry of the morphed images to mean 0 and standard deviation 1",
+        CONTROL)
+
+    # Morphing, the provider
+    first_layer: str = setting(
+        "", "the developer's first_layer.pt; none: the one in data_dir/developer", FIRST_LAYER)
+    image_padding: int = setting(
+        0, "zeros put around an image before it is morphed", PADDING, below=1000)
+    kappa: int = setting(
+        1, "copies of the morphing core on the diagonal of M", CORE, least=1)
+    tile: int = setting(
+        0, "side of square tiles that share the core; 0: no tiles, kappa holds", CORE,
+        below=10_000)
+    morph_distribution: Literal["uniform", "normal", "orthogonal"] = setting(
+        "uniform", "of the core's entries", CORE)
+    shuffle_channels: bool = setting(
+        True, "put Aug-Conv's channels in a secret order; no: for trained networks", DELIVERY)
+    mirrored: bool = setting(
+        False, "also compose the Aug-Conv of the mirrored first layer, for --augment crop_flip",
+        DELIVERY)
+    delivery_dtype: Literal["float32", "float16", "int8"] = setting(
+        "float32", "of the morphed images", DELIVERY)
+    morph_seed: int | None = setting(
+        None, "SECRET seed of core and channel order, for tests; none: 256 bits from the operating "
+        "system", SECRET, below=math.inf)
+
+    # Inference
+    name: str = setting(
+        "queries", "of the folder in data_dir/queries", QUERIES, pattern=FOLDER_NAME)
+    images: tuple[str, ...] = setting(
+        (), "folders or files to morph", NEW_IMAGES)
+    show_names: bool = setting(
+        False, "hand over the files' names; no: numbers", NEW_IMAGES)
+    key: str = setting(
+        "", "id of an earlier key to morph with; none: the current one", NEW_IMAGES,
+        pattern=FOLDER_NAME_OR_NONE)
+    network: Literal["with_ac", "pretrained"] = setting(
+        "with_ac", "the network that predicts; pretrained needs an Aug-Conv that is not shuffled",
+        PREDICTION)
+    predict_batch: int = setting(
+        250, "images that are predicted at once; training evaluates 250", PREDICTION, least=1)
+    delivery: tuple[str, ...] = setting(
+        (), "folders of deliveries, several to train on several providers' images; none: the one "
+        "in data_dir", PROVIDERS)
+
+    # Attack
+    score: bool = setting(
+        False, "open data_dir/provider and the plain test images, to measure success", ATTACK)
+    public: str = setting(
+        "", "folder of images to use as public images; none: the training images", ATTACK)
+
+    # The computer
+    feature_cache: Literal["auto", "on", "off"] = setting(
+        "auto", "keep a frozen first layer's output for all images; auto: if it fits in memory",
+        FEATURES)
+    device: str = setting(
+        "auto", "auto, cpu, cuda or cuda:N", DEVICE)
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "of the network; auto: bfloat16 where the processor has it", COMPUTING)
+    compile: bool = setting(
+        False, "run the network through torch.compile", COMPUTING)
+    results_dir: str = setting(
+        "", "also write the result here, under a name that tells its settings", RESULTS)
+    data_dir: str = setting(
+        "data", "where the steps keep what they make", FOLDER)
 
 
-# What a preset puts in place of a default, as (the paper's value, the preset's).
+# Values for `--preset NAME`. "paper" has all of the paper's; any other preset is the paper's with
+# its own in their place, whatever you have edited above. Your own: "mine": {"tile": 8},
 PRESETS = {
-    "paper": {},
-    "demo": {"dataset": ("cifar10", "shapes"), "train_limit": (0, 5000), "test_limit": (0, 1000),
-             "data_dir": ("data", "data/demo"), "model": ("vgg16", "vgg11"), "epochs": (300, 5),
-             "batch_size": (64, 32), "schedule": ("halve", "onecycle"), "lr": (0.001, 0.003),
-             "dropout": (0.5, 0.1)},
+    "paper": {
+        "dataset": "cifar10", "image_size": 0, "channels": 0, "dataset_dir": "data/datasets",
+        "train_limit": 0, "test_limit": 0, "image_fit": "crop", "pixel_range": None,
+        "model": "vgg16", "init": "",
+        "epochs": 300, "batch_size": 64, "lr": 0.001, "schedule": "halve", "decay_epochs": 60,
+        "momentum": 0.9, "dropout": 0.5, "augment": "none", "seed": 0, "restart": False,
+        "weight_decay": 5e-6, "frozen_first_layer": "",
+        "morphed_weight_decay": 5e-7, "standardise": False,
+        "first_layer": "", "image_padding": 0, "kappa": 1, "tile": 0,
+        "morph_distribution": "uniform",
+        "shuffle_channels": True, "mirrored": False, "delivery_dtype": "float32",
+        "morph_seed": None,
+        "name": "queries", "images": (), "show_names": False, "key": "",
+        "network": "with_ac", "predict_batch": 250, "delivery": (),
+        "score": False, "public": "",
+        "feature_cache": "auto", "device": "auto", "precision": "auto", "compile": False,
+        "results_dir": "", "data_dir": "data",
+    },
+    "demo": {
+        "dataset": "shapes", "train_limit": 5000, "test_limit": 1000, "data_dir": "data/demo",
+        "model": "vgg_small", "epochs": 5, "batch_size": 32, "schedule": "onecycle", "lr": 0.01,
+        "dropout": 0.1,
+    },
 }

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+import utils.step
 from images.files import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
 from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_delivery, read_query
 from utils.devices import Context, joined_processes
+from utils.errors import UserError
 from utils.examples import FrozenLayer
 from utils.plots import confusion_png, draw, predictions_png
-from utils.settings import UserError, run_step
 from utils.training import make_forward
 
 SHOWN = 20                          # images in the picture
@@ -188,4 +189,4 @@ def no_formula(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

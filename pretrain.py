@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from images import datasets
 from mole.first_layer import BehindFirstLayer, SplitNetwork, describe
 from utils.devices import joined_processes, say
 from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.records import Run, compare, plain_data, training_settings
-from utils.settings import run_step
 from utils.training import (
     Model,
     Trained,
@@ -92,4 +92,4 @@ def train_behind(frozen, network, model, sources, labels, p, run, context):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

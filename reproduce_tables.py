@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from experiments.tables import figures, measured, paper, runs
 from experiments.tables.tables import Table, filled
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.provenance import to_json
-from utils.settings import run_step, user_errors
+from utils.settings import user_errors
 
 ROOT = Path(__file__).resolve().parent
 TRAIN = "the training scripts with `--results_dir results/accuracy`"
@@ -70,4 +71,4 @@ def made_tables(records: dict) -> dict[str, Table]:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

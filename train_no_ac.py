@@ -10,13 +10,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from torch import Tensor, nn
 
+import utils.step
 from mole.first_layer import SplitNetwork, describe
 from mole.morphing import padded_shape
 from utils.delivery import Delivery, as_morphed, read_delivery, standardiser
 from utils.devices import joined_processes, say
+from utils.errors import UserError, user_errors
 from utils.examples import Data, Images, Source
 from utils.records import RUNS, Run, compare, delivered_data, training_settings
-from utils.settings import UserError, run_step, user_errors
 from utils.training import (
     Model,
     Trained,
@@ -92,4 +93,4 @@ def pad_less(layer: nn.Conv2d, image_padding: int):
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

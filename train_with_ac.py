@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step
 from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
 from utils.devices import joined_processes, say
+from utils.errors import UserError, warn
 from utils.examples import Features, FrozenLayer, Source, keep_features
 from utils.first_layers import read_first_layer
 from utils.records import (
@@ -23,7 +25,6 @@ from utils.records import (
     read_record,
     training_settings,
 )
-from utils.settings import UserError, run_step, warn
 from utils.training import (
     Model,
     Trained,
@@ -121,4 +122,4 @@ def train_behind(network, stride: int, model: Model, deliveries: list[Delivery],
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -245,7 +245,7 @@ def decoded(files: list[Path], shape: tuple[int, int, int], fit: str, p: Paramet
     A row is known by its file's resolved path, inode, size and both times, under the decoder's
     version and settings. Raises UserError where files cannot be read; the others are kept.
     """
-    how = {"fit": fit, "pixel_range": p.pixel_range, "max_pixels": p.max_pixels}
+    how = {"fit": fit, "pixel_range": p.pixel_range}
     keys = []
     for file in files:
         try:

@@ -31,7 +31,7 @@ def made(tmp_path_factory):
     images = tree(folder / "images")
     steps(folder / "data", "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
           "train_with_ac.py", dataset_dir=images)
-    steps(folder / "data", f"morph_images.py --name whole --images {images}/test")
+    steps(folder / "data", f"morph_images.py --name whole --show_names --images {images}/test")
     return folder
 
 

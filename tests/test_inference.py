@@ -70,8 +70,8 @@ def test_files_without_labels_and_names_that_stay_with_the_provider(data, made, 
     for i, file in enumerate(files):
         shutil.copy(file, tmp_path / "new" / ("deep" if i > 2 else ".") / f"secret{i}.png")
     (tmp_path / "new" / "notes.txt").write_text("no image")
-    out = steps(data, f"morph_images.py --name all --images {tmp_path}/new",
-                f"morph_images.py --name hidden --hide_names --images {tmp_path}/new",
+    out = steps(data, f"morph_images.py --name all --show_names --images {tmp_path}/new",
+                f"morph_images.py --name hidden --images {tmp_path}/new",
                 f"morph_images.py --name two --images {tmp_path}/new/secret0.png {files[1]}")
     assert "2 images are morphed" in out
     folder = data / "queries"
@@ -148,10 +148,10 @@ def test_images_of_one_name_are_refused_or_numbered(data, made, tmp_path):
         (tmp_path / "new" / folder).mkdir(parents=True)
         shutil.copy(file, tmp_path / "new" / folder / "x.png")
     both = f"{tmp_path}/new/a {tmp_path}/new/b"
-    ends(data, "morph_images.py", "--name", "two", "--images", *both.split(),
+    ends(data, "morph_images.py", "--name", "two", "--show_names", "--images", *both.split(),
          words=["several images are named x.png"])
-    steps(data, f"morph_images.py --name two --hide_names --images {both}",
-          f"morph_images.py --name above --images {tmp_path}/new")
+    steps(data, f"morph_images.py --name two --images {both}",
+          f"morph_images.py --name above --show_names --images {tmp_path}/new")
     assert manifest(data / "queries" / "two")["names"] == ["0", "1"]
     assert manifest(data / "queries" / "above")["names"] == ["a/x.png", "b/x.png"]
 

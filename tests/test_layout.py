@@ -13,7 +13,7 @@ CORE = {"parameter", "utils", "models", "mole"}
 ADVERSARY = ("attack.py", "reproduce_tables.py")
 # By a file's first folder, or its own name: the rooms of the repository that it may import.
 MAY_IMPORT = {
-    **dict.fromkeys(STEPS, CORE | {"images"}), "parameter.py": set(), "mole": {"mole"},
+    **dict.fromkeys(STEPS, CORE | {"images"}), "parameter.py": {"utils"}, "mole": {"mole"},
     "models": {"models", "mole"}, "utils": CORE, "images": CORE | {"images"},
     "attacks": CORE | {"images", "attacks"},
     "experiments": CORE | {"images", "attacks", "experiments"},

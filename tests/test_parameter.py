@@ -1,139 +1,232 @@
-"""Settings: the reference's by default, from the command line, and mistakes in one line."""
+"""The settings of a step: defaults, presets, options, help, and mistakes in one line."""
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from parameter import PRESETS, Parameters
 from tests.steps import INFERENCE, STEPS
-from utils import settings as cli
+from utils.parameter_file import parameter_file
 from utils.provenance import provenance
 from utils.records import identity
-from utils.settings import check, documented, parse, steps_of
+from utils.settings import Settings, check, options_of, parse, steps_of
 
-TRAINING = ("pretrain.py", "train_with_ac.py", "train_no_ac.py")
+OTHER_PROGRAMS = ("attack.py", "reproduce_tables.py")
+PROGRAMS = (*STEPS, *INFERENCE, *OTHER_PROGRAMS)
 
+
+def values(p) -> dict:
+    return {field.name: getattr(p, field.name) for field in fields(Parameters)}
+
+
+def refusal(capsys, arguments: list[str], step: str = "") -> str:
+    """The one line that a command line ends with, with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        parse("", arguments, step)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1, error
+    return error
+
+
+def help_of(capsys, step: str, *arguments: str) -> str:
+    """What --help prints, without spaces and line ends."""
+    with pytest.raises(SystemExit) as stop:
+        parse("what the step does", [*arguments], step)
+    assert stop.value.code == 0
+    return "".join(capsys.readouterr().out.split())
+
+
+# Defaults and presets
 
 def test_defaults_are_the_references():
     p = Parameters()
-    assert (p.dataset, p.model, p.momentum, p.batch_size, p.lr, p.decay_epochs, p.epochs) == (
-        "cifar10", "vgg16", 0.9, 64, 0.001, 60, 300)
-    assert (p.dropout, p.weight_decay, p.kappa, p.morph_distribution, p.image_padding) == (
-        0.5, 5e-6, 1, "uniform", 0)
+    assert (p.dataset, p.model, p.dropout) == ("cifar10", "vgg16", 0.5)
+    assert (p.epochs, p.batch_size, p.lr, p.decay_epochs) == (300, 64, 0.001, 60)
+    assert (p.schedule, p.momentum, p.augment) == ("halve", 0.9, "none")
+    assert p.weight_decay == 5e-6
     assert p.morphed_weight_decay == pytest.approx(p.weight_decay / 10)
-    assert (p.tile, p.delivery_dtype, p.shuffle_channels) == (0, "float32", True)
-    assert p.morph_seed is None and p.schedule == "halve" and check(p) == p
+    assert (p.kappa, p.tile, p.image_padding) == (1, 0, 0)
+    assert (p.morph_distribution, p.morph_seed) == ("uniform", None)
+    assert (p.delivery_dtype, p.shuffle_channels, p.mirrored) == ("float32", True, False)
+    assert check(p) is p
 
 
-def demo():
-    return replace(Parameters(), **{name: new for name, (_, new) in PRESETS["demo"].items()})
+def test_the_preset_paper_has_every_default_written_out():
+    assert PRESETS["paper"] == values(Parameters())
 
 
-def test_command_line_over_preset_over_default():
-    assert parse("", []) == Parameters()
-    assert parse("", ["--preset", "demo"]) == demo() != Parameters()
+def test_a_step_gets_the_defaults_and_nothing_is_given():
+    p = parse("", [])
+    assert isinstance(p, Parameters) and isinstance(p, Settings)
+    assert values(p) == values(Parameters())
+    assert p.given == frozenset()
+
+
+def test_a_preset_is_the_papers_values_with_its_own_in_their_place():
+    p = parse("", ["--preset", "demo"])
+    assert values(p) == PRESETS["paper"] | PRESETS["demo"]
+    assert p.given == set(PRESETS["demo"])
+
+
+def test_an_option_wins_over_a_preset_in_either_order():
     assert parse("", ["--lr", "0.5", "--preset", "demo"]).lr == 0.5
-    assert parse("", ["--morph_seed", "12345678901234567890123"]).morph_seed > 2**64
-    assert parse("", ["--morph_seed", "none"]).morph_seed is None
-    assert parse("", ["--shuffle_channels", "no"]).shuffle_channels is False
-    assert parse("", ["--pixel_range", "-5", "1e3"]).pixel_range == (-5, 1000)
-    assert parse("", ["--delivery", "a", "b", "--delivery", "c"]).delivery == ("a", "b", "c")
+    assert parse("", ["--preset=demo", "--lr=0.5"]).lr == 0.5
 
 
-def test_an_edited_default_over_a_preset(monkeypatch):
-    """A person who sweeps epochs by editing the file keeps them under --preset demo."""
-    @dataclass(frozen=True)
-    class Edited(Parameters):
-        epochs: int = 7
+def test_an_option_is_given_also_where_it_says_the_papers_value():
+    p = parse("", ["--kappa", "1", "--lr", "0.1"])
+    assert p.given == {"kappa", "lr"}
 
-    documented()                                         # which reads the source of the class
-    monkeypatch.setattr(cli, "Parameters", Edited)
-    assert asdict(parse("", ["--preset", "demo"])) == asdict(demo()) | {"epochs": 7}
+
+# Options
+
+@pytest.mark.parametrize("option, name, value", [
+    ("--morph_seed 12345678901234567890123", "morph_seed", 12345678901234567890123),
+    ("--morph_seed none", "morph_seed", None),
+    ("--shuffle_channels no", "shuffle_channels", False),
+    ("--restart", "restart", True),
+    ("--pixel_range -5 1e3", "pixel_range", (-5.0, 1000.0)),
+    ("--delivery a b --delivery c", "delivery", ("a", "b", "c")),
+    ("--data-dir elsewhere", "data_dir", "elsewhere"),
+    ("--data-dir=a-b", "data_dir", "a-b"),
+    ("--augment crop_flip", "augment", "crop_flip"),
+    ("--key 0123-ab", "key", "0123-ab"),
+    ("--channels 1000", "channels", 1000),
+    ("--lr 1", "lr", 1.0)])
+def test_an_option_is_taken_as_it_is_meant(option, name, value):
+    p = parse("", option.split())
+    assert getattr(p, name) == value
+    assert type(getattr(p, name)) is type(value)
 
 
 def test_a_home_folder_is_found(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    p = parse("", ["--data_dir", "~/mole", "--images", "~/a.png", "b.png"])
-    assert p.data_dir == "/home/somebody/mole" and p.images == ("/home/somebody/a.png", "b.png")
+    p = parse("", ["--data_dir", "~/mole", "--images", "~/a.png", "b.png", "--public", "~"])
+    assert p.data_dir == "/home/somebody/mole"
+    assert p.images == ("/home/somebody/a.png", "b.png")
+    assert p.public == "/home/somebody"
 
 
-def test_every_setting_is_documented_and_belongs_to_steps_that_there_are():
-    known = {*STEPS, *INFERENCE, "attack.py", "reproduce_tables.py"}
-    listed = [name for _, _, settings in documented() for name in settings]
-    assert listed == [field.name for field in fields(Parameters)]
-    for field in fields(Parameters):
-        assert steps_of(field.name) == ["every", "step"] or set(steps_of(field.name)) <= known
+@pytest.mark.parametrize("arguments, words", [
+    ("--kapa 3", "--kapa 3; did you mean kappa?"),
+    ("--epoch 3", "--epoch 3; did you mean epochs?"),
+    ("--epochs ten", "epochs"),
+    ("--epochs 0", "epochs is 0, but must be a whole number of at least 1"),
+    ("--epochs 1.5", "epochs"),
+    ("--lr nan", "lr is nan, but must be a number of at least 0"),
+    ("--lr inf", "lr is inf"),
+    ("--dropout 1", "dropout is 1.0, but must be a number of at least 0 and below 1"),
+    ("--batch_size 1", "batch_size is 1, but must be a whole number of at least 2"),
+    ("--preset fast", "'fast' (choose from"),
+    ("--kappa -1", "kappa is -1"),
+    ("--tile -1", "tile is -1, but must be a whole number from 0 to 9999"),
+    ("--image_size 3", "image_size is 3, but must be 0, or a whole number from 4 to 9999"),
+    ("--channels 1001", "channels is 1001, but must be a whole number from 0 to 1000"),
+    ("--seed -1", "seed is -1"),
+    ("--morph_seed secret", "'secret' is no whole number, and not none"),
+    ("--predict_batch 0", "predict_batch"),
+    ("--shuffle_channels maybe", "maybe"),
+    ("--delivery_dtype int4", "int4"),
+    ("--augment flip", "flip"),
+    ("--pixel_range 5 5", "must be two numbers, the lower first"),
+    ("--pixel_range 0 nan", "must be two numbers, the lower first"),
+    ("--pixel_range 0", "pixel_range"),
+    ("--name ../up", "name is '../up', but must be of letters, digits"),
+    ("--key a/b", "key is 'a/b', but must be of letters, digits"),
+    ("--max_pixels 9", "--max_pixels"),
+    ("--hide_names", "--hide_names"),
+    ("--images", "images"),
+    ("--help everything", "everything"),
+    ("stray", "stray")])
+def test_a_mistake_ends_with_one_line_and_status_2(arguments, words, capsys):
+    assert words in refusal(capsys, arguments.split())
 
 
-@pytest.mark.parametrize("step", [*STEPS, *INFERENCE])
-def test_help_lists_each_setting_with_default_and_meaning(step, capsys):
-    """A step's own settings first, then the others with the steps that use them."""
-    with pytest.raises(SystemExit) as stop:
-        parse("what the step does", ["--help"], step)
-    text = "".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0 and "whatthestepdoes" in text
-    own, others = text.split("notusedhere", 1)
-    for _, steps, settings in documented():
-        for name, meaning in settings.items():
-            entry = f"{meaning} (default: {getattr(Parameters(), name)})".replace(" ", "")
-            assert f"--{name}" in text
-            assert entry in (own if step in steps or steps == ["every", "step"] else others), name
-
-
-@pytest.mark.parametrize("step", [*STEPS, *INFERENCE])
+@pytest.mark.parametrize("step", PROGRAMS)
 def test_a_setting_that_a_step_does_not_use_is_refused_by_name(step, capsys):
     """It would promise what does not happen; the line says which steps it is for."""
-    for _, steps, settings in documented():
-        if step not in steps and steps != ["every", "step"]:
-            name = next(iter(settings))
-            default = getattr(Parameters(), name)
-            with pytest.raises(SystemExit) as stop:
-                parse("", [f"--{name}", *(["0", "1"] if name == "pixel_range" else
-                          ["yes"] if type(default) is bool else [str(default or 1)])], step)
-            error = capsys.readouterr().err
-            assert stop.value.code == 2 and error.count("\n") == 1, error
-            assert f"--{name} is not used here, but by {', '.join(steps)}" in error
+    for field in fields(Parameters):
+        users = steps_of(field.name)
+        if step in users or users == ["every", "step"]:
+            continue
+        words = f"{step}: --{field.name} is not used here, but by {', '.join(users)};"
+        assert words in refusal(capsys, [f"--{field.name}", "1"], step)
+        assert words in refusal(capsys, [f"--{field.name.replace('_', '-')}=1"], step)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--kapa", "3"], "--kapa"), (["--epoch", "3"], "--epoch"), (["--epochs", "ten"], "epochs"),
-    (["--epochs", "0"], "epochs"), (["--epochs", "1.5"], "epochs"), (["--lr", "nan"], "lr"),
-    (["--dropout", "1"], "dropout"), (["--batch_size", "1"], "batch_size"),
-    (["--preset", "fast"], "fast"), (["--kappa", "-1"], "kappa"), (["--tile", "-1"], "tile"),
-    (["--image_size", "3"], "image_size"), (["--channels", "2"], "channels"),
-    (["--seed", "-1"], "seed"), (["--predict_batch", "0"], "predict_batch"),
-    (["--shuffle_channels", "maybe"], "maybe"), (["--delivery_dtype", "int4"], "int4"),
-    (["--pixel_range", "5", "5"], "pixel_range"), (["--pixel_range", "0"], "pixel_range"),
-    (["--max_pixels", "0"], "max_pixels"), (["--images"], "images"), (["stray"], "stray")])
-def test_a_mistake_ends_with_one_line_and_status_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse("", arguments)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+def test_of_a_command_line_for_several_steps_one_takes_what_it_uses():
+    words = ["--preset", "demo", "--kappa", "3", "--data-dir", "d", "--images", "a", "b", "--lr=1"]
+    assert options_of("gen_morphing_matrix.py", words) == words[:6]
+    assert options_of("morph_images.py", words) == [*words[:2], *words[4:9]]
+    assert options_of("train_no_ac.py", words) == [*words[:2], *words[4:6], "--lr=1"]
 
+
+# Help
+
+@pytest.mark.parametrize("step", PROGRAMS)
+def test_help_has_a_steps_own_settings_and_help_all_every_one(step, capsys):
+    own = help_of(capsys, step, "--help")
+    every = help_of(capsys, step, "--help", "all")
+    assert "whatthestepdoes" in own and "whatthestepdoes" in every
+    for name, about in parameter_file().abouts.items():
+        meaning = about.help.replace(" ", "")
+        is_own = step in steps_of(name) or steps_of(name) == ["every", "step"]
+        assert meaning, f"{name} has no help"
+        assert (f"--{name}" in own and meaning in own) == is_own, name
+        assert f"--{name}" in every and meaning in every
+    assert "notusedhere" in every and "notusedhere" not in own
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    text = help_of(capsys, "pretrain.py", "--preset", "demo", "--help")
+    assert "passesoverthetrainingimages(default:5;thepaper's:300)" in text
+    text = help_of(capsys, "pretrain.py", "--help")
+    assert "passesoverthetrainingimages(default:300)" in text
+
+
+def test_every_setting_belongs_to_programs_that_there_are():
+    for field in fields(Parameters):
+        users = steps_of(field.name)
+        assert users == ["every", "step"] or set(users) <= set(PROGRAMS)
+
+
+# Values
 
 @pytest.mark.parametrize("wrong", [
     dict(epochs=2.0), dict(lr="fast"), dict(restart=1), dict(morph_seed=-1), dict(channels=True),
     dict(images="cat.png"), dict(delivery=("a", 1)), dict(pixel_range=(1, 0)),
-    dict(pixel_range=5), dict(pixel_range=("0", "1")), dict(init=None), dict(precision="fp16")])
-def test_a_wrong_value_edited_into_the_file_is_named(wrong):
-    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is "):
+    dict(pixel_range=5), dict(pixel_range=("0", "1")), dict(init=None), dict(precision="fp16"),
+    dict(tile=[4, 8]), dict(tile=np.array([4, 8])), dict(lr=10**400), dict(momentum=1.0)], ids=str)
+def test_a_value_of_a_wrong_type_or_size_is_named(wrong):
+    [name] = wrong
+    with pytest.raises(ValueError, match=f"^{name} is .*, but must be "):
         check(Parameters(**wrong))
 
 
+@pytest.mark.parametrize("right", [
+    dict(lr=1), dict(tile=np.int64(8)), dict(lr=np.float32(0.5)), dict(restart=np.bool_(True)),
+    dict(data_dir=Path("data")), dict(images=["a", "b"]), dict(pixel_range=[0, 255])], ids=str)
+def test_a_value_of_the_same_meaning_is_accepted(right):
+    assert check(Parameters(**right))
+
+
+# Records
+
 def test_records_do_not_tell_the_secret_seed(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["gen_augconv.py", "--morph_seed", "987654321"])
     p = Parameters(morph_seed=987654321)
-    assert "987654321" not in str(provenance(p))
-    monkeypatch.setattr("sys.argv", ["gen_augconv.py", "--morph_seed=987654321"])
-    assert "987654321" not in str(provenance(p))
-    assert all("morph_seed" not in identity(p, step) for step in TRAINING)
+    for words in (["--morph_seed", "987654321"], ["--morph_seed=987654321"],
+                  ["--morph-seed", "987654321"], ["--morph-seed=987654321"]):
+        monkeypatch.setattr("sys.argv", ["gen_augconv.py", *words])
+        assert "987654321" not in str(provenance(p))
 
 
-def test_a_run_is_another_where_what_it_computes_is():
-    """Whatever a training step is told; not where its files lie or what it runs on."""
-    p = Parameters()
-    for step in TRAINING:
-        used = {name for name in asdict(p) if step in steps_of(name)}
-        assert {"model", "epochs", "lr", "seed", "precision"} <= identity(p, step).keys() <= used
-        assert not {"data_dir", "device", "restart", "dataset_dir"} & identity(p, step).keys()
+@pytest.mark.parametrize("step", ["pretrain.py", "train_with_ac.py", "train_no_ac.py"])
+def test_a_run_is_another_where_what_it_computes_is(step):
+    """Whatever a training step is told; not where its files are or what it runs on."""
+    found = identity(Parameters(), step).keys()
+    used = {field.name for field in fields(Parameters) if step in steps_of(field.name)}
+    assert {"model", "epochs", "lr", "augment", "seed", "precision"} <= found <= used
+    assert not {"data_dir", "device", "restart", "dataset_dir", "morph_seed"} & found

@@ -27,7 +27,7 @@ from tests.steps import (
     wait_until,
 )
 from utils.artifacts import Saving, load, read_tensors
-from utils.settings import locked
+from utils.step import locked
 
 # Kills
 
@@ -132,7 +132,7 @@ def test_full_disk_leaves_all_as_it_was(stages, script, name, size, nth):
     more = ("--kappa", "3", "--train_limit", "60", "--test_limit", "30", "--predict_batch", "1")
     result = step(script, stages["end"], settings=more if script != "morph_images.py" else (),
                   before=full_disk(name, size, nth))
-    assert refused(result, name, "File too large", "was there before is whole")
+    assert refused(result, name, "File too large", "existing files are unchanged")
     assert snapshot(stages["end"]) == before
 
 

@@ -19,9 +19,8 @@ from torch import nn
 from tests.damage import change, refused, same, step, with_settings
 from tests.steps import ENVIRONMENT, ROOT, free_memory, refusing
 from utils import artifacts, memory
-from utils import settings as cli
 from utils.artifacts import load
-from utils.settings import options_of
+from utils.settings import options_of, parse
 
 
 def program(script, data, redirect="", **environment):
@@ -141,10 +140,12 @@ def test_a_file_system_without_modes_is_told(tmp_path, monkeypatch, capsys):
 
 def test_home_is_expanded_in_every_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    p = asdict(cli.parse("", [word for name in cli.PATHS for word in (f"--{name}", "~/x")]))
-    assert {name: p[name] for name in cli.PATHS} == {
-        name: ("/home/me/x",) if name in ("images", "delivery") else "/home/me/x"
-        for name in cli.PATHS}
+    paths = ("dataset_dir", "init", "results_dir", "frozen_first_layer", "images", "delivery",
+             "public", "data_dir")
+    p = asdict(parse("", [word for name in paths for word in (f"--{name}", "~/x")]))
+    for name in paths:
+        is_several = name in ("images", "delivery")
+        assert p[name] == (("/home/me/x",) if is_several else "/home/me/x")
 
 
 # Memory

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.settings import UserError, tolerated, warn
+from utils.errors import UserError, tolerated, warn
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial"
@@ -41,7 +41,7 @@ def maker_of(path: Path) -> str:
         return "train_no_ac.py --standardise"
     if name in ("provider", "morphing_matrix.pt", "inverse_matrix.pt", "current.json"):
         return "gen_morphing_matrix.py"
-    if folder == "keys" or path.parent.parent.name == "keys" and name == MANIFEST:
+    if folder == "keys" or (path.parent.parent.name == "keys" and name == MANIFEST):
         return "gen_morphing_matrix.py"
     if folder == "queries" or path.parent.parent.name == "queries":
         return "morph_images.py"

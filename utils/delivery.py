@@ -27,10 +27,10 @@ from utils.artifacts import (
     write_rows,
 )
 from utils.devices import largest_over_processes, rank, wait_for_all, world
+from utils.errors import UserError
 from utils.geometry import Geometry, from_manifest
 from utils.keys import Key
 from utils.memory import aug_conv_bytes, require_memory
-from utils.settings import UserError
 
 BLOCK = 250                         # images that are morphed or read at once: they stay in cache
 LEVELS = 127                        # of int8, on both sides of zero

@@ -8,7 +8,8 @@ from torch import nn
 
 from mole.first_layer import describe, fingerprint
 from utils.artifacts import build_from, read_tensors
-from utils.settings import Settings, UserError
+from utils.errors import UserError
+from utils.settings import Settings
 
 LARGEST = 2**20
 
@@ -111,7 +112,7 @@ def read_first_layer(path: Path) -> FirstLayer:
     """Raises UserError where the file is missing or damaged, or makes no sense."""
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} is missing: the developer makes it with `python pretrain.py`; name "
-                        "another place with --first_layer")
+        raise UserError(f"{path} is missing: the developer makes it with `python pretrain.py`; "
+                        "--first_layer names another place")
     advice = "get it from the developer again, who makes it with pretrain.py"
     return build_from(read_tensors(path, advice), path, first_layer_from, advice)

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from mole.morphing import core_size, morphed_shape, padded_shape, roll
-from utils.settings import fits
+from utils.declaration import fits
 
 
 @dataclass(frozen=True)

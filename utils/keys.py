@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mole.morphing import core_size, draw_usable_core, secret_generator
 from utils.artifacts import Saving, load, read_manifest, verify, write_alone
+from utils.errors import UserError
 from utils.geometry import Geometry, from_manifest
-from utils.settings import UserError
 
 CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
 

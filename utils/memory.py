@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils.settings import UserError
+from utils.errors import UserError
 
 GROUPS = Path("/sys/fs/cgroup")
 

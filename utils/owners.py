@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from utils.settings import Settings, UserError
+from utils.errors import UserError
+from utils.settings import Settings
 
 
 def adopt(p: Settings, owner: str, **facts) -> Settings:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.artifacts import write_alone
-from utils.settings import warn
+from utils.errors import warn
 
 MOST_NAMED = 20                     # classes up to which a confusion matrix has names and numbers
 MOST_INCHES = 14                    # sides of a picture

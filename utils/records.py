@@ -18,8 +18,8 @@ from parameter import Parameters
 from utils.artifacts import digest, read_manifest, verify
 from utils.delivery import Delivery
 from utils.devices import Context
+from utils.errors import UserError
 from utils.provenance import peak_memory, provenance
-from utils.settings import UserError
 
 
 class RunKind(NamedTuple):
@@ -44,6 +44,14 @@ RUNS = {
 }
 CURVE = ("epoch", "train_loss", "test_accuracy", "seconds", "train_seconds")
 SAMPLE_TOLERANCE = 1e-2             # of a network's logits on another processor or PyTorch
+
+
+WORDS = {                           # for names of settings and data in sentences
+    "train_digest": "training images or labels", "test_digest": "test images or labels",
+    "network_sample": "code or first weights of the network", "class_names": "classes",
+    "train_images": "number of training images", "test_images": "number of test images",
+    "init": "starting weights", "frozen_layer": "frozen first layer", "deliveries": "delivery",
+    "lr": "learning rate"}
 
 
 @dataclass(frozen=True)
@@ -209,12 +217,7 @@ def _same_sample(one: list[float] | None, other: list[float] | None) -> bool:
 
 def in_words(keys: list[str]) -> str:
     """Names of settings and data, for a sentence."""
-    words = {"train_digest": "training images or labels", "test_digest": "test images or labels",
-             "network_sample": "code or first weights of the network", "class_names": "classes", "train_images":
-             "number of training images", "test_images": "number of test images",
-             "init": "starting weights", "frozen_layer": "frozen first layer",
-             "deliveries": "delivery", "lr": "learning rate"}
-    return " and ".join(words.get(key, key.replace("_", " ")) for key in keys)
+    return " and ".join(WORDS.get(key, key.replace("_", " ")) for key in keys)
 
 
 # Lines that compare finished runs.

@@ -1,256 +1,262 @@
-"""How a step starts and ends: its settings, its lock, and mistakes told in one line."""
+"""The settings of a step: parameter.py's, a preset's, and those of the command line.
+
+An option wins over a preset. A preset is the paper's values with its own in their place, whatever
+the defaults in parameter.py are. Without a preset, these defaults hold.
+"""
 
 import argparse
-import errno
-import fcntl
-import inspect
-import math
 import os
-import re
-import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
+from types import NoneType
 
-import torch
+from utils.declaration import About, WrongSetting, accepted, alternatives, fits
+from utils.errors import UserError, tolerated, user_errors, warn
+from utils.parameter_file import ParameterFile, parameter_file, similar
 
-from parameter import PRESETS, Parameters
-
-# The least value of a number, and what it must be below.
-RANGES = {name: (least, below) for names, least, below in (
-    ("train_limit test_limit", 0, 2**31),
-    ("image_padding", 0, 1000), ("image_size tile", 0, 10_000), ("max_pixels", 1, 10**12),
-    ("epochs decay_epochs kappa predict_batch", 1, 2**31), ("batch_size", 2, 2**31),
-    ("lr weight_decay morphed_weight_decay morph_seed", 0, math.inf), ("momentum dropout", 0, 1),
-    ("seed", 0, 2**63)) for name in names.split()}
-TOO_SMALL = [("image_size", side) for side in (1, 2, 3)]
-PATHS = ("dataset_dir", "init", "results_dir", "frozen_first_layer", "images", "delivery",
-         "data_dir")
-
-
-class UserError(Exception):
-    """A mistake that its reader can mend; the message is one line that says how."""
-
-
-def warn(message: str):
-    """Tells on stderr of something that is weaker than promised; nothing ends."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def fits(value, kind) -> bool:
-    """Whether a value is of an annotated type, to its depth; an int may stand for a float, a bool
-    for neither."""
-    of = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
-        return value in of and type(value) is type(of[0])
-    if typing.get_origin(kind) is tuple:
-        if type(value) is tuple and of[1:] == (...,):
-            of = of[:1] * len(value)
-        return type(value) is tuple and len(value) == len(of) and all(map(fits, value, of))
-    return type(value) is kind or (kind, type(value)) == (float, int) or any(
-        fits(value, one) for one in of)
-
-
-def check(p: Parameters) -> Parameters:
-    """The same parameters; raises ValueError with one line that names the field."""
-    for f in fields(p):
-        value, kinds = getattr(p, f.name), typing.get_args(f.type) or (f.type,)
-        least, below = RANGES.get(f.name, (-math.inf, 2**31 if f.type is int else math.inf))
-        right = fits(value, f.type)
-        if typing.get_origin(f.type) is typing.Literal:
-            wanted = f"one of {', '.join(map(str, kinds))}"
-        elif typing.get_origin(f.type) is tuple:
-            wanted = "a tuple of texts"
-        elif f.name == "pixel_range":
-            right = right and (value is None or -math.inf < value[0] < value[1] < math.inf)
-            wanted = "two numbers, the lower first"
-        elif f.name == "name":
-            right = right and re.fullmatch(r"[\w-][\w.-]*", value)
-            wanted = "of letters, digits, ., _ and -"
-        elif right and type(value) in (int, float):
-            right = least <= value < below and (f.name, value) not in TOO_SMALL
-            wanted = f"finite, at least {least} and below {below}"
-        else:
-            wanted = " or ".join(k.__name__.replace("NoneType", "none") for k in kinds)
-        if not right:
-            raise ValueError(f"{f.name} is {value!r}, but must be {wanted}")
-    return p
+__all__ = ["Settings", "UserError", "check", "fits", "options_of", "parse", "settings_type",
+           "steps_of", "tolerated", "user_errors", "warn"]
 
 
 @lru_cache(1)
-def documented() -> list[tuple[str, list[str], dict[str, str]]]:
-    """The groups of settings in parameter.py: title, the steps that use it, help by name."""
-    groups, name = [], ""
-    for line in inspect.getsource(Parameters).splitlines():
-        if header := re.match(r" +# -- (.+?): (.+)", line):
-            steps = header[2].replace("train_*.py", "train_with_ac.py train_no_ac.py").split()
-            groups.append((header[1], steps, {}))
-        elif setting := re.match(r" +(\w+): .+?  # (.+)", line):
-            name = setting[1]
-            groups[-1][2][name] = setting[2]
-        elif more := re.match(r" +# (.+)", line):
-            groups[-1][2][name] += " " + more[1]
-    return groups
+def settings_type(parameters: type) -> type:
+    """The type of the settings that a step gets: a frozen dataclass, a subclass of parameter.py's
+    Parameters, with one more field.
 
-
-class OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}; --help lists every setting\n")
-
-
-def _form(f) -> dict:
-    """How argparse reads a field of Parameters."""
-    if typing.get_origin(f.type) is typing.Literal:
-        return {"type": type(f.default), "choices": typing.get_args(f.type)}
-    if f.type is bool:
-        return {"choices": ("yes", "no"), "nargs": "?", "const": "yes"}
-    if typing.get_origin(f.type) is tuple:
-        return {"nargs": "+", "action": "extend"}
-    if f.name == "pixel_range":
-        return {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
-    if type(None) in typing.get_args(f.type):
-        return {"type": lambda text: None if text.lower() == "none" else int(text)}
-    return {"type": f.type}
-
-
-def parse(description: str, arguments: list[str] | None = None, step: str = "") -> Parameters:
-    """The command line of a step as Parameters; a mistake ends with one line and status 2.
-
-    A setting that the step does not use is such a mistake; a step that parameter.py does not name
-    takes them all.
+    given: frozenset[str] = names of the settings that were typed as an option, or whose value, from
+        an edit or a preset, is not the paper's
     """
-    parser = OneLineParser(prog=step or None, description=description, allow_abbrev=False,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="paper",
-                        help="defaults to start from (default: paper)")
-    groups, kinds = documented(), {f.name: f for f in fields(Parameters)}
-    is_named = any(step in steps for _, steps, _ in groups)
-    used, owners = set(), {}
-    for title, steps, settings in sorted(groups, key=lambda g: not {step, "every"} & set(g[1])):
-        own = not is_named or {step, "every"} & set(steps)
-        box = parser.add_argument_group(title if own else f"not used here, but by {title} in "
-                                        f"{', '.join(steps)}")
-        for name, help in settings.items():
-            default = kinds[name].default
-            box.add_argument(f"--{name}", default=argparse.SUPPRESS, **_form(kinds[name]),
-                             help=f"{help} (default: {default})".replace("%", "%%"))
-            owners[name] = ", ".join(steps)
-            used |= {name} if own else set()
-    given = vars(parser.parse_args(arguments))
-    preset = PRESETS[given.pop("preset")]
-    for name in given:
-        if name not in used:
-            parser.error(f"--{name} is not used here, but by {owners[name]}")
-    values = {name: new for name, (paper, new) in preset.items() if kinds[name].default == paper}
-    values |= {name: value == "yes" if kinds[name].type is bool else
-               tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    for name in PATHS:
-        value = values.get(name, kinds[name].default)
-        values[name] = (tuple(map(os.path.expanduser, value)) if isinstance(value, tuple)
-                        else os.path.expanduser(value))
-    try:
-        return check(Parameters(**values))
-    except ValueError as mistake:
-        parser.error(str(mistake))
+
+    @dataclass(frozen=True)
+    class Settings(parameters):
+        given: frozenset[str] = frozenset()
+
+        def __getattr__(self, name: str):
+            """Is called for a setting that parameter.py lacks: deleted there, preset included."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise UserError(f"parameter.py has no setting {name}: put its line back (`git diff "
+                            "parameter.py` shows it)")
+
+    Settings.__qualname__ = "Settings"
+    return Settings
 
 
-def run_step(step: Callable, description: str):
-    """Runs `step(parameters)` as a program. Status 2: wrong command line; 1: any other mistake."""
-    _open_streams()
-    name = Path(sys.argv[0]).name
-    try:
-        p = parse(description, step=name)
-        with locked(Path(p.data_dir)):
-            step(p)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)     # nothing is left that Ctrl-C could stop
-    except UserError as mistake:
-        sys.exit(f"{name}: {mistake}")
-    except KeyboardInterrupt:
-        sys.exit(f"\n{name}: stopped; files that were complete are kept, and the same command "
-                 "goes on from the last finished epoch")
-    except OSError as mistake:
-        if mistake.filename is None:     # of stdout, and Python would complain again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        where = f"{mistake.filename}: " if mistake.filename else ""
-        sys.exit(f"{name}: {where}{mistake.strerror or mistake}; what was there before is whole, "
-                 "and the same command goes on")
-    except (RuntimeError, MemoryError) as mistake:
-        if (not isinstance(mistake, (torch.OutOfMemoryError, MemoryError))
-                and "can't allocate memory" not in str(mistake)):        # PyTorch, on the CPU
-            raise
-        sys.exit(f"{name}: out of memory; try fewer images, --feature_cache off, a smaller "
-                 "--batch_size, or --device cpu")
+Settings = settings_type(parameter_file().parameters)
 
 
-def _open_streams():
-    """Output in any encoding, and none where a stream is closed."""
-    for number, stream in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:                                  # or the next file opened would take it
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, stream) is None:
-            setattr(sys, stream, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
-        elif number and hasattr(getattr(sys, stream), "reconfigure"):
-            getattr(sys, stream).reconfigure(errors="backslashreplace", line_buffering=True)
-
-
-@contextmanager
-def tolerated(what: str, *numbers: int):
-    """A warning in place of an OSError that a file system without some service gives."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, *numbers):
-            raise
-        warn(f"{what} ({error.strerror})")
-
-
-@contextmanager
-def user_errors(source: Path | str = ""):
-    """Makes the ValueError of a pure function the user's: its message is one line already.
-
-    `source`: the file that it is about, if any.
-    """
-    try:
-        yield
-    except ValueError as mistake:
-        raise UserError(f"{source}: {mistake}" if source else str(mistake)) from None
-
-
-@contextmanager
-def locked(folder: Path):
-    """One step at a time on a data folder. The system drops the lock of a killed process."""
-    if int(os.environ.get("RANK", 0)) > 0:               # under torchrun the first process locks
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            with tolerated(f"{folder} cannot be locked: run one step at a time", errno.ENOLCK):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another step is running on {folder}: wait for it, or choose "
-                            "another --data_dir") from None
-        yield
+def check(p):
+    """The same Parameters; raises ValueError, one line that names the setting, where a value is of
+    another type or outside its limits."""
+    for field in fields(type(p)):
+        if "about" in field.metadata:
+            accepted(field.name, field.metadata["about"], getattr(p, field.name))
+    return p
 
 
 def steps_of(name: str) -> list[str]:
-    """The steps that use a setting, as parameter.py has it."""
-    return next(steps for _, steps, settings in documented() if name in settings)
+    """The steps that use a setting, ["every", "step"] for all; none for a name that is none."""
+    about = parameter_file().abouts.get(name)
+    return about.group.steps.split() if about else []
+
+
+def is_used_by(step: str, about: About) -> bool:
+    """Whether a step uses a setting. A program that parameter.py does not name uses them all."""
+    groups = [other.group for other in parameter_file().abouts.values()]
+    is_named = any(step in group.steps.split() for group in groups)
+    return not is_named or about.group.has(step)
+
+
+# The command line
+
+class OneLineParser(argparse.ArgumentParser):
+    """A mistake ends with one line on stderr and status 2."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}; --help lists the settings\n")
+
+
+def parse(description: str, arguments: list[str] | None = None, step: str = "") -> Settings:
+    """The settings of a step from its command line (default: sys.argv).
+
+    A mistake there or in parameter.py ends the program with one line and status 2. So does a
+    setting that the step does not use; a step that parameter.py does not name takes them all.
+    --help prints the step's settings, --help all the others too, and ends with status 0.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    words = [underscored(word) for word in words]
+    try:
+        file = parameter_file()
+    except UserError as mistake:
+        OneLineParser(prog=step or None).exit(2, f"{step or 'settings'}: {mistake}\n")
+    first = _first_parser(step, file)
+    asked, _ = first.parse_known_args(words)
+    base = base_values(file, asked.preset)
+    parser = _parser(description, step, file, base, with_others=asked.help == "all")
+    if asked.help:
+        parser.print_help()
+        parser.exit(0)
+    _refuse_unused(words, step, file, parser)
+    typed, unknown = parser.parse_known_args(words)
+    if unknown:
+        name = unknown[0].removeprefix("--").partition("=")[0]
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{similar(name, file.abouts)}")
+    typed = vars(typed)
+    del typed["preset"], typed["help"]
+    try:
+        typed = {name: accepted(name, file.abouts[name], value) for name, value in typed.items()}
+    except WrongSetting as mistake:
+        parser.error(str(mistake))
+    values = base | typed
+    if asked.preset:
+        _tell_ignored(file, asked.preset, values, typed)
+    differing = {name for name, value in file.paper.items() if values[name] != value}
+    return settings_type(file.parameters)(**values, given=frozenset(differing | typed.keys()))
+
+
+def underscored(word: str) -> str:
+    """An option with its underscores: --data-dir=a-b becomes --data_dir=a-b."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def base_values(file: ParameterFile, preset: str | None) -> dict[str, object]:
+    """The settings' values before any option."""
+    if preset is None:
+        return file.defaults
+    return file.defaults | file.paper | file.presets[preset]
+
+
+def _tell_ignored(file: ParameterFile, preset: str, values: dict, typed: dict):
+    """Prints which edits a preset ignores, once under torchrun."""
+    ignored = [name for name in file.edited
+               if name not in typed and file.defaults[name] != values[name]]
+    if ignored and os.environ.get("RANK", "0") == "0":
+        print(f"--preset {preset} ignores what was edited in parameter.py: {', '.join(ignored)}",
+              flush=True)
+
+
+def _refuse_unused(words: list[str], step: str, file: ParameterFile, parser: OneLineParser):
+    """Ends with one line where a setting is given that the step does not use."""
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0]
+        about = file.abouts.get(name) if word.startswith("--") else None
+        if about and not is_used_by(step, about):
+            parser.error(f"--{name} is not used here, but by {about.group.listed()}")
+
+
+def _first_parser(step: str, file: ParameterFile) -> OneLineParser:
+    """Takes what decides about all other options: the preset, and whether help is asked for."""
+    parser = OneLineParser(prog=step or None, add_help=False, allow_abbrev=False)
+    _add_first(parser, file)
+    return parser
+
+
+def _add_first(parser: argparse.ArgumentParser, file: ParameterFile):
+    parser.add_argument("-h", "--help", nargs="?", const="step", choices=("step", "all"),
+                        metavar="all", help="show this step's settings; --help all: the others too")
+    parser.add_argument("--preset", choices=file.presets, metavar="NAME",
+                        help=f"start from the values of a preset: {', '.join(file.presets)} "
+                        "(default: those in parameter.py)")
+
+
+def _parser(description: str, step: str, file: ParameterFile, base: dict,
+            with_others: bool) -> OneLineParser:
+    """The parser of a step's settings, in groups; `with_others`: those of other steps follow."""
+    parser = OneLineParser(prog=step or None, description=description, allow_abbrev=False,
+                           add_help=False, usage="%(prog)s [--preset NAME] [--setting VALUE ...]",
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_first(parser, file)
+    own = {name: about for name, about in file.abouts.items() if is_used_by(step, about)}
+    _add_settings(parser, own, file, base, "{title}")
+    if with_others:
+        others = {name: about for name, about in file.abouts.items() if name not in own}
+        _add_settings(parser, others, file, base, "{title} (not used here, but by {steps})")
+    return parser
+
+
+def _add_settings(parser: OneLineParser, abouts: dict[str, About], file: ParameterFile, base: dict,
+                  title: str):
+    boxes = {}
+    for name, about in abouts.items():
+        group = about.group
+        if group not in boxes:
+            boxes[group] = parser.add_argument_group(
+                title.format(title=group.title, steps=group.listed()))
+        default = in_short(base[name])
+        if name in file.paper and base[name] != file.paper[name]:
+            default += f"; the paper's: {in_short(file.paper[name])}"
+        help = f"{about.help} (default: {default})".strip().replace("%", "%%")
+        boxes[group].add_argument(f"--{name}", default=argparse.SUPPRESS, help=help,
+                                  **_form(about.kind))
+
+
+def in_short(value) -> str:
+    """A value as it is typed: yes, no, none, or as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value in (None, "", ()):
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _form(kind) -> dict:
+    """How argparse reads an option of an annotated type."""
+    kinds = [one for one in alternatives(kind) if one is not NoneType]
+    if typing.get_origin(kind) is typing.Literal:
+        choices = typing.get_args(kind)
+        return {"type": type(choices[0]), "choices": choices}
+    if kind is bool:
+        return {"type": yes_or_no, "nargs": "?", "const": True, "metavar": "yes|no"}
+    if typing.get_origin(kinds[0]) is tuple and typing.get_args(kinds[0])[-1] is not ...:
+        return {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
+    if typing.get_origin(kinds[0]) is tuple:
+        return {"nargs": "+", "action": "extend", "metavar": "TEXT"}
+    metavar = {int: "N", float: "X"}.get(kinds[0], "TEXT")
+    if len(alternatives(kind)) > 1:
+        return {"type": whole_number_or_none, "metavar": metavar}
+    return {"type": kind, "metavar": metavar}
+
+
+def yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from 'yes', 'no')")
+    return text == "yes"
+
+
+def whole_number_or_none(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, and not none") from None
 
 
 def options_of(step: str, words: Iterable) -> list[str]:
     """Of a command line for several steps, what one of them takes: the settings that it uses, with
     their values, and the preset."""
-    taken, own = [], False
+    abouts = parameter_file().abouts
+    taken, is_own = [], False
     for word in map(str, words):
-        name = word[2:].partition("=")[0]
         if word.startswith("--"):
-            own = name == "preset" or bool({step, "every"} & set(steps_of(name)))
-        taken += [word] if own else []
+            name = underscored(word)[2:].partition("=")[0]
+            is_own = name == "preset" or abouts[name].group.has(step)
+        if is_own:
+            taken.append(word)
     return taken
+
+
+def __getattr__(name: str):
+    """run_step and locked are in utils.step, which imports this module; they are found here too."""
+    if name not in ("run_step", "locked"):
+        raise AttributeError(name)
+    from utils import step
+    return getattr(step, name)

@@ -24,6 +24,7 @@ from utils.devices import (
     share_network,
     sum_over_processes,
 )
+from utils.errors import UserError, user_errors, warn
 from utils.examples import Data, Examples
 from utils.plots import curve_png, draw
 from utils.records import (
@@ -37,7 +38,6 @@ from utils.records import (
     record_name,
     to_json,
 )
-from utils.settings import UserError, user_errors, warn
 
 EVALUATED = 250                     # images that are evaluated at once
 SECONDS_BETWEEN_CHECKPOINTS = {"cpu": 0, "cuda": 10}     # on CUDA epochs are short

@@ -1,0 +1,43 @@
+"""A user's mistakes, in one line each, and what is weaker than promised, as a warning."""
+
+import errno
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that its reader can correct; the message is one line that says how."""
+
+
+def warn(message: str):
+    """Prints a warning on stderr: something is weaker than promised, and the step continues."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def user_errors(source: Path | str = ""):
+    """Turns the ValueError of a pure function into a UserError with the same message.
+
+    `source`: the file that the message is about, if any.
+    """
+    try:
+        yield
+    except ValueError as mistake:
+        message = f"{source}: {mistake}" if source else str(mistake)
+        raise UserError(message) from None
+
+
+@contextmanager
+def tolerated(what: str, *numbers: int):
+    """Turns the OSError of a file system that lacks some service into a warning.
+
+    `what` says what is weaker now; `numbers` are errno values that mean "not supported", besides
+    ENOSYS and EOPNOTSUPP. Any other OSError is raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, *numbers):
+            raise
+        warn(f"{what} ({error.strerror})")

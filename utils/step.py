@@ -1,0 +1,182 @@
+"""How a step starts and ends: its settings, its lock, and mistakes in one line.
+
+A step imports this module before any other of the project: a mistake in parameter.py, which nearly
+all of them import, then ends in one line as well.
+"""
+
+import atexit
+import errno
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from utils.errors import UserError, tolerated, warn
+
+try:
+    from utils.settings import Settings, parse, steps_of
+except UserError as mistake:
+    print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+    sys.exit(2)
+
+# What an OSError's reader can do. These pass: the same command then continues.
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PASSING = {errno.EIO, errno.EPIPE, errno.EINTR, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN,
+           errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.EHOSTUNREACH}
+ADVICE = {
+    errno.EACCES: "change the permissions, or choose another folder",
+    errno.EPERM: "change the permissions, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOENT: "correct the path",
+    errno.ENOTDIR: "a file is where a folder should be: correct the path",
+    errno.EEXIST: "a file is where a folder should be: correct the path",
+    errno.EISDIR: "a folder is where a file should be: correct the path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+SMALLER = {                         # what takes less memory, by the setting that it needs
+    "train_limit": "fewer images (--train_limit)", "feature_cache": "--feature_cache off",
+    "batch_size": "a smaller --batch_size", "predict_batch": "a smaller --predict_batch",
+    "tile": "a --tile", "device": "--device cpu"}
+
+
+def run_step(step: Callable[[Settings], object], description: str):
+    """Runs `step(settings)` as a program. Status 2: wrong settings; 1: any other mistake.
+
+    Can be called again in the same interpreter.
+    """
+    _prepare_streams()
+    name = Path(sys.argv[0]).name
+    p = None
+    try:
+        p = parse(description, step=name)
+        _note_code_version()
+        with locked(Path(p.data_dir)):
+            step(p)
+        sys.stdout.flush()
+    except UserError as mistake:
+        sys.exit(f"{name}: {mistake}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{name}: stopped; {_how_to_continue(name, p)}")
+    except OSError as mistake:
+        _give_up_broken_stdout()
+        sys.exit(f"{name}: {_of_system(mistake, name, p)}")
+    except (RuntimeError, MemoryError) as mistake:
+        if not _is_out_of_memory(mistake):
+            raise
+        smaller = [words for setting, words in SMALLER.items() if name in steps_of(setting)]
+        sys.exit(f"{name}: out of memory; try {' or '.join(smaller) or 'fewer images'}")
+    # Nothing is left that Ctrl-C could stop: it is ignored while Python ends.
+    atexit.unregister(_ignore_ctrl_c)
+    atexit.register(_ignore_ctrl_c)
+
+
+def _note_code_version():
+    """Notes the commit for the records of this run: work beside a long run may change it."""
+    from utils.provenance import code_version
+    code_version.cache_clear()
+    code_version()
+
+
+def _ignore_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# Messages
+
+def _how_to_continue(name: str, p: Settings | None) -> str:
+    """The command that continues. With --restart the same one would start from scratch."""
+    where = " from the last finished epoch" if name in steps_of("restart") else ""
+    if p is not None and p.restart:
+        return f"run the command without --restart to continue{where}"
+    return f"run the same command again to continue{where}"
+
+
+def _of_system(mistake: OSError, name: str, p: Settings | None) -> str:
+    """One line on an error of the system: which file, what, and what its reader can do."""
+    where = f"{mistake.filename}: " if mistake.filename else ""
+    what = f"{where}{mistake.strerror or mistake}"
+    unchanged = "existing files are unchanged"
+    if mistake.errno in NO_SPACE:
+        return f"{what}; {unchanged}: make room, then {_how_to_continue(name, p)}"
+    if mistake.errno in PASSING:
+        return f"{what}; {unchanged}: {_how_to_continue(name, p)}"
+    return f"{what}; {ADVICE.get(mistake.errno, unchanged)}"
+
+
+def _is_out_of_memory(mistake: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(mistake, MemoryError):
+        return True
+    if torch is not None and isinstance(mistake, torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(mistake)      # PyTorch's, on the CPU
+
+
+# Streams
+
+def _prepare_streams():
+    """Output in any encoding, and none where a stream is closed."""
+    for number, stream in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:                                 # or the next file opened would take it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
+        elif number and hasattr(getattr(sys, stream), "reconfigure"):
+            getattr(sys, stream).reconfigure(errors="backslashreplace", line_buffering=True)
+
+
+def _give_up_broken_stdout():
+    """Sends what is left for a broken stdout nowhere: Python would complain again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+# One step at a time
+
+@contextmanager
+def locked(folder: Path):
+    """Lets one step at a time work in a data folder; makes the folder.
+
+    The system drops the lock of a killed process. Raises UserError where another step has it, or
+    the folder cannot be one. Under torchrun the first process locks for all.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{folder} is not a folder: choose another --data_dir") from None
+    lock = FileLock(folder / ".lock", timeout=0)
+    _acquire(lock, folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path):
+    """Takes the lock, or warns where the file system has no locks."""
+    weaker = f"{folder} cannot be locked: run one step at a time"
+    try:
+        with warnings.catch_warnings(record=True) as fallbacks, tolerated(weaker, errno.ENOLCK):
+            warnings.simplefilter("always")
+            lock.acquire()
+    except Timeout:
+        raise UserError(f"another step is running on {folder}: wait for it, or choose another "
+                        "--data_dir") from None
+    except NotImplementedError:
+        warn(weaker)
+        return
+    if fallbacks:                   # a lock file of its own, which a killed process leaves behind
+        warn(weaker)
