@@ -20,7 +20,7 @@ from images import shapes
 from parameter import Parameters
 from utils.artifacts import digest, keep_private, temporary, write_alone, write_temporary
 from utils.devices import first_process_first, say
-from utils.memory import require_memory
+from utils.memory import require_memory, shapes_bytes
 from utils.settings import UserError
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
@@ -41,6 +41,10 @@ class Images(NamedTuple):
     images: Tensor
     labels: Tensor
     classes: list[str]
+
+    @property
+    def digest(self) -> str:
+        return data_digest(self.images)
 
 
 def dataset_name(p: Parameters) -> str:
@@ -76,7 +80,7 @@ def load_images(p: Parameters, split: str) -> Images:
         if p.dataset == "folder":
             return _folder(p, split, shape, limit)
         if p.dataset == "shapes":
-            require_memory("shapes", shape[1], purpose="drawing shapes of this size",
+            require_memory(shapes_bytes(shape[1]), purpose="drawing shapes of this size",
                            advice="choose a smaller --image_size")
             images, labels = shapes.draw(shapes.SIZES[split], shape[1], seed=len(split))
             classes = shapes.CLASSES

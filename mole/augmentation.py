@@ -43,5 +43,5 @@ def shift(maps: Tensor, shifts: Tensor, fill: Tensor | None = None) -> Tensor:
 
 
 def flip_some(maps: Tensor, flipped: Tensor) -> Tensor:
-    """Images or features (B, C, n, n), those marked in `flipped` (B) bool mirrored left to right."""
+    """Images or features (B, C, n, n), mirrored left to right where `flipped` (B) is true."""
     return torch.where(flipped.view(-1, 1, 1, 1), maps.flip(3), maps)
