@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from images import datasets
+from images import decode as decoder
 from images.datasets import load_images
-from images.files import decode
+from images.decode import decode
 from parameter import Parameters
 from tests.damage import refused
 from tests.steps import TINY, full_disk, run
@@ -59,7 +59,7 @@ def test_decoded_images_are_kept_for_their_owner_alone(tree, tmp_path, monkeypat
     assert {f.stat().st_mode & 0o777 for f in kept.iterdir()} == {0o600}
 
     with monkeypatch.context() as patch:                 # what is kept needs no decoding
-        patch.setattr(datasets.image_files, "decode", None)
+        patch.setattr(decoder, "decode", None)
         assert torch.equal(load_images(folder(tmp_path), "train").images, first)
     for file in kept.iterdir():
         content = file.read_bytes()
@@ -112,9 +112,12 @@ def test_limits_read_no_more_images_than_they_take(tree, tmp_path, monkeypatch, 
     for i in range(2, 9):
         tree(f"train/cat/{i}.png")
     read = []
-    true = datasets.image_files.decode
-    monkeypatch.setattr(datasets.image_files, "decode",
-                        lambda file, *rest, **more: read.append(file) or true(file, *rest, **more))
+
+    def counting(file, *settings):
+        read.append(file)
+        return decode(file, *settings)
+
+    monkeypatch.setattr(decoder, "decode", counting)
     found = load_images(folder(tmp_path, train_limit=limit), "train")
     assert len(found.labels) == len(found.images) == len(read) == limit
 

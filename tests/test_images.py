@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from images.files import decode, decode_all, find_images, list_images, shown
+from images.decode import decode, decode_all
+from images.folders import find_images, list_images, shown
 from tests.image_files import PHOTO, RAMP16, WIDE, content, saved
 from tests.inputs import CASES, empty, plant, refused
 from utils.settings import UserError
@@ -43,7 +44,7 @@ def test_noise_in_a_file_ends_in_a_line_or_pixels(tmp_path):
                 noisy[dice.randrange(len(noisy))] = dice.randrange(256)
             (tmp_path / "image").write_bytes(noisy)
             try:
-                assert decode(tmp_path / "image", 8)[0].shape == (3, 8, 8)
+                assert decode(tmp_path / "image", 8).pixels.shape == (3, 8, 8)
             except UserError as mistake:
                 assert str(mistake).isprintable()
 

@@ -1,0 +1,104 @@
+"""Decoded image files, kept on the disk so that each is decoded once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from images.decode import VERSION, decode_all
+from images.digests import data_digest
+from utils.artifacts import keep_private, temporary, write_alone, write_temporary
+from utils.devices import say
+
+
+class Kept(NamedTuple):
+    """What an earlier call left: images (N, channels, side, side) uint8 and their digest; for each
+    image the key of its file, and facts (N, 2) that decode tells beside its pixels."""
+
+    keys: list[str]
+    facts: Tensor
+    images: Tensor
+    digest: str
+
+
+def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
+                     pixel_range: tuple[float, float] | None, folder: Path, name: str
+                     ) -> tuple[Tensor, str]:
+    """Image files as uint8 (N, *shape) in the order of `files`, and the digest of all pixels.
+
+    The images lie on the disk, in folder/<name>-<shape>.npy, and are mapped into memory. Rows that
+    earlier calls left there are taken over where neither the file nor the decoder nor its settings
+    have changed. Raises UserError where files cannot be read; the others are kept.
+    """
+    keys = [key_of(file, fit, pixel_range) for file in files]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep_private(folder)
+    path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
+    kept = read_kept(path)
+    if kept is not None and kept.keys == keys and not kept.facts.isnan().any():
+        return kept.images, kept.digest
+
+    try:
+        write_temporary(path, _empty_array(len(files), shape), 0o600)
+        images = torch.from_numpy(np.lib.format.open_memmap(temporary(path), "r+"))
+        facts = torch.full((len(files), 2), torch.nan)   # unknown of what is not decoded
+        if kept is not None:
+            take_over(kept, keys, images, facts)
+        try:
+            report = folder / f"{name}-unreadable.txt"
+            say(*decode_all(files, images, facts, report, fit, pixel_range), sep="\n")
+        finally:                                         # what was decoded is kept in any case
+            digest = data_digest(images)
+            index = {"digest": digest, "keys": keys, "facts": facts.tolist()}
+            write_alone(path.with_suffix(".json"), json.dumps(index), 0o600)
+            os.replace(temporary(path), path)
+        return images, digest
+    finally:
+        temporary(path).unlink(missing_ok=True)          # if the disk is full
+
+
+def key_of(file: Path, fit: str, pixel_range: tuple[float, float] | None) -> str:
+    """What a row is known by: its file's path without links, inode, size and times; the decoder's
+    version and settings."""
+    try:
+        state = file.stat()
+        identity = state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    except OSError:                                      # such as a broken link: decoding will tell
+        identity = None
+    path = os.fsencode(file.resolve())
+    return hashlib.sha256(repr((path, identity, VERSION, fit, pixel_range)).encode()).hexdigest()
+
+
+def read_kept(path: Path) -> Kept | None:
+    """What an earlier call left; None where there is nothing, or it is damaged."""
+    try:
+        index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        images = torch.from_numpy(np.lib.format.open_memmap(path, "c"))
+        kept = Kept(index["keys"], torch.tensor(index["facts"]), images, index["digest"])
+        right = (len(kept.keys) == len(images) and kept.facts.shape == (len(images), 2)
+                 and kept.digest == data_digest(images))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return kept if right else None
+
+
+def take_over(kept: Kept, keys: list[str], images: Tensor, facts: Tensor):
+    """Copies the rows of files that are known already."""
+    places = {key: i for i, key in enumerate(kept.keys)}
+    for i, key in enumerate(keys):
+        if key in places:
+            images[i] = kept.images[places[key]]
+            facts[i] = kept.facts[places[key]]
+
+
+def _empty_array(count: int, shape: tuple[int, int, int]):
+    """Writes zeros, so that the disk has room for all rows before the first is decoded."""
+    def write(file):
+        np.save(file, np.zeros((count, *shape), np.uint8))
+
+    return write

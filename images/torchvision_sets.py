@@ -1,0 +1,76 @@
+"""Data sets of torchvision, downloaded where they are not there yet."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.datasets.utils import calculate_md5
+
+from utils.settings import UserError
+
+
+def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, int],
+                     options: dict) -> tuple[Tensor, Tensor, list[str]]:
+    """Images (N, *shape) uint8, labels (N) int64 and names of classes of a torchvision class.
+
+    split: train or test. options: other arguments of the class, such as EMNIST's `split`. It fits
+    where the class keeps all images in one uint8 array `data`, N×H×W, N×H×W×C or N×C×H×W, and
+    their classes in `targets` or `labels`: CIFAR10 and CIFAR100, MNIST, FashionMNIST, KMNIST,
+    EMNIST, USPS, SVHN and STL10 do. Raises UserError for other classes, and where the data can
+    neither be found nor downloaded, with what to do.
+    """
+    kind = getattr(torchvision.datasets, name)
+    try:
+        data = kind(folder, download=True, **arguments_for(kind, split, options))
+    except TypeError:                                    # it takes other arguments
+        data = None
+    except (OSError, RuntimeError) as error:             # URLError is an OSError
+        reason = " ".join(str(error).split())[:80]
+        advice = missing_archive(kind, folder)
+        raise UserError(f"{name} could not be downloaded ({reason}): {advice}, or choose --dataset "
+                        "shapes, or --dataset folder --dataset_dir with a tree of images") from None
+    images = channels_first(getattr(data, "data", None), shape)
+    labels = getattr(data, "targets", getattr(data, "labels", None))
+    if images is None or np.shape(labels) != (len(images),):
+        raise UserError(f"torchvision's {name} does not keep its images as one uint8 array of "
+                        f"{'x'.join(map(str, shape))} with a label each: save them as files, and "
+                        "choose --dataset folder")
+    labels = torch.as_tensor(labels).long()
+    classes = getattr(data, "classes", range(int(labels.max()) + 1))
+    return images, labels, [str(kind) for kind in classes]
+
+
+def arguments_for(kind: type, split: str, options: dict) -> dict:
+    """How a class of torchvision is told which split, train or test, to read: by `train`, or, where
+    `split` has this meaning, by `split`."""
+    if "split" in inspect.signature(kind).parameters and "split" not in options:
+        return {"split": split, **options}
+    return {"train": split == "train", **options}
+
+
+def channels_first(data, shape: tuple[int, int, int]) -> Tensor | None:
+    """Images as uint8 (N, *shape), wherever their channels stand; None if they are none."""
+    if not isinstance(data, (np.ndarray, Tensor)):
+        return None
+    images = torch.as_tensor(data)
+    channels, height, width = shape
+    if images.dtype != torch.uint8:
+        return None
+    if images.shape[1:] == (height, width) and channels == 1:
+        return images[:, None]
+    if images.shape[1:] == (height, width, channels):
+        return images.permute(0, 3, 1, 2).contiguous()
+    return images if images.shape[1:] == shape else None
+
+
+def missing_archive(kind: type, folder: str) -> str:
+    """What to put where for a data set that cannot be downloaded, or what is wrong with it."""
+    if not hasattr(kind, "tgz_md5"):
+        return f"put its files into {folder}"
+    path = Path(folder) / Path(kind.url).name
+    if path.is_file():
+        return f"{path} is damaged (md5 {calculate_md5(path)}, not {kind.tgz_md5}): replace it"
+    return f"put {path.name} into {folder}"
