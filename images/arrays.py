@@ -40,7 +40,8 @@ def read_arrays(folder: Path, split: str) -> LabelledArrays:
         raise UserError(f"{shown(file)} holds {dtype}, but {train_file.name} {train_dtype}: save "
                         "both with the same dtype and scale")
     images = read_array_images(file, array_shape(folder))
-    classes = read_classes(folder)
+    train_labels = read_labels(folder / "train_labels.npy", len(open_array(train_file)))
+    classes = read_classes(folder, train_labels)
     labels = read_labels(folder / f"{split}_labels.npy", len(images))
     if labels.max() >= len(classes):
         raise UserError(f"{shown(folder / f'{split}_labels.npy')} has label {labels.max()}, but "
@@ -125,13 +126,13 @@ def read_labels(path: Path, count: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def read_classes(folder: Path) -> list[str]:
+def read_classes(folder: Path, train_labels: np.ndarray) -> list[str]:
     """The names of the classes: the lines of classes.txt, or "0", "1", ... up to the largest
     training label. Raises UserError where training images lack a class in between."""
     names_file, labels_file = folder / "classes.txt", folder / "train_labels.npy"
     if names_file.exists():
         return read_class_names(names_file)
-    labels = np.unique(_map(labels_file))
+    labels = np.unique(train_labels)
     if len(labels) < 2:
         raise UserError(f"{shown(labels_file)} has fewer than 2 classes")
     expected = np.arange(len(labels))

@@ -23,6 +23,7 @@ from utils.settings import UserError
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
+FLOAT32_STEP = 2.0 ** -23                                # between neighbouring numbers, relative
 CLASSES_SHOWN = 20                                       # in a line that counts their images
 
 
@@ -249,8 +250,8 @@ def normalisation(p: Parameters, train: Images) -> tuple[tuple, tuple]:
 def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     """Mean and standard deviation of each channel of images (N, α, m, m), of values / 255.
 
-    Of uint8 images to 4 decimals, the deviation at least a grey level; of others to 6 digits. The
-    standard deviation of a channel that has one value throughout is 1.
+    Of uint8 images to 4 decimals, the standard deviation at least a grey level. Of others, a
+    channel that has one value throughout (in float32) has a standard deviation of 1.
     """
     channels = images.shape[1]
     # Sums of differences from an image's mean lose no digits where the mean is large.
@@ -264,12 +265,10 @@ def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     mean = shift + total / count
     std = (squares / count - (total / count) ** 2).clamp_min(0).sqrt()
     if images.dtype == torch.uint8:
-        std = std.clamp_min(1 / 255)
-        return (tuple(round(value, 4) for value in mean.tolist()),
-                tuple(round(value, 4) for value in std.tolist()))
-    std[std == 0] = 1
-    return (tuple(float(f"{value:.6g}") for value in mean.tolist()),
-            tuple(float(f"{value:.6g}") for value in std.tolist()))
+        mean, std = mean.round(decimals=4), std.clamp_min(1 / 255).round(decimals=4)
+    else:
+        std[std <= FLOAT32_STEP * mean.abs()] = 1
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 class Prepared(NamedTuple):

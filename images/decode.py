@@ -58,11 +58,13 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
             raise UserError("it is a device, pipe, socket or folder: remove it")
         with Image.open(file, formats=FORMATS) as image:
             refuse_misread(file, image, pixel_range)
-            longer, shorter = max(image.size), min(image.size)
+            draft = None
             if pixel_range is None:                      # which needs the file's own numbers
-                image.draft(None, draft_size(image.size, side, fit))
+                draft = image.draft(None, draft_size(image.size, side, fit))
             image.load()
-            picture = upright(opaque(in_8_bits(file, image, pixel_range)), orientation_of(image))
+            box = (0, 0, *image.size) if draft is None else draft[1]
+            orientation = orientation_of(image)
+            picture = opaque(in_8_bits(file, image, pixel_range))
     except UserError as mistake:
         reason = str(mistake)
     except UnidentifiedImageError:
@@ -75,10 +77,11 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
         reason = f"{words}: repair or replace it"
     else:
         brightest = max(high for _, high in picture.getextrema())
-        cropped = 1 - shorter / longer if fit == "crop" else 0.0
+        cropped = 1 - min(box[2:]) / max(box[2:]) if fit == "crop" else 0.0
         if channels == 1:
             picture = picture.convert("L")
-        array = np.array(fitted(picture, side, fit)).reshape(side, side, channels)
+        square = upright(fitted(picture, box, side, fit), orientation)
+        array = np.array(square).reshape(side, side, channels)
         return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest)
     raise UserError(f"{shown(file)} cannot be read: {reason}")
 
@@ -349,17 +352,25 @@ def draft_size(size: tuple[int, int], side: int, fit: str) -> tuple[int, int]:
     return 2 * side, 2 * side
 
 
-def fitted(image: Image.Image, side: int, fit: str) -> Image.Image:
-    """The image as a square: fit is crop, pad or stretch."""
+def fitted(image: Image.Image, box: tuple[float, float, float, float], side: int, fit: str
+           ) -> Image.Image:
+    """The box (0, 0, width, height) of an image as a square; fit is crop, pad or stretch.
+
+    Of an image that was reduced while it was decoded, the last row and column may be a part of a
+    pixel: its width and height are then no whole numbers.
+    """
+    width, height = box[2:]
     if fit == "crop":
-        return ImageOps.fit(image, (side, side))
+        edge = min(width, height)
+        left, top = (width - edge) / 2, (height - edge) / 2
+        return image.resize((side, side), box=(left, top, left + edge, top + edge))
     if fit == "stretch":
-        return image.resize((side, side))
-    inner = image.resize(padded_inner_size(image.size, side))
+        return image.resize((side, side), box=box)
+    inner = image.resize(padded_inner_size((width, height), side), box=box)
     return ImageOps.pad(inner, (side, side))             # which alone loses very narrow images
 
 
-def padded_inner_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+def padded_inner_size(size: tuple[float, float], side: int) -> tuple[int, int]:
     """The size of an image that was reduced to fit into a square, in its own proportions."""
     longer = max(size)
     return tuple(max(1, round(edge / longer * side)) for edge in size)

@@ -1,6 +1,7 @@
 """Data sets as tensors: embedded, and those of torchvision with a stand-in for the network."""
 
 import hashlib
+import inspect
 import io
 import pickle
 import tarfile
@@ -13,18 +14,23 @@ import torch
 import torchvision
 from PIL import Image
 
-from images import datasets, shapes
+from images import shapes
 from images.datasets import (
+    CIFAR,
     DATASETS,
+    DataSet,
     Images,
     Prepared,
+    data_digest,
     image_shape,
     load_images,
+    measure_normalisation,
     normalisation,
     normalise,
     recoloured,
     subset,
 )
+from images.torchvision_sets import arguments_for
 from parameter import Parameters
 from utils.settings import UserError
 
@@ -58,23 +64,36 @@ def test_limits_take_a_random_subset_that_is_always_the_same():
         load_images(Parameters(dataset="shapes", image_size=8, test_limit=2001), "test")
 
 
-@pytest.mark.parametrize("counts, limit, chosen", [
-    ([60, 30, 10], 10, [6, 3, 1]), ([60, 30, 10], 50, [30, 15, 5]), ([500, 2, 2], 3, [1, 1, 1]),
-    ([500, 2, 2], 50, [48, 1, 1]), ([5, 5], 1, [1, 0]), ([3, 4], 7, [3, 4]), ([3, 4], 0, [3, 4])])
-def test_a_subset_has_every_class_in_its_proportion(counts, limit, chosen, capsys):
+SUBSETS = {
+    "a tenth": ([60, 30, 10], 10, [6, 3, 1]),
+    "half": ([60, 30, 10], 50, [30, 15, 5]),
+    "one of each of three": ([500, 2, 2], 3, [1, 1, 1]),
+    "small classes keep one": ([500, 2, 2], 50, [48, 1, 1]),
+    "fewer than classes": ([5, 5], 1, [1, 0]),
+    "exactly all": ([3, 4], 7, [3, 4]),
+    "no limit": ([3, 4], 0, [3, 4])}
+
+
+@pytest.mark.parametrize("case", SUBSETS)
+def test_a_subset_has_every_class_in_its_proportion(case, capsys):
     """None is left out that fits, and each image is taken once."""
+    counts, limit, expected = SUBSETS[case]
     labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
     names = [f"class{i}" for i in range(len(counts))]
     rows = torch.arange(len(labels))[subset(labels, limit, "train", names)]
     assert rows.tolist() == sorted(set(rows.tolist()))
+
     found = labels[rows].bincount(minlength=len(counts)).tolist()
-    assert all(abs(a - b) <= 1 for a, b in zip(found, chosen, strict=True)) and sum(found) == sum(
-        chosen) and (min(found) > 0 or limit < len(counts))
+    assert sum(found) == sum(expected)
+    assert all(abs(a - b) <= 1 for a, b in zip(found, expected, strict=True))
+    if limit >= len(counts):
+        assert min(found) > 0
     again = torch.arange(len(labels))[subset(labels, limit, "train", names)]
     assert torch.equal(rows, again)
-    out = capsys.readouterr().out
-    assert ("train images of each class: " in out) == (limit > 0 and max(found) > min(found))
+
+    unequal = limit > 0 and max(found) > min(found)
+    assert ("train images of each class: " in capsys.readouterr().out) == unequal
 
 
 def test_a_smaller_subset_is_no_other_choice_of_images():
@@ -95,16 +114,17 @@ def test_colours():
     assert recoloured(images, 3) is images
 
 
-def test_normalised_with_cifars_mean_and_deviation():
-    images, (mean, std) = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), datasets.CIFAR
+def test_normalised_with_cifars_mean_and_standard_deviation():
+    images, (mean, std) = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), CIFAR
     expected = torchvision.transforms.functional.normalize(images.float() / 255, mean, std)
     torch.testing.assert_close(normalise(images, mean, std), expected)
-    assert normalisation(Parameters(), Images(images, None, [])) == datasets.CIFAR
+    assert normalisation(Parameters(), Images(images, None, [])) == CIFAR
 
 
-@pytest.mark.parametrize("p, channels", [(Parameters(dataset="folder"), 3),
-                                         (Parameters(dataset="folder", channels=1), 1),
-                                         (Parameters(dataset="cifar10", channels=1), 1)])
+@pytest.mark.parametrize("p, channels", [
+    pytest.param(Parameters(dataset="folder"), 3, id="folder, colour"),
+    pytest.param(Parameters(dataset="folder", channels=1), 1, id="folder, grey"),
+    pytest.param(Parameters(dataset="cifar10", channels=1), 1, id="CIFAR-10 as grey")])
 def test_normalisation_is_measured_where_the_table_has_none(p, channels):
     images = torch.randint(0, 200, (1500, channels, 4, 4), dtype=torch.uint8)
     mean, std = normalisation(p, Images(images, torch.zeros(1500), []))
@@ -115,8 +135,31 @@ def test_normalisation_is_measured_where_the_table_has_none(p, channels):
     assert min(normalisation(p, black)[1]) > 0
 
 
+@pytest.mark.parametrize("dtype, centre, spread", [
+    pytest.param(torch.uint16, 40_000, 3_000, id="16 bits"),
+    pytest.param(torch.int16, -500, 90, id="signed 16 bits"),
+    pytest.param(torch.float32, 0, 1e-6, id="tiny"),
+    pytest.param(torch.float64, 1e6, 30, id="far from zero"),
+    pytest.param(torch.float64, 0, 1e9, id="huge")])
+def test_normalisation_of_numbers_of_any_scale(dtype, centre, spread):
+    generator = torch.Generator().manual_seed(0)
+    numbers = centre + spread * torch.randn(1200, 2, 4, 4, generator=generator, dtype=torch.float64)
+    numbers[:, 1] += 2 * spread
+    images = numbers.to(dtype)
+    result = normalise(images, *measure_normalisation(images))
+    assert result.dtype == torch.float32
+    assert result.mean((0, 2, 3)).abs().max() < 5e-3
+    assert (result.std((0, 2, 3)) - 1).abs().max() < 5e-3
+
+
+def test_a_channel_of_one_value_becomes_zero():
+    for value in (0.0, 0.1, -1e9):
+        images = torch.full((3, 1, 4, 4), value)
+        assert normalise(images, *measure_normalisation(images)).abs().max() < 1e-6
+
+
 def test_images_are_padded_after_they_are_normalised():
-    images, (mean, std) = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8), datasets.CIFAR
+    images, (mean, std) = torch.randint(0, 256, (9, 3, 4, 4), dtype=torch.uint8), CIFAR
     prepared = Prepared(images, mean, std, padding=1)
     assert len(prepared) == 9 and prepared[2:4].shape == (2, 3, 6, 6)
     torch.testing.assert_close(prepared[2:4][:, :, 1:-1, 1:-1], normalise(images[2:4], mean, std))
@@ -124,53 +167,164 @@ def test_images_are_padded_after_they_are_normalised():
 
 
 @pytest.mark.parametrize("p, shape", [
-    (Parameters(), (3, 32, 32)), (Parameters(dataset="mnist"), (1, 28, 28)),
-    (Parameters(dataset="stl10", channels=1), (1, 96, 96)),
-    (Parameters(dataset="folder"), (3, 32, 32)),
-    (Parameters(dataset="folder", image_size=224, channels=1), (1, 224, 224))])
+    pytest.param(Parameters(), (3, 32, 32), id="CIFAR-10"),
+    pytest.param(Parameters(dataset="mnist"), (1, 28, 28), id="MNIST"),
+    pytest.param(Parameters(dataset="stl10", channels=1), (1, 96, 96), id="STL-10 as grey"),
+    pytest.param(Parameters(dataset="folder"), (3, 32, 32), id="a folder"),
+    pytest.param(Parameters(dataset="folder", image_size=224, channels=1), (1, 224, 224),
+                 id="a folder, grey, 224 pixels")])
 def test_shape_of_the_images(p, shape):
     assert image_shape(p) == shape
 
 
 @pytest.mark.parametrize("p, words", [
-    (Parameters(dataset="imagenet"), "dataset is 'imagenet', but must be one of cifar10"),
-    (Parameters(dataset="mnist", image_size=32), "image_size is 32, but the images of mnist")])
+    pytest.param(Parameters(dataset="imagenet"),
+                 "dataset is 'imagenet', but must be one of cifar10", id="unknown"),
+    pytest.param(Parameters(dataset="mnist", image_size=32),
+                 "image_size is 32, but the images of mnist", id="another size")])
 def test_images_that_a_data_set_has_not(p, words):
     with pytest.raises(UserError, match=words):
         image_shape(p)
 
 
-@pytest.mark.parametrize("name", [n for n in DATASETS if DATASETS[n][0]])
+# torchvision's data sets, with classes of its interface in place of the network.
+
+class FakeSet:
+    """A class of torchvision.datasets: `data` and `labels` are what its instances hold."""
+
+    classes = [f"class {i}" for i in range(100)]
+    targets_name = "targets"
+
+    def __init__(self, root, train=True, download=False):
+        self._fill("train" if train else "test")
+
+    def _fill(self, split: str):
+        count = {"train": 7, "test": 5}[split]
+        self.data = self.images(count)
+        self.data[1] += 1
+        setattr(self, self.targets_name, self.labels_of(list(range(count))))
+
+    @staticmethod
+    def labels_of(labels: list[int]):
+        return labels
+
+
+class LikeCifar(FakeSet):
+    @staticmethod
+    def images(count):
+        return np.zeros((count, 32, 32, 3), np.uint8)
+
+
+class LikeMnist(FakeSet):
+    labels_of = staticmethod(torch.tensor)
+
+    @staticmethod
+    def images(count):
+        return torch.zeros(count, 28, 28, dtype=torch.uint8)
+
+
+class LikeEmnist(LikeMnist):
+    def __init__(self, root, split, **options):
+        assert split == "balanced"
+        super().__init__(root, **options)
+
+
+class LikeSvhn(FakeSet):
+    targets_name = "labels"
+    labels_of = staticmethod(np.array)
+    side = 32
+
+    def __init__(self, root, split="train", download=False):
+        self._fill(split)
+
+    @classmethod
+    def images(cls, count):
+        return np.zeros((count, 3, cls.side, cls.side), np.uint8)
+
+
+class LikeStl10(LikeSvhn):
+    side = 96
+
+
+FAKES = {"CIFAR10": LikeCifar, "CIFAR100": LikeCifar, "MNIST": LikeMnist,
+         "FashionMNIST": LikeMnist, "KMNIST": LikeMnist, "EMNIST": LikeEmnist, "SVHN": LikeSvhn,
+         "STL10": LikeStl10}
+EMNIST = DataSet("EMNIST", 1, 28, (0.1751,), (0.3332,), {"split": "balanced"})
+
+
+@pytest.mark.parametrize("name", [*(n for n in DATASETS if DATASETS[n].torchvision), "emnist"])
 def test_torchvisions_data_sets(name, tmp_path, monkeypatch):
-    """A class of torchvision's interface in place of the network."""
-    kind, channels, side = DATASETS[name][:3]
-    rows = {"train": 7, "test": 5}
-
-    class Fake:
-        classes = [f"class {i}" for i in range(100 if name == "cifar100" else 10)]
-
-        def __init__(self, root, train=None, split=None, download=False):
-            assert root == str(tmp_path) and download and (train is None) != (split is None)
-            count = rows[split or ("train" if train else "test")]
-            labels = list(range(count))
-            if kind in ("SVHN", "STL10"):
-                self.data = np.zeros((count, 3, side, side), np.uint8)
-                self.labels = np.array(labels)
-            else:
-                self.data = (torch.zeros(count, 28, 28, dtype=torch.uint8) if channels == 1 else
-                             np.zeros((count, side, side, 3), np.uint8))
-                self.targets = torch.tensor(labels) if channels == 1 else labels
-            self.data[1] += 1
-
-    if kind == "SVHN":
-        del Fake.classes                                 # torchvision's has none
-    monkeypatch.setattr(torchvision.datasets, kind, Fake)
-    for split, count in rows.items():
+    monkeypatch.setitem(DATASETS, "emnist", EMNIST)      # the recipe: one line
+    known = DATASETS[name]
+    monkeypatch.setattr(torchvision.datasets, known.torchvision, FAKES[known.torchvision])
+    for split, count in (("train", 7), ("test", 5)):
         images = load_images(Parameters(dataset=name, dataset_dir=str(tmp_path)), split)
-        assert images.images.shape == (count, channels, side, side)
-        assert images.images.dtype == torch.uint8 and images.images[1].min() == 1
-        assert images.labels.dtype == torch.int64 and images.labels.tolist() == list(range(count))
-        assert len(images.classes) >= 10 and all(isinstance(c, str) for c in images.classes)
+        assert images.images.shape == (count, known.channels, known.side, known.side)
+        assert images.images.dtype == torch.uint8
+        assert images.images[1].min() == 1 and images.images[0].max() == 0
+        assert images.labels.dtype == torch.int64
+        assert images.labels.tolist() == list(range(count))
+        assert images.classes == FakeSet.classes
+
+
+@pytest.mark.parametrize("name, options", [
+    *((known.torchvision, {}) for known in DATASETS.values() if known.torchvision),
+    ("EMNIST", {"split": "balanced"}), ("USPS", {})])
+def test_torchvisions_classes_take_the_arguments_that_they_get(name, options):
+    """Of the installed torchvision, which a fake cannot tell."""
+    kind = getattr(torchvision.datasets, name)
+    for split in ("train", "test"):
+        arguments = arguments_for(kind, split, options)
+        inspect.signature(kind).bind("folder", download=True, **arguments)
+        assert options.items() <= arguments.items()
+        assert arguments.get("train", arguments.get("split")) in (split, split == "train")
+
+
+def test_classes_without_names_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.delattr(FakeSet, "classes")              # torchvision's SVHN has none
+    monkeypatch.setattr(torchvision.datasets, "SVHN", LikeSvhn)
+    images = load_images(Parameters(dataset="svhn", dataset_dir=str(tmp_path)), "train")
+    assert images.classes == list("0123456")
+
+
+class OfPaths(FakeSet):
+    @staticmethod
+    def images(count):
+        return [0] * count
+
+
+class OfOtherSizes(FakeSet):
+    @staticmethod
+    def images(count):
+        return np.zeros((count, 30, 32, 3), np.uint8)
+
+
+class OfSeveralLabels(LikeCifar):
+    @staticmethod
+    def labels_of(labels):
+        return [[label, 0] for label in labels]
+
+
+class WithoutSplits(LikeCifar):
+    def __init__(self, root, download=False):
+        self._fill("train")
+
+
+@pytest.mark.parametrize("kind", [OfPaths, OfOtherSizes, OfSeveralLabels, WithoutSplits])
+def test_classes_of_torchvision_that_do_not_fit_are_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", kind)
+    with pytest.raises(UserError, match=r"torchvision's CIFAR10 .*choose --dataset folder"):
+        load_images(Parameters(dataset_dir=str(tmp_path)), "train")
+
+
+def test_the_digest_tells_images_apart():
+    """The same for the same images; another for other ones, in another order or of another type."""
+    p = Parameters(dataset="shapes", image_size=8, test_limit=50)
+    images = load_images(p, "test")
+    assert images.digest == load_images(p, "test").digest == data_digest(images.images)
+    assert len({images.digest, data_digest(images.images.flip(0)), data_digest(images.images[1:]),
+                data_digest(images.images.view(torch.int8)),
+                data_digest(images.images.reshape(50, 3, 4, 16))}) == 5
 
 
 def test_cifar_without_a_network_says_what_to_put_where(tmp_path, monkeypatch):

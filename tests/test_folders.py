@@ -10,6 +10,7 @@ from PIL import Image
 from images import decode as decoder
 from images.datasets import load_images
 from images.decode import decode
+from images.digests import data_digest
 from parameter import Parameters
 from tests.damage import refused
 from tests.steps import TINY, full_disk, run
@@ -96,6 +97,26 @@ def test_another_tree_or_other_settings_in_the_same_data_folder(tree, tmp_path):
     assert colours(tmp_path, image_fit="pad")[0] == [0, 0, 0]
     assert colours(tmp_path, pixel_range=(0, 510))[0] == [5, 10, 15]
     assert colours(tmp_path) == first
+
+
+def test_files_that_are_reached_by_two_paths(tree, tmp_path):
+    """A folder that links to a class: after the second reading every row is still its file's."""
+    tree("train/cat/2.png", colour=(1, 2, 3))
+    tree("train/dog/1.png", colour=(4, 5, 6))
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "copy").symlink_to("cat")
+    first = colours(tmp_path)
+    assert first == [[200, 100, 50], [1, 2, 3], [200, 100, 50], [1, 2, 3], [4, 5, 6]]
+    assert colours(tmp_path) == first
+    tree("train/dog/2.png", colour=(7, 8, 9))            # so that rows are taken over
+    assert colours(tmp_path) == [*first, [7, 8, 9]]
+
+
+def test_the_digest_is_that_of_the_pixels_decoded_or_kept(tree, tmp_path):
+    found = [load_images(folder(tmp_path), "train") for _ in range(2)]
+    assert found[0].digest == found[1].digest == data_digest(found[0].images)
+    tree("train/cat/1.png", colour=(1, 2, 3))
+    assert load_images(folder(tmp_path), "train").digest != found[0].digest
 
 
 def test_classes_must_be_in_both_splits(tree, tmp_path):

@@ -6,11 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin
 
-from images.decode import decode, decode_all
+from images import decode as decoder
+from images.decode import available_cores, decode, decode_all
 from images.folders import find_images, list_images, shown
-from tests.image_files import PHOTO, RAMP16, WIDE, content, saved
+from tests.image_files import PHOTO, RAMP16, WIDE, content, exif, saved
 from tests.inputs import CASES, empty, plant, refused
 from utils.settings import UserError
 
@@ -32,6 +33,104 @@ def test_plain_files_are_as_pillow_fits_them(tmp_path):
         assert (pixels.permute(1, 2, 0).numpy() == expected).all()
         assert cut == pytest.approx(1 - min(shape[:2]) / max(shape[:2]))
         assert 128 < peak <= 255
+
+
+# Photographs: reduced while they are decoded, where that is enough.
+
+def photograph(size: tuple[int, int]) -> Image.Image:
+    """Smooth areas, edges and some noise."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    image = small.resize(size, Image.Resampling.BICUBIC)
+    image.paste((250, 240, 30), (size[0] // 3, size[1] // 3, size[0] // 2, size[1] // 2))
+    noisy = np.asarray(image) + rng.normal(0, 5, (size[1], size[0], 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def drafts(monkeypatch):
+    """How many times smaller each decoded file was than its pixels on the disk."""
+    factors, true = [], JpegImagePlugin.JpegImageFile.draft
+
+    def draft(image, mode, size):
+        before = image.size
+        result = true(image, mode, size)
+        factors.append(round(before[0] / image.size[0]))
+        assert factors[-1] == 1 or (image.width >= size[0] and image.height >= size[1])
+        return result
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", draft)
+    return factors
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_large_photograph_is_nearly_as_a_full_decode_has_it(tmp_path, fit, drafts, monkeypatch):
+    """Within 1 level on average and 16 at an edge."""
+    photograph((801, 600)).save(tmp_path / "image.jpg", quality=92)
+    reduced = decode(tmp_path / "image.jpg", 64, fit=fit).pixels
+    assert drafts == [4]
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *_: None)
+    full = decode(tmp_path / "image.jpg", 64, fit=fit).pixels
+    difference = (reduced.int() - full.int()).abs()
+    assert 0 < difference.float().mean() < 1 and difference.max() <= 16
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(100, 127), (64, 64), (40, 30), (2000, 70)])
+def test_a_photograph_that_is_not_halved_is_decoded_in_full(tmp_path, fit, size, drafts,
+                                                            monkeypatch):
+    photograph(size).save(tmp_path / "image.jpg", quality=92)
+    found = decode(tmp_path / "image.jpg", 64, fit=fit)
+    if (fit, size) != ("pad", (2000, 70)):               # which is 64 × 2 in its square
+        assert drafts == [1]
+        monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", lambda *_: None)
+        assert torch.equal(found.pixels, decode(tmp_path / "image.jpg", 64, fit=fit).pixels)
+    assert found.cropped == (1 - min(size) / max(size) if fit == "crop" else 0)
+
+
+def test_a_range_of_numbers_needs_all_pixels_of_a_photograph(tmp_path, drafts):
+    photograph((801, 600)).save(tmp_path / "image.jpg")
+    decode(tmp_path / "image.jpg", 64, pixel_range=(10, 200))
+    assert drafts == []
+
+
+def test_a_turned_photograph_is_reduced_too(tmp_path, drafts):
+    image = photograph((801, 600))
+    image.save(tmp_path / "turned.jpg", exif=exif(6), quality=92)
+    image.save(tmp_path / "image.jpg", quality=92)
+    turned, plain = (decode(tmp_path / name, 64).pixels for name in ("turned.jpg", "image.jpg"))
+    assert drafts == [4, 4]
+    assert torch.equal(turned, plain.rot90(-1, (1, 2)))
+
+
+def test_threads_keep_the_order_of_files(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(60)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), i).save(file)
+    images, facts = torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.full((60, 2), torch.nan)
+    decode_all(files, images, facts, tmp_path / "report.txt")
+    assert images[:, 0, 0, 0].tolist() == list(range(60)) == facts[:, 1].tolist()
+    assert 1 <= available_cores() <= os.cpu_count()
+
+
+def test_stopped_by_hand_it_keeps_what_is_decoded(tmp_path, monkeypatch):
+    """Ctrl-C while the fifth file is decoded: the threads end, and start no other file."""
+    files = [tmp_path / f"{i}.png" for i in range(400)]
+    for file in files:
+        saved(PHOTO, "PNG")(file)
+
+    def stopping(file, *settings):
+        if file == files[4]:
+            raise KeyboardInterrupt
+        return decode(file, *settings)
+
+    monkeypatch.setattr(decoder, "decode", stopping)
+    images, facts = empty(400)
+    with pytest.raises(KeyboardInterrupt):
+        decode_all(files, images, facts, tmp_path / "report.txt")
+    done = ~facts.isnan().any(1)
+    assert done[:4].all() and not done[4] and not done.all()
+    assert (images[done].permute(0, 2, 3, 1).numpy() == PHOTO).all()
 
 
 def test_noise_in_a_file_ends_in_a_line_or_pixels(tmp_path):
