@@ -158,7 +158,7 @@ def test_images_of_one_name_are_refused_or_numbered(data, made, tmp_path):
 
 @pytest.mark.parametrize("arguments, words", [
     ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
-    ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read", "mend or replace it"]),
+    ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read", "repair or replace it"]),
     ("--images {0}/absent.png", ["absent.png"]),
     ("--images {0}/bad.png --name test", ["name test means the delivered test images"])])
 def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
