@@ -1,6 +1,6 @@
-"""What an adversary gets out of Morphed Learning, as functions on tensors; who plays them, scored.
+"""Attacks on Morphed Learning, as functions on tensors, and their scores.
 
-The scheme is linear from end to end, so nearly every attack is linear algebra; compare Carlini et
-al., "Is Private Learning Possible with Instance Encoding?" (arXiv:2011.05315), on a scheme that
-fell likewise.
+The scheme is linear from end to end, so nearly every attack is linear algebra. For a scheme that
+was broken in the same way see Carlini et al., "Is Private Learning Possible with Instance
+Encoding?" (arXiv:2011.05315).
 """

@@ -1,281 +1,305 @@
-"""The attacks as one adversary plays them: on a delivery, timed, and measured where truth is given.
+"""The attacks as one adversary plays them on a delivery: timed, and scored where truth is given.
 
-Nothing here opens a file. `truth` is for measuring alone: no attack sees it.
+Each attack returns what it found and a report: plain values for a JSON record. Nothing here opens
+a file.
 """
 
 import math
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attacks import algebra, blind, data_only
-from attacks.colours import best_colour_fit, colour_lattice
-from mole.aug_conv import AugConv
-from mole.morphing import core_size
-from utils.delivery import Geometry
+from attacks.colours import find_colours
+from attacks.samples import evenly_spaced, in_parts
+from attacks.scores import share_reidentified
+from attacks.view import (
+    UNDER_ATTACK,
+    Truth,
+    View,
+    from_blocks,
+    remove_padding,
+    tiles_to_blocks,
+    to_blocks,
+    to_normalised,
+)
 
-IMAGES, PROBES, PUBLIC, LIKENESS = 256, 96, 50_000, 2000
+PROBES = 96                 # random vectors that are put through Aug-Conv
+LIKENESS = 2000             # images that the order of channels is compared on
+EXPLAINED = 0.1             # an order that leaves less than this of the features is the right one
+SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)       # of those that determine the core
 
 
-def evenly_spaced(count: int, most: int) -> Tensor:
-    """At most so many of `count` indices (int64), from end to end: images may lie by classes."""
-    return torch.linspace(0, count - 1, min(count, most)).long()
+@dataclass
+class Finding:
+    """What one attack found: normalised images (N, α, m, m) under attack, or None, and a report."""
+
+    images: Tensor | None = None
+    report: dict = field(default_factory=dict)
 
 
-class View(NamedTuple):
-    """All that the adversary holds: the delivery's geometry, Aug-Conv, T of all test images
-    (N, *geometry.morphed) float32 (`morphed`: those under attack), the first layer with the
-    padding of plain images, and public images, unrolled like T but not morphed."""
+@dataclass
+class KnownLayerFinding(Finding):
+    """Also the order of Aug-Conv's channels (β), or None."""
 
-    geometry: Geometry
-    aug_conv: AugConv
-    all_morphed: Tensor
-    layer: nn.Conv2d
-    public: Tensor
+    order: Tensor | None = None
+
+
+@dataclass
+class BlindFinding(Finding):
+    """`whole`: the images have all their pixels, not only those that a stride leaves."""
+
+    whole: bool = False
+
+
+@dataclass
+class Recovery:
+    """What one Aug-Conv gives away."""
+
+    features: Tensor                    # of the images under attack, (N, β, n, n) float64
+    known_layer: KnownLayerFinding
+    blind: BlindFinding
+    look_seconds: float
 
     @property
-    def morphed(self) -> Tensor:
-        return self.all_morphed[evenly_spaced(len(self.all_morphed), IMAGES)]
-
-    @property
-    def side(self) -> int:
-        """Of plain images."""
-        return self.geometry.shape[-1] - 2 * self.geometry.image_padding
-
-    def images_of(self, features: Tensor, filters: Tensor) -> Tensor:
-        return algebra.deconvolve(features, filters, self.side, self.layer.stride[0],
-                                  self.layer.padding[0])
-
-    def features_of(self, images: Tensor, filters: Tensor) -> Tensor:
-        return F.conv2d(images, filters, None, self.layer.stride, self.layer.padding)
-
-
-class Truth(NamedTuple):
-    """What no adversary has: channel order (β), pixels (N, α, m, m) in [0, 1] of the images under
-    attack, and of all test images, uint8; how to normalise."""
-
-    order: Tensor
-    pixels: Tensor
-    all_pixels: Tensor
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class Recovery(NamedTuple):
-    """Attacks 1 to 3: maps (N, β, n, n), order (β), normalised images (N, α, m, m) or None."""
-
-    features: Tensor
-    order: Tensor | None
-    known: Tensor | None
-    blind: Tensor | None
-    report: dict[str, dict]
+    def report(self) -> dict[str, dict]:
+        return {"look": {"seconds": self.look_seconds},
+                "known_first_layer": self.known_layer.report, "blind": self.blind.report}
 
 
 def recover(view: View, truth: Truth | None) -> Recovery:
-    """Attacks 1 to 3 on one Aug-Conv."""
+    """The attacks on one Aug-Conv, with the first layer known and blind."""
     began = time.perf_counter()
-    maps = maps_and_probes(view)
-    look = {"seconds": since(began)}
-    images, stolen, about_blind = attack_blind(*maps, view, truth)
-    order, known, about_known = attack_known(*maps, view, truth,
-                                            images if stolen is not None else None)
-    return Recovery(maps[0], order, known, images,
-                    {"look": look, "known_first_layer": about_known, "blind": about_blind})
+    features, probes = maps_and_probes(view)
+    look_seconds = seconds_since(began)
+    found_blind = attack_blind(features, probes, view, truth)
+    substitute = found_blind.images if found_blind.whole else None
+    found_known = attack_known_layer(features, probes, view, truth, substitute)
+    return Recovery(features, found_known, found_blind, look_seconds)
 
 
 def maps_and_probes(view: View) -> tuple[Tensor, Tensor]:
     """Feature maps of T, and of random vectors of the same size in its place."""
-    morphed, generator = view.morphed, torch.Generator().manual_seed(0)
+    morphed = view.morphed
+    generator = torch.Generator().manual_seed(0)
     probes = torch.randn(PROBES, *morphed.shape[1:], generator=generator) * morphed.std()
-    return algebra.feature_maps(torch.cat([morphed, probes]), view.aug_conv).split(
-        [len(morphed), PROBES])
+    maps = algebra.feature_maps(torch.cat([morphed, probes]), view.aug_conv)
+    return maps[:len(morphed)], maps[len(morphed):]
 
 
-def attack_known(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
-                 blind_images: Tensor | None) -> tuple:
-    """Attack 2: of the orders found in several ways, the one that explains the features best.
+def attack_known_layer(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
+                       substitute: Tensor | None) -> KnownLayerFinding:
+    """With the first layer known: the order of the channels, then the images by least squares.
 
-    Where none does, as the channels are scaled or mixed, whole images of the blind attack will do.
+    The order is looked for in several ways; the one that explains the features best counts. Where
+    none does, because the channels are scaled or mixed, the blind attack's images are taken as a
+    `substitute`, if there are any.
     """
-    began, best, images = time.perf_counter(), None, None
-    layer, filters, bias = view.layer, algebra.filter_bank(view.layer), view.aug_conv.bias
-
-    def by_likeness() -> Tensor:
-        some, g = evenly_spaced(len(view.public), LIKENESS), view.geometry
-        seen = view.all_morphed[evenly_spaced(len(view.all_morphed), LIKENESS)]
-        return algebra.order_from_likeness(in_parts(view.aug_conv, seen), in_parts(
-            lambda x: view.features_of(unpadded(x, g), filters.float()), view.public[some]))
-
-    ways = {"bias": lambda: algebra.assigned(bias[:, None], layer.bias[:, None]),
-            "projector": lambda: algebra.channel_order(probes, layer), "likeness": by_likeness}
-    if bias is None or len(bias.unique()) < len(bias):
-        del ways["bias"]
-    report = {"channels": features.shape[1],
-              "condition_of_the_filters": float(torch.linalg.cond(filters.flatten(1)))}
-    for way, find in ways.items():
+    began = time.perf_counter()
+    filters = algebra.filter_bank(view.layer)
+    found = KnownLayerFinding()
+    condition = float(torch.linalg.cond(filters.flatten(1)))
+    found.report = {"channels": features.shape[1], "condition_of_the_filters": condition}
+    unexplained, failure = math.inf, None
+    for way, find_order in ways_to_the_order(probes, view, filters):
         try:
-            order = find()
-            found = view.images_of(features, filters[order])
+            order = find_order()
+            images = view.images_of(features, filters[order])
         except ValueError as reason:
-            report["failed"] = str(reason)
+            failure = str(reason)
             continue
-        left = view.features_of(found, filters[order]) - features
-        unexplained = float(left.norm() / features.norm())
-        if unexplained < report.get("unexplained", math.inf):
-            best, images = order, found
-            report.pop("failed", None)
-            report |= {"order_from": way, "unexplained": unexplained}
-            if truth is not None:
-                report["channels_right"] = int((order == truth.order[:len(order)]).sum())
-        if unexplained < 0.1:
+        rest = view.features_of(images, filters[order]) - features
+        share = float(rest.norm() / features.norm())
+        if share < unexplained:
+            unexplained, failure = share, None
+            found.images, found.order = images, order
+            found.report |= {"order_from": way, "unexplained": share}
+        if share < EXPLAINED:
             break
-    if blind_images is not None and report.get("unexplained", 1) > 0.1:
-        images, report["images_from"] = blind_images, "blind attack"
-    pixels_of_one = filters.shape[1] * view.side ** 2
-    rim = (view.side + 2 * layer.padding[0] - filters.shape[-1]) % layer.stride[0]
-    if features[0].numel() < pixels_of_one:
-        report["left_open"] = f"{features[0].numel()} features for {pixels_of_one} values"
-    elif rim > layer.padding[0]:
-        report["left_open"] = f"{rim - layer.padding[0]} rows that the stride does not reach"
-    return best, images, report | measured(images, truth) | {"seconds": since(began)}
+    if failure is not None:
+        found.report["failed"] = failure
+    if found.order is not None and truth is not None:
+        right = found.order == truth.order[:len(found.order)]
+        found.report["channels_right"] = int(right.sum())
+    if substitute is not None and unexplained > EXPLAINED:
+        found.images = substitute
+        found.report["images_from"] = "blind attack"
+    left_open = undetermined(features, view)
+    if left_open:
+        found.report["left_open"] = left_open
+    found.report |= scored(found.images, truth) | {"seconds": seconds_since(began)}
+    return found
 
 
-def attack_blind(features: Tensor, probes: Tensor, view: View, truth: Truth | None) -> tuple:
-    """Attack 3: images up to colour, then their colours; also the filters, up to colour.
+def ways_to_the_order(probes: Tensor, view: View,
+                      filters: Tensor) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Names of the ways in which the order of channels may show, with the functions that find it,
+    cheapest first."""
+    bias = view.aug_conv.bias
 
-    With a stride, every so many pixels of each axis, and no filters. A patch embedding mixes no
-    positions: it morphs tiles, whose images come from statistics as in attack 6.
+    def order_from_bias() -> Tensor:
+        return algebra.assign(bias[:, None], view.layer.bias[:, None])
+
+    def order_from_projector() -> Tensor:
+        return algebra.channel_order(probes, view.layer)
+
+    def order_from_likeness() -> Tensor:
+        morphed = view.all_morphed[evenly_spaced(len(view.all_morphed), LIKENESS)]
+        public = view.public[evenly_spaced(len(view.public), LIKENESS)]
+        images = remove_padding(public, view.geometry)
+        expected = in_parts(lambda part: view.features_of(part, filters.float()), images)
+        return algebra.order_from_likeness(in_parts(view.aug_conv, morphed), expected)
+
+    bias_differs = bias is not None and len(bias.unique()) == len(bias)
+    if bias_differs:
+        yield "bias", order_from_bias
+    yield "projector", order_from_projector
+    yield "likeness", order_from_likeness
+
+
+def undetermined(features: Tensor, view: View) -> str:
+    """What features cannot tell of the images even with the layer known, in words, or nothing."""
+    values = view.layer.in_channels * view.side ** 2
+    padding, stride = view.layer.padding[0], view.layer.stride[0]
+    kernel = algebra.filter_bank(view.layer).shape[-1]
+    unreached = (view.side + 2 * padding - kernel) % stride - padding
+    if features[0].numel() < values:
+        return f"{features[0].numel()} features for {values} values"
+    if unreached > 0:
+        return f"{unreached} rows that the stride does not reach"
+    return ""
+
+
+def attack_blind(features: Tensor, probes: Tensor, view: View,
+                 truth: Truth | None) -> BlindFinding:
+    """With the first layer unknown but for its shape: images up to colour, then their colours.
+
+    A stride of s leaves one pixel of each s×s. A patch embedding mixes no positions, so its patches
+    are morphed tiles: their images come from statistics, as without Aug-Conv.
     """
-    began, images, stolen, report = time.perf_counter(), None, None, {}
+    began = time.perf_counter()
+    found = BlindFinding()
+    kernel = algebra.filter_bank(view.layer).shape[-1]
     stride, padding = view.layer.stride[0], view.layer.padding[0]
-    channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     try:
         if stride == kernel > 1 and not padding:
-            report["by"] = "statistics of patches"
-            images = patches_from_statistics(view, kernel)
-            truth = truth and truth._replace(pixels=truth.pixels[
-                ..., :images.shape[-1], :images.shape[-1]])
+            found.report["by"] = "statistics of patches"
+            found.images = patches_from_statistics(view, kernel)
+            covered = slice(0, found.images.shape[-1])
         else:
-            shared = blind.shared_pixel(probes, channels, kernel, stride)
-            report["canonical_correlations"] = shared.correlations.tolist()
-            if stride == 1:
-                stolen = blind.blind_filters(probes, shared, kernel)
-                mixed = view.images_of(features, stolen)
-            else:
-                report["left_open"] = f"all but one pixel of {stride}x{stride}"
-                rows = slice(shared.first - padding, view.side, stride)
-                count = len(range(view.side)[rows])
-                mixed = shared.pixels(features)[..., :count, :count]
-                count = mixed.shape[-1]
-                truth = truth and truth._replace(
-                    pixels=truth.pixels[..., rows, rows][..., :count, :count])
-            report["up_to_colour"] = measured(mixed, truth, up_to_colour=True)
-            colours = colour_lattice(mixed, view.geometry.mean, view.geometry.std)
-            images = torch.einsum("nchw,cd->ndhw", mixed, colours)
+            covered = _blind_by_shared_pixel(features, probes, view, truth, found)
+        found.report |= scored(found.images, truth, covered)
     except ValueError as reason:
-        report["failed"] = str(reason)
-    return images, stolen, report | measured(images, truth) | {"seconds": since(began)}
+        found.report["failed"] = str(reason)
+    found.report["seconds"] = seconds_since(began)
+    return found
+
+
+def _blind_by_shared_pixel(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
+                           found: BlindFinding) -> slice:
+    """Fills in what the pixel shared by neighbouring windows gives; returns the rows, and columns,
+    of the images that it gives. Raises ValueError where it gives nothing."""
+    channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
+    stride, padding = view.layer.stride[0], view.layer.padding[0]
+    shared = blind.find_shared_pixel(probes, channels, kernel, stride)
+    found.report["canonical_correlations"] = shared.correlations.tolist()
+    if stride == 1:
+        mixed = view.images_of(features, blind.blind_filters(probes, shared, kernel))
+        covered = slice(0, view.side)
+        found.whole = True
+    else:
+        found.report["left_open"] = f"all but one pixel of {stride}x{stride}"
+        mixed = shared.read(features)
+        first = shared.first - padding
+        count = min(mixed.shape[-1], len(range(first, view.side, stride)))
+        mixed = mixed[..., :count, :count]
+        covered = slice(first, first + stride * (count - 1) + 1, stride)
+    found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
+    colours = find_colours(mixed, view.geometry.mean, view.geometry.std)
+    found.images = torch.einsum("nchw,cd->ndhw", mixed, colours)
+    return covered
 
 
 def patches_from_statistics(view: View, size: int) -> Tensor:
     """Images (N, α, n·size, n·size) under attack, from features of patches of this size."""
     maps = in_parts(view.aug_conv, view.all_morphed)
-    plain = unpadded(view.public, view.geometry)[..., :size * maps.shape[2], :size * maps.shape[3]]
-    guess = data_only.images_from_statistics(
-        blocks(maps), blocks(F.pixel_unshuffle(plain, size)), orthogonal=False)
-    guess = guess[evenly_spaced(len(guess), IMAGES)].transpose(1, 2)
-    return F.pixel_shuffle(guess.unflatten(2, maps.shape[2:]), size)
+    rows, columns = size * maps.shape[2], size * maps.shape[3]
+    public = remove_padding(view.public, view.geometry)[..., :rows, :columns]
+    patches = data_only.images_from_statistics(
+        tiles_to_blocks(maps), tiles_to_blocks(F.pixel_unshuffle(public, size)), orthogonal=False)
+    patches = patches[evenly_spaced(len(patches), UNDER_ATTACK)].transpose(1, 2)
+    return F.pixel_shuffle(patches.unflatten(2, maps.shape[2:]), size)
 
 
-def blocks(tiles: Tensor) -> Tensor:
-    """Tiles (N, q, t, t) as blocks (N, t², q)."""
-    return tiles.flatten(2).transpose(1, 2)
+def attack_data(view: View, truth: Truth | None) -> Finding:
+    """From T of all test images alone, without Aug-Conv or the first layer.
 
-
-def in_parts(function, images: Tensor) -> Tensor:
-    return torch.cat([function(part) for part in images.split(500)])
-
-
-def attack_data(view: View, truth: Truth | None) -> tuple[Tensor | None, dict]:
-    """Attack 6 on all of T, beside what a guess of the mean public image scores.
-
-    `reidentified`: the share of all test images whose own plain image is the nearest of all.
+    The report says beside it what the mean public image scores. `reidentified`: the share of all
+    test images whose own plain image is the nearest of all.
     """
-    began, g = time.perf_counter(), view.geometry
-    q = core_size(g.shape, g.kappa, g.tile)
-
-    def unrolled(x: Tensor) -> Tensor:
-        """T, or what was morphed, as (N, κ, q): contiguous blocks, or tiles."""
-        return blocks(x) if g.tile else x.view(len(x), -1, q)
-
-    whole_rows = not g.tile and q % g.shape[2] == 0
-    mirror = torch.arange(q).view(-1, g.shape[2]).flip(1).flatten() if whole_rows else None
+    began = time.perf_counter()
+    geometry = view.geometry
     try:
         guess = data_only.images_from_statistics(
-            unrolled(view.all_morphed), unrolled(view.public), g.morph_distribution == "orthogonal",
-            mirror)
+            to_blocks(view.all_morphed, view), to_blocks(view.public, view),
+            geometry.morph_distribution == "orthogonal", mirror_of_blocks(view))
     except ValueError as reason:
-        return None, {"failed": str(reason)}
-    guess = unpadded(guess.transpose(1, 2).reshape(view.all_morphed.shape) if g.tile
-                     else guess.reshape(view.all_morphed.shape), g)
-    report = {"seconds": since(began), "public_images": len(view.public)}
-    images = guess[evenly_spaced(len(guess), IMAGES)]
+        return Finding(report={"failed": str(reason)})
+    guess = remove_padding(from_blocks(guess, view), geometry)
+    seconds = seconds_since(began)
+    images = guess[evenly_spaced(len(guess), UNDER_ATTACK)]
+    report = scored(images, truth) | {"seconds": seconds, "public_images": len(view.public)}
     if truth is not None:
-        plain = normal(truth.all_pixels / 255, truth.mean, truth.std).float()
-        report["reidentified"] = algebra.reidentified(guess, plain)
-        mean = unpadded(view.public.double().mean(0, keepdim=True), g).expand_as(images)
-        report["mean_image"] = measured(mean, truth)
-    return images, measured(images, truth) | report
+        plain = to_normalised(truth.all_pixels / 255, truth.mean, truth.std)
+        report["reidentified"] = share_reidentified(guess, plain)
+        mean = remove_padding(view.public.double().mean(0, keepdim=True), geometry)
+        report["mean_image"] = scored(mean.expand_as(images), truth)
+    return Finding(images, report)
 
 
-def known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
-    """Attack 4: scores against the number of known pairs; `paired` is T of the public images."""
-    g, curve = view.geometry, []
-    q = core_size(g.shape, g.kappa, g.tile)
-    morphed, plain, paired = (x.movedim(1, -1) for x in (view.morphed, view.public, paired))
-    least = math.ceil(q / (morphed[0].numel() // q))
-    wanted = (max(1, round(least * part)) for part in (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1))
-    for n in sorted({min(n, len(plain)) for n in wanted}):
-        chosen = evenly_spaced(len(plain), n)
+def mirror_of_blocks(view: View) -> Tensor | None:
+    """The permutation (q) that mirrors a block left to right; None where blocks are no whole rows
+    of the image."""
+    side, q = view.geometry.shape[2], view.block_size
+    if view.geometry.tile or q % side:
+        return None
+    return torch.arange(q).view(-1, side).flip(1).flatten()
+
+
+def attack_known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
+    """Scores against the number of known pairs; `paired` is T of the public images."""
+    q = view.block_size
+    morphed = view.morphed.movedim(1, -1)
+    public, paired = view.public.movedim(1, -1), paired.movedim(1, -1)
+    least = math.ceil(q / (morphed[0].numel() // q))        # pairs that determine the core
+    counts = {min(len(public), max(1, round(least * share))) for share in SHARES_OF_PAIRS}
+    curve = []
+    for count in sorted(counts):
         began = time.perf_counter()
-        decoder = algebra.decoder_from_pairs(plain[chosen], paired[chosen], q)
-        images = (morphed.double().reshape(-1, q) @ decoder).view(morphed.shape).movedim(-1, 1)
-        curve.append({"pairs": n, "least": least} | measured(unpadded(images, g), truth)
-                     | {"seconds": since(began)})
+        chosen = evenly_spaced(len(public), count)
+        decoder = algebra.decoder_from_pairs(public[chosen], paired[chosen], q)
+        images = morphed.double().reshape(-1, q) @ decoder
+        images = remove_padding(images.view(morphed.shape).movedim(-1, 1), view.geometry)
+        curve.append({"pairs": count, "least": least} | scored(images, truth)
+                     | {"seconds": seconds_since(began)})
     return curve
 
 
-def unpadded(unmorphed: Tensor, geometry: Geometry) -> Tensor:
-    """Images (N, α, m, m) without the zeros put around them, from (N, *geometry.morphed)."""
-    side = geometry.shape[-1]                   # tiles may reach beyond the image
-    return F.pad(geometry.placed(unmorphed)[..., :side, :side], [-geometry.image_padding] * 4)
+def scored(images: Tensor | None, truth: Truth | None, covered: slice = slice(None),
+           up_to_colour: bool = False) -> dict[str, float]:
+    """The scores of normalised images, by name; nothing without images or truth.
 
-
-def pixels(images: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """Normalised images (N, α, m, m) to pixels in [0, 1], float64."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
-    return images * std + mean
-
-
-def normal(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
-    """The inverse of `pixels`."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
-    return (pixels - mean) / std
-
-
-def measured(images: Tensor | None, truth: Truth | None, up_to_colour: bool = False) -> dict:
-    """PSNR, SSIM and share of exact values of normalised images; nothing without a truth.
-    `up_to_colour`: under the best fit of one mixture of colours, which a blind attack leaves open.
+    `covered`: the rows, and columns, of the private images that these images show.
     """
     if images is None or truth is None:
         return {}
-    if up_to_colour:
-        images = best_colour_fit(images, normal(truth.pixels, truth.mean, truth.std))
-    return algebra.score(pixels(images, truth.mean, truth.std), truth.pixels)
+    shown = truth._replace(pixels=truth.pixels[..., covered, covered])
+    return shown.score(images, up_to_colour)._asdict()
 
 
-def since(began: float) -> float:
+def seconds_since(began: float) -> float:
     return round(time.perf_counter() - began, 2)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary
-from attacks.adversary import IMAGES, Truth, View, evenly_spaced, measured, normal
-from attacks.colours import best_colour_fit
+from attacks.samples import evenly_spaced
+from attacks.view import UNDER_ATTACK, Truth, View
 from experiments.inverse_training import inverse_training
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
@@ -125,8 +125,8 @@ def delivered(case: Case, data: Path) -> tuple[View, Truth, Tensor]:
     t = restored(rounded(t, case.delivery_dtype, scale), scale)
     plain = unrolled(Prepared(public.images, mean, std, 0)[:], case.tile)
     some = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
-    truth = Truth(order, secret[evenly_spaced(len(secret), IMAGES)].double() / 255, secret, mean,
-                  std)
+    shown = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
+    truth = Truth(order, shown, secret, mean, std)
     return View(geometry, aug_conv, t, layer, plain), truth, morphed(public.images[some])
 
 
@@ -146,10 +146,10 @@ def attacked(case: Case, data: Path) -> dict:
     if "training" in case.attacks:
         row["inverse_training"] = trained(view, truth)
     if "data" in case.attacks:
-        row["data_only"] = adversary.attack_data(view, truth)[1]
+        row["data_only"] = adversary.attack_data(view, truth).report
     if "pairs" in case.attacks:
         some = view._replace(public=view.public[evenly_spaced(len(view.public), PAIRS)])
-        row["known_pairs"] = adversary.known_pairs(some, paired, truth)
+        row["known_pairs"] = adversary.attack_known_pairs(some, paired, truth)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -163,9 +163,9 @@ def trained(view: View, truth: Truth) -> dict:
         view.all_morphed / spread, features.clone(), view.geometry.shape,
         view.layer.kernel_size[0], view.layer.padding[0], EPOCHS)
     images = (view.morphed / spread @ matrix).view(-1, *view.geometry.shape).double()
-    return {"as_it_is": measured(images, truth), "epochs": EPOCHS, "curve": curve,
-            "unexplained": curve[-1]["loss"] / float(features.square().mean())} | measured(
-        best_colour_fit(images, normal(truth.pixels, truth.mean, truth.std)), truth)
+    return {"as_it_is": truth.score(images)._asdict(), "epochs": EPOCHS, "curve": curve,
+            "unexplained": curve[-1]["loss"] / float(features.square().mean())
+            } | truth.score(images, up_to_colour=True)._asdict()
 
 
 def main():

@@ -5,12 +5,11 @@ figures/kappa.png to --results_dir, or results/.
 """
 
 from pathlib import Path
-from statistics import fmean
 
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from attacks.adversary import evenly_spaced
+from attacks import scores
+from attacks.samples import evenly_spaced
 from experiments.tables.paper import KAPPAS
 from images.datasets import Prepared, dataset_name, image_shape, load_images
 from mole import first_layer, morphing
@@ -54,11 +53,10 @@ def sweep(p: Parameters) -> tuple[dict, bytes]:
             morphed = morphing.morph(plain, core)
             features = aug_conv(morphed)
             images = stretched(morphed.view(-1, *shape))
-            ssim = [float(structural_similarity(a.numpy(), b.numpy(), data_range=1, channel_axis=0))
-                    for a, b in zip(pixels, images, strict=True)]
             points.append({
-                "kappa": kappa, "q": q, "condition_number": condition, "ssim": fmean(ssim),
-                "psnr": float(peak_signal_noise_ratio(pixels.numpy(), images.numpy())),
+                "kappa": kappa, "q": q, "condition_number": condition,
+                "ssim": scores.ssim(images.double(), pixels.double()),
+                "psnr": scores.psnr(images.double(), pixels.double()),
                 "error_of_the_features": morphing.relative_error(features, expected)})
             print(points[-1], flush=True)
             rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))

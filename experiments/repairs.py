@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import adversary, algebra
-from attacks.adversary import evenly_spaced
 from attacks.algebra import deconvolve
+from attacks.samples import evenly_spaced
+from attacks.view import Truth, View, remove_padding
 from experiments.attack_matrix import CIFAR, PAIRS, Case, delivered, loaded
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
@@ -117,7 +118,7 @@ def repaired(aug_conv: AugConv, kind: str, strength: float) -> AugConv:
     return AugConv(weight, (weight.shape[1] // (size[0] * size[1]), *size))
 
 
-def attack_repair(kind: str, layer: AugConv, view: adversary.View, truth: adversary.Truth) -> dict:
+def attack_repair(kind: str, layer: AugConv, view: View, truth: Truth) -> dict:
     """Attacks 2 and 3 on Aug-Conv repaired to `layer`, and what noise does to its features."""
     began, filters = time.perf_counter(), algebra.filter_bank(view.layer)
     exact, view = view.aug_conv, view._replace(aug_conv=layer)
@@ -126,21 +127,21 @@ def attack_repair(kind: str, layer: AugConv, view: adversary.View, truth: advers
         images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
         inner = truth._replace(pixels=F.pad(truth.pixels, [view.layer.padding[0] + 1 - kernel] * 4))
         return {"known_first_layer": {}, "blind": {
-            "up_to_colour": adversary.measured(images, inner, up_to_colour=True),
-            "seconds": adversary.since(began)}}
+            "up_to_colour": inner.score(images, up_to_colour=True)._asdict(),
+            "seconds": adversary.seconds_since(began)}}
     found = adversary.recover(view, truth)
     report = found.report
     if kind == "noise":
         exact = algebra.feature_maps(view.morphed, exact)
         report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
-    if kind == "noise" and found.order is not None:
+    if kind == "noise" and found.known_layer.order is not None:
         began = time.perf_counter()
         inverse = denoised_inverse(
-            view.aug_conv.weight, view.aug_conv.out_shape, filters[found.order],
+            view.aug_conv.weight, view.aug_conv.out_shape, filters[found.known_layer.order],
             view.layer.padding[0] - view.geometry.image_padding, view.all_morphed, view.public)
-        images = adversary.unpadded(view.morphed.double() @ inverse, view.geometry)
-        report["known_first_layer_denoised"] = adversary.measured(images, truth) | {
-            "seconds": adversary.since(began)}
+        images = remove_padding(view.morphed.double() @ inverse, view.geometry)
+        report["known_first_layer_denoised"] = truth.score(images)._asdict() | {
+            "seconds": adversary.seconds_since(began)}
     return report
 
 

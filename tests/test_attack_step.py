@@ -29,13 +29,14 @@ def dense(tmp_path_factory) -> tuple[Path, tuple]:
     return data, deliver(data)
 
 
-def test_with_score_it_says_what_came_back(dense, tmp_path):
+def test_with_score_it_says_how_close_the_recovered_images_are(dense, tmp_path):
     scored = run("attack.py", "--score", "--results_dir", tmp_path, settings=dense[1])
     assert scored.status == 0, scored.err
     assert "64 of 64 channels right" in scored.out and "7.9e-90" in scored.out
     result = json.loads((tmp_path / "attacks.json").read_text())
-    assert result["known_first_layer"]["psnr"] > 60 and result["blind"]["up_to_colour"]["psnr"] > 60
-    assert result["known_pairs"][-1]["pairs"] == 64 and result["seed_search"]["found"]
+    assert result["known_first_layer"]["psnr"] > 60
+    assert result["blind"]["up_to_colour"]["psnr"] > 60
+    assert result["known_pairs"][-1]["pairs"] == 64
     assert result["data"]["dataset"] == "shapes" and (tmp_path / "figures/attack.png").exists()
 
 
@@ -55,15 +56,16 @@ def test_without_score_it_opens_nothing_of_the_providers(dense):
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--image_size", "12"], "--image_size"),
-    (["--score", "--test_limit", "31"], "--test_limit")])
-def test_mistakes_are_told_in_one_line(dense, more, words):
+    (["--score", "--test_limit", "31"], "--test_limit")],
+    ids=["images of another size", "other test images"])
+def test_settings_other_than_the_deliverys_are_refused_in_one_line(dense, more, words):
     refused = run("attack.py", *more, settings=dense[1])
     assert refused.status == 1 and words in refused.message, refused.err
     assert "\n" not in refused.message
 
 
 def test_the_first_layer_of_another_run_is_refused(dense, tmp_path):
-    """The attack with a known layer would fail, and another's images would stand in for it."""
+    """With it the attack would fail, as if the delivery were safe."""
     data = shutil.copytree(dense[0], tmp_path / "data")
     settings = (*dense[1][:-1], data)
     assert run("pretrain.py", "--seed", 8, settings=settings).status == 0
@@ -71,7 +73,7 @@ def test_the_first_layer_of_another_run_is_refused(dense, tmp_path):
     assert refused.status == 1 and "first_layer.pt is not the layer that" in refused.message
 
 
-def test_the_secret_order_of_another_delivery_is_no_truth(dense, tmp_path):
+def test_the_secret_order_of_another_delivery_is_refused(dense, tmp_path):
     data = shutil.copytree(dense[0], tmp_path / "data")
     settings = (*dense[1][:-1], data)
     (data / "delivery").rename(tmp_path / "earlier")
@@ -85,7 +87,7 @@ def test_the_secret_order_of_another_delivery_is_no_truth(dense, tmp_path):
     assert refused.status == 1 and "provider" in refused.message and "\n" not in refused.message
 
 
-def test_tiles_of_bytes_come_back(tmp_path):
+def test_images_come_back_from_tiles_of_bytes(tmp_path):
     settings = deliver(tmp_path, "--tile", 4, image=12, dtype="int8")
     result = run("attack.py", "--score", "--results_dir", tmp_path, settings=settings)
     assert result.status == 0, result.err

@@ -1,0 +1,109 @@
+"""What the adversary holds, what only the scoring knows, and images between the two forms."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attacks import algebra
+from attacks.colours import best_colour_fit
+from attacks.samples import evenly_spaced
+from attacks.scores import Score, score_images
+from mole.aug_conv import AugConv
+from mole.morphing import core_size
+from utils.delivery import Geometry
+
+UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
+PUBLIC = 50_000             # public images that are used at most
+
+
+class View(NamedTuple):
+    """All that the adversary holds."""
+
+    geometry: Geometry      # of the delivery
+    aug_conv: AugConv | None
+    all_morphed: Tensor     # T of all test images, (N, *geometry.morphed) float32
+    layer: nn.Conv2d        # the first layer, with the padding of plain images
+    public: Tensor          # public images in the shape of T, not morphed
+
+    @property
+    def morphed(self) -> Tensor:
+        """T of the images under attack."""
+        return self.all_morphed[evenly_spaced(len(self.all_morphed), UNDER_ATTACK)]
+
+    @property
+    def side(self) -> int:
+        """The side of plain images."""
+        return self.geometry.shape[-1] - 2 * self.geometry.image_padding
+
+    @property
+    def block_size(self) -> int:
+        """q, the entries of a block that the core morphs."""
+        return core_size(self.geometry.shape, self.geometry.kappa, self.geometry.tile)
+
+    def images_of(self, features: Tensor, filters: Tensor) -> Tensor:
+        """The images (N, α, m, m) that give these features (N, k, n, n) with these filters."""
+        return algebra.deconvolve(features, filters, self.side, self.layer.stride[0],
+                                  self.layer.padding[0])
+
+    def features_of(self, images: Tensor, filters: Tensor) -> Tensor:
+        """The features (N, k, n, n) of plain images with these filters, without a bias."""
+        return F.conv2d(images, filters, None, self.layer.stride, self.layer.padding)
+
+
+class Truth(NamedTuple):
+    """What no adversary has. It is for scoring alone: no attack sees it."""
+
+    order: Tensor           # of Aug-Conv's channels (β)
+    pixels: Tensor          # of the images under attack, (N, α, m, m) in [0, 1]
+    all_pixels: Tensor      # of all test images, uint8
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def score(self, images: Tensor, up_to_colour: bool = False) -> Score:
+        """Scores normalised images (N, α, m, m) under attack.
+
+        `up_to_colour`: under the best mixture of their colours, which a blind attack leaves open.
+        """
+        if up_to_colour:
+            images = best_colour_fit(images, to_normalised(self.pixels, self.mean, self.std))
+        return score_images(to_pixels(images, self.mean, self.std), self.pixels)
+
+
+def remove_padding(unmorphed: Tensor, geometry: Geometry) -> Tensor:
+    """Images (N, α, m, m) without the zeros that were put around them, from (N, *T's shape)."""
+    side = geometry.shape[-1]                           # tiles may reach beyond the image
+    images = geometry.placed(unmorphed)[..., :side, :side]
+    return F.pad(images, [-geometry.image_padding] * 4)
+
+
+def to_blocks(unmorphed: Tensor, view: View) -> Tensor:
+    """T, or what was morphed, (N, *T's shape) as blocks (N, κ, q): contiguous ones, or tiles."""
+    if view.geometry.tile:
+        return tiles_to_blocks(unmorphed)
+    return unmorphed.reshape(len(unmorphed), -1, view.block_size)
+
+
+def from_blocks(blocks: Tensor, view: View) -> Tensor:
+    """The inverse of `to_blocks`."""
+    if view.geometry.tile:
+        blocks = blocks.transpose(1, 2)
+    return blocks.reshape(len(blocks), *view.all_morphed.shape[1:])
+
+
+def tiles_to_blocks(tiles: Tensor) -> Tensor:
+    """Tiles (N, q, t, t) as blocks (N, t², q)."""
+    return tiles.flatten(2).transpose(1, 2)
+
+
+def to_pixels(images: Tensor, mean: tuple, std: tuple) -> Tensor:
+    """Normalised images (N, α, m, m) to pixels in [0, 1], float64."""
+    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
+    return images * std + mean
+
+
+def to_normalised(pixels: Tensor, mean: tuple, std: tuple) -> Tensor:
+    """The inverse of `to_pixels`."""
+    mean, std = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
+    return (pixels - mean) / std
