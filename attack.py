@@ -19,15 +19,16 @@ from attacks import adversary, algebra
 from attacks.adversary import Finding, Recovery
 from attacks.samples import evenly_spaced
 from attacks.view import PUBLIC, UNDER_ATTACK, Truth, View, to_pixels
-from images.datasets import Prepared, data_digest, image_shape, load_images
-from mole import first_layer
-from mole.morphing import unrolled
+from images.datasets import Prepared, image_shape, load_images
+from mole.morphing import unroll
 from utils.artifacts import load, write_alone
-from utils.delivery import Delivery, read, restored
+from utils.delivery import Delivery, as_morphed, read_delivery
+from utils.errors import UserError, user_errors
+from utils.first_layers import first_layer_path, read_first_layer
 from utils.memory import require_memory
-from utils.plots import draw, rows_png, stretched
-from utils.provenance import provenance, to_json
-from utils.settings import UserError, user_errors
+from utils.plots import draw, rows_png, stretch
+from utils.provenance import provenance
+from utils.records import data_digest, delivered_data, to_json
 
 PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
@@ -36,7 +37,7 @@ SHOWN = 10                  # images in attack.png
 def main(p):
     began = time.perf_counter()
     data_dir = Path(p.data_dir)
-    delivery = read(Delivery, data_dir / "delivery")
+    delivery = read_delivery(data_dir / "delivery")
     view = read_view(p, delivery)
     truth = read_truth(p, delivery) if p.score else None
     print(f"{len(view.morphed)} images under attack; published chance of success: "
@@ -52,7 +53,7 @@ def main(p):
         if truth is not None:
             report["known_pairs"] = attack_known_pairs(view, delivery, truth)
     folder = Path(p.results_dir or data_dir / "attack")
-    record = provenance(p) | {"data": delivery.about(), "images": len(view.morphed),
+    record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed),
                               "published_chance": PUBLISHED_CHANCE}
     record |= report | {"seconds": round(time.perf_counter() - began, 1)}
     write_alone(folder / "attacks.json", to_json(record))
@@ -64,34 +65,35 @@ def main(p):
 
 def read_view(p, delivery: Delivery) -> View:
     """What the developer holds; raises UserError for what these attacks are not written for."""
-    layer = read_first_layer(p, delivery)
-    if image_shape(p) != delivery.plain_shape:
-        raise UserError(f"images {'x'.join(map(str, delivery.plain_shape))} were delivered, but "
-                        f"the public ones are {'x'.join(map(str, image_shape(p)))}: use the "
+    layer = read_layer(p, delivery)
+    delivered = delivery.geometry.plain_shape
+    if image_shape(p) != delivered:
+        raise UserError(f"images {'x'.join(map(str, delivered))} were delivered, but the public "
+                        f"ones are {'x'.join(map(str, image_shape(p)))}: use the "
                         "--image_size and --channels of gen_augconv.py")
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     # The normal equations of the deconvolution, and the samples of images.
     entries = math.prod(geometry.shape)
     public_count = min(PUBLIC, delivery.train_images)
-    require_memory("tensor", entries * (6 * entries + 4 * public_count + 6 * delivery.test_images),
-                   purpose="attacking this delivery", advice="deliver fewer or smaller images")
+    numbers = entries * (6 * entries + 4 * public_count + 6 * delivery.test_images)
+    require_memory(4 * numbers, "attacking this delivery", "deliver fewer or smaller images")
     images = load_images(p, "train").images
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
-    morphed = restored(delivery.split("test")[0], delivery.scale)
-    return View(geometry, aug_conv, morphed, layer, unrolled(public, geometry.tile))
+    morphed = as_morphed(delivery.split("test")[0], delivery.scale)
+    return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile))
 
 
-def read_first_layer(p, delivery: Delivery):
+def read_layer(p, delivery: Delivery):
     """The developer's first layer; raises UserError where the delivery is for another one."""
-    file = Path(p.data_dir) / "developer" / "first_layer.pt"
-    layer = load(file, first_layer.from_file)[0]
-    if first_layer.fingerprint(layer) != delivery.layer:
-        raise UserError(f"{file} is not the layer that {delivery.folder} was composed with: run "
+    path = first_layer_path(p)
+    first = read_first_layer(path)
+    if first.fingerprint != delivery.layer:
+        raise UserError(f"{path} is not the layer that {delivery.folder} was composed with: run "
                         "`python gen_augconv.py` again")
     with user_errors():
-        algebra.filter_bank(layer)
-    return layer
+        algebra.filter_bank(first.layer)
+    return first.layer
 
 
 def read_truth(p, delivery: Delivery) -> Truth:
@@ -100,15 +102,15 @@ def read_truth(p, delivery: Delivery) -> Truth:
     Raises UserError where the settings are not those of gen_augconv.py, or the secret order belongs
     to another delivery.
     """
-    path = Path(p.data_dir) / "provider" / "channel_order.pt"
+    path = Path(p.data_dir) / "provider" / "keys" / delivery.geometry.key / "channel_order.pt"
     order, owner = load(path, lambda content: (content["order"] + 0, content["delivery"]))
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
-    train = load_images(p, "train").images
-    test = load_images(p, "test").images
-    if data_digest(train, test) != delivery.pixels:
+    images = load_images(p, "test")
+    if data_digest(images) != delivery.test_digest:
         raise UserError("the plain images of these settings are not those that were delivered: use "
                         "the --dataset, --train_limit, --test_limit and so on of gen_augconv.py")
+    test = images.images
     shown = test[evenly_spaced(len(test), UNDER_ATTACK)].double() / 255
     return Truth(order, shown, test, delivery.geometry.mean, delivery.geometry.std)
 
@@ -116,7 +118,7 @@ def read_truth(p, delivery: Delivery) -> Truth:
 def attack_known_pairs(view: View, delivery: Delivery, truth: Truth) -> list[dict]:
     """Tells, for several numbers of known pairs, what they give away."""
     train = delivery.split("train")[0]
-    paired = restored(train[evenly_spaced(len(train), PUBLIC)], delivery.scale)
+    paired = as_morphed(train[evenly_spaced(len(train), PUBLIC)], delivery.scale)
     curve = adversary.attack_known_pairs(view, paired, truth)
     for point in curve:
         tell(f"{point['pairs']} known pairs ({point['least']} determine the core)", point)
@@ -142,14 +144,14 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
     """PNG: what is handed over, a feature map, and what was recovered, below the originals if
     known."""
     shown = evenly_spaced(len(view.morphed), SHOWN)
-    morphed = view.geometry.placed(view.morphed[shown])
+    morphed = view.geometry.as_images(view.morphed[shown])
     brightest = recovery.features.var((0, 2, 3)).argmax()
     rows: list[tuple[str, Tensor]] = []
     if truth is not None:
         rows.append(("original, private", truth.pixels[shown]))
-    rows.append(("morphed: what is handed over", stretched(morphed)))
+    rows.append(("morphed: what is handed over", stretch(morphed)))
     rows.append(("one of Aug-Conv's feature maps",
-                 stretched(recovery.features[shown, brightest][:, None])))
+                 stretch(recovery.features[shown, brightest][:, None])))
     for title, finding in (
             ("recovered with the first layer known", recovery.known_layer),
             ("recovered blind", recovery.blind),

@@ -94,7 +94,7 @@ def check_shapes(p, first, key, layer_path: Path):
 
 
 def check_features(aug_conv, convolution, morphed, plain, order, p, key):
-    """Raises UserError where Aug-Conv's features are not the plain ones; says how close they are."""
+    """Says how close Aug-Conv's features are to the plain ones; raises UserError if too far."""
     features = aug_conv(morphed)
     expected = convolution(plain)[:, order.to(plain.device)]
     error = relative_error(features, expected)

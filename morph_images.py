@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 import utils.step
-from images.datasets import Prepared, decoded
-from images.files import list_images, shown
+from images.arrays import read_array_images
+from images.cache import read_image_files
+from images.datasets import Prepared
+from images.folders import list_images, shown
 from utils.artifacts import Saving, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes
@@ -36,10 +38,9 @@ def main(p):
     key = read_key(provider, p.key)
     last = read_last_delivery(provider, key)
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
-    found = find_images(p, last)
     geometry = last.geometry
-    images = decoded(found.files, geometry.plain_shape, geometry.image_fit, p, "queries")
-    source = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
+    found = find_images(p, last)
+    source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
     folder = Path(p.data_dir) / "queries" / p.name
     with joined_processes(p) as context, Saving(folder, anew=True) as new:
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
@@ -64,19 +65,42 @@ def main(p):
 
 @dataclass(frozen=True)
 class Found:
-    """Image files, the names that tell them apart, and labels if all have one."""
+    """Images (N, α, m, m), the names that tell them apart, and labels (N) if all have one."""
 
-    files: list[Path]
+    images: Tensor
     names: list[str]
     labels: Tensor | None
 
 
 def find_images(p, last: LastDelivery) -> Found:
-    """The files of --images. Raises UserError where there are none, or two have one name."""
+    """The images of --images: files, folders, or one array.
+
+    Raises UserError where there are none, or two have one name.
+    """
     if not p.images:
         raise UserError("--images is missing: name folders or files to morph")
+    paths = [Path(name) for name in p.images]
+    arrays = [path for path in paths if path.suffix.lower() == ".npy"]
+    if arrays and len(paths) > 1:
+        raise UserError("--images takes one array alone: morph each under a --name of its own")
+    if arrays:
+        images = read_array_images(arrays[0], last.geometry.plain_shape)
+        names = [f"{shown(arrays[0].name)}[{i}]" for i in range(len(images))]
+        return Found(images, names, None)
+    files, names = find_files(paths)
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{times} images are named {name}: name the folder above theirs")
+    labels = find_labels(files, last.classes)
+    images, _ = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
+                                 p.pixel_range, Path(p.data_dir) / "datasets", "queries")
+    return Found(images, names, labels)
+
+
+def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Image files, and their names below the folders. Raises UserError where there are none."""
     files, names, skipped = [], [], 0
-    for path in map(Path, p.images):
+    for path in paths:
         if path.is_dir():
             inside, left_out = list_images(path)
             files += inside
@@ -88,11 +112,8 @@ def find_images(p, last: LastDelivery) -> Found:
     if skipped:
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
-        raise UserError(f"{', '.join(map(shown, p.images))} holds no images")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"{times} images are named {name}: name the folder above theirs")
-    return Found(files, names, find_labels(files, last.classes))
+        raise UserError(f"{', '.join(map(shown, paths))} holds no images")
+    return files, names
 
 
 def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import utils.step
-from images.files import shown
+from images.folders import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
 from utils.artifacts import load, write_alone

@@ -12,7 +12,7 @@ from attacks.samples import evenly_spaced
 from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
 from mole.morphing import core_size
-from utils.delivery import Geometry
+from utils.geometry import Geometry
 
 UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
 PUBLIC = 50_000             # public images that are used at most
@@ -23,7 +23,7 @@ class View(NamedTuple):
 
     geometry: Geometry      # of the delivery
     aug_conv: AugConv | None
-    all_morphed: Tensor     # T of all test images, (N, *geometry.morphed) float32
+    all_morphed: Tensor     # T of all test images, (N, *geometry.morphed_shape) float32
     layer: nn.Conv2d        # the first layer, with the padding of plain images
     public: Tensor          # public images in the shape of T, not morphed
 
@@ -74,7 +74,7 @@ class Truth(NamedTuple):
 def remove_padding(unmorphed: Tensor, geometry: Geometry) -> Tensor:
     """Images (N, α, m, m) without the zeros that were put around them, from (N, *T's shape)."""
     side = geometry.shape[-1]                           # tiles may reach beyond the image
-    images = geometry.placed(unmorphed)[..., :side, :side]
+    images = geometry.as_images(unmorphed)[..., :side, :side]
     return F.pad(images, [-geometry.image_padding] * 4)
 
 
