@@ -1,0 +1,85 @@
+"""The walk-throughs of docs/, typed literally at tiny size."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pages import blocks, type_in
+
+TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
+        "--model", "vgg_small", "--epochs", "1", "--batch_size", "16", "--device", "cpu",
+        "--precision", "fp32")
+SCANS = ("--epochs", "1", "--batch_size", "8", "--device", "cpu", "--precision", "fp32")
+CLASSES = ("Fracture", "healthy", "pneumonia")
+
+
+def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
+    [sweep] = [block for block in blocks("docs/sweeps.md") if block.mark == "sweep"]
+    type_in(sweep.text, tmp_path, TINY)
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("results_of_mine/*.json")]
+    runs = [record["run"] for record in records]
+    assert [runs.count(name) for name in ("pretrained", "pretrained_frozen", "with_ac", "no_ac")
+            ] == [2, 2, 8, 8]
+    table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
+    for words in ("κ = 1", "κ = 3", "κ = 12", "s = 8", "2 seeds"):
+        assert words in table
+    assert len(list((tmp_path / "data" / "provider" / "keys").iterdir())) == 8
+
+
+def scans(folder, seed, top):
+    """Grey images of 16 bits whose values reach `top`, train and test, in three classes."""
+    random = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        for split, count in (("train", 6), ("test", 3)):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                image = random.integers(0, top // 4, (64, 64)) + label * top // 4
+                Image.fromarray(image.astype(np.uint16)).save(place / f"{i}.png")
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """A folder for each party, with its images."""
+    developer, provider, second = (tmp_path / name for name in
+                                   ("developer", "provider", "second provider"))
+    scans(developer / "public_scans", 1, 65535)
+    scans(provider / "scans", 2, 4095)
+    scans(second / "scans", 3, 65535)
+    new = provider / "new_scans"
+    new.mkdir()
+    for i, file in enumerate(sorted((provider / "scans" / "test").glob("*/*.png"))):
+        shutil.copy(file, new / f"patient_{i:04d}.png")
+    return {"developer": developer, "provider": provider, "second provider": second}
+
+
+def test_two_machines(machines):
+    """Only what the page's table names crosses between the folders."""
+    developer, provider, second = machines.values()
+    delivery, queries = provider / "data" / "delivery", provider / "data" / "queries"
+    printed = []
+    for number, block in enumerate(blocks("docs/two-machines.md")):
+        printed.append(type_in(block.text, machines[block.mark], SCANS))
+        if number == 0:
+            for party in (provider, second):
+                (party / "inbox").mkdir()
+                shutil.copy(developer / "data" / "developer" / "first_layer.pt", party / "inbox")
+        if number == 1:
+            shutil.copytree(delivery, developer / "from_hospital")
+        if block.mark == "second provider":
+            shutil.copytree(second / "data" / "delivery", developer / "from_clinic")
+        if block.mark == "provider" and queries.exists():
+            shutil.copytree(queries, developer / "data" / "queries", dirs_exist_ok=True)
+    after_both = next(text for text in printed if "from_clinic" in text)
+    assert "test accuracy on from_hospital" in after_both
+    assert len(list((provider / "data" / "provider" / "keys").iterdir())) == 2
+    names = dict(csv.reader((provider / "data" / "provider" / "names-monday.csv").open()))
+    table = list(csv.DictReader((developer / "data" / "developer" / "predictions" / "monday"
+                                 / "predictions.csv").open()))
+    assert [names[row["file"]] for row in table] == [f"patient_{i:04d}.png" for i in range(9)]
+    assert not any("patient" in file.read_bytes().decode("latin-1")
+                   for file in (developer / "data").rglob("*.json"))
