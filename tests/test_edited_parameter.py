@@ -133,7 +133,7 @@ def test_an_edit_means_what_its_python_says(edited, tmp_path, edit):
     program = edited(MEAN_8[edit])
     result = run_copy(program, STEP, "--data_dir", tmp_path / "data", *SMALL)
     assert result.status == 0 and result.err == "", result
-    assert "core 192x192, uniform, tiles of side 8" in result.out
+    assert "core 192x192, uniform, 8x8 tiles" in result.out
 
 
 # The setting `tile` as it cannot be used, and words of the line that says so.
@@ -238,20 +238,20 @@ OTHER_TILE = default_of("tile", "4")
 def test_a_preset_written_the_obvious_way(edited, tmp_path):
     program = edited(with_preset('    "mine": {"tile": 8},'))
     command = (STEP, "--data_dir", tmp_path / "data", *SMALL, "--preset", "mine")
-    assert "tiles of side 8" in run_copy(program, *command).out
-    assert "tiles of side 4" in run_copy(program, *command, "--tile", "4").out
+    assert "8x8 tiles" in run_copy(program, *command).out
+    assert "4x4 tiles" in run_copy(program, *command, "--tile", "4").out
 
 
 def test_a_preset_ignores_edits_and_says_so(edited, tmp_path):
     program = edited(OTHER_TILE)
     command = (STEP, "--data_dir", tmp_path / "data", *SMALL)
-    assert "tiles of side 4" in run_copy(program, *command).out
+    assert "4x4 tiles" in run_copy(program, *command).out
     result = run_copy(program, *command, "--kappa", "3", "--preset", "paper")
     assert result.status == 0 and "kappa 3" in result.out
     assert result.out.splitlines()[0] == (
         "--preset paper ignores what was edited in parameter.py: tile")
     result = run_copy(program, *command, "--preset", "demo", "--tile", "8")
-    assert "tiles of side 8" in result.out and "--preset" not in result.out
+    assert "8x8 tiles" in result.out and "--preset" not in result.out
 
 
 def test_a_preset_that_was_deleted_is_no_choice(edited, tmp_path):
@@ -262,7 +262,7 @@ def test_a_preset_that_was_deleted_is_no_choice(edited, tmp_path):
 
 
 def test_a_setting_deleted_with_its_paper_value_is_named_where_it_is_used(edited, tmp_path):
-    program = edited(lambda text: in_place_of_tile("")(text).replace('"tile": 0, ', ""))
+    program = edited(lambda text: re.sub(r'"tile": 0,\s*', "", in_place_of_tile("")(text)))
     result = run_copy(program, STEP, "--data_dir", tmp_path / "data", *SMALL)
     assert result.status == 1
     assert result.message.startswith(f"{STEP}: parameter.py has no setting tile: put its line back")
@@ -294,18 +294,18 @@ def test_edited_training_settings_hold(edited, tmp_path):
 
 # The same interpreter, as in a notebook
 
-@pytest.mark.parametrize("new, words", [
-    ("tile: int = 8", "tiles of side 8"), ("tile: int = 8\n    own: int = 1", "tiles of side 8")],
-    ids=["another value", "a setting more"])
-def test_a_step_run_again_sees_the_edits(edited, tmp_path, new, words):
+@pytest.mark.parametrize("lines", ["tile: int = 8", "tile: int = 8\n    own: int = 1"],
+                         ids=["another value", "a setting more"])
+def test_a_step_run_again_sees_the_edits(edited, tmp_path, lines):
+    """And Ctrl-C and output work as before."""
     program = edited(in_place_of_tile("    tile: int = 4"))
     text = (program / "parameter.py").read_text()
     script = tmp_path / "notebook.py"
     script.write_text(f"""
 import runpy, signal, sys
-for tile in ("tile: int = 4", {new!r}):
+for text in ({text!r}, {text.replace("tile: int = 4", lines)!r}):
     with open({str(program / 'parameter.py')!r}, "w") as file:
-        file.write({text!r}.replace("tile: int = 4", tile))
+        file.write(text)
     sys.argv = [{STEP!r}, "--data_dir", {str(tmp_path / 'data')!r}, *{SMALL!r}]
     runpy.run_path({str(program / STEP)!r}, run_name="__main__")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -313,5 +313,6 @@ print("both have ended", file=sys.stderr)
 """)
     result = run(str(script), before=forget_program)
     assert result.status == 0 and result.err == "both have ended\n", result
-    assert [line for line in result.out.splitlines() if line.startswith("core ")] == [
-        "core 48x48, uniform, tiles of side 4", f"core 192x192, uniform, {words}"]
+    first, second = [line for line in result.out.splitlines() if line.startswith("key ")]
+    assert "core 48x48, uniform, 4x4 tiles" in first
+    assert "core 192x192, uniform, 8x8 tiles" in second

@@ -10,7 +10,6 @@ from parameter import PRESETS, Parameters
 from tests.steps import INFERENCE, STEPS
 from utils.parameter_file import parameter_file
 from utils.provenance import provenance
-from utils.records import identity
 from utils.settings import Settings, check, options_of, parse, steps_of
 
 OTHER_PROGRAMS = ("attack.py", "reproduce_tables.py")
@@ -221,12 +220,3 @@ def test_records_do_not_tell_the_secret_seed(monkeypatch):
                   ["--morph-seed", "987654321"], ["--morph-seed=987654321"]):
         monkeypatch.setattr("sys.argv", ["gen_augconv.py", *words])
         assert "987654321" not in str(provenance(p))
-
-
-@pytest.mark.parametrize("step", ["pretrain.py", "train_with_ac.py", "train_no_ac.py"])
-def test_a_run_is_another_where_what_it_computes_is(step):
-    """Whatever a training step is told; not where its files are or what it runs on."""
-    found = identity(Parameters(), step).keys()
-    used = {field.name for field in fields(Parameters) if step in steps_of(field.name)}
-    assert {"model", "epochs", "lr", "augment", "seed", "precision"} <= found <= used
-    assert not {"data_dir", "device", "restart", "dataset_dir", "morph_seed"} & found

@@ -9,7 +9,6 @@ import importlib.util
 import sys
 import traceback
 from dataclasses import fields, is_dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -61,25 +60,37 @@ def parameter_file() -> ParameterFile:
     spec = importlib.util.find_spec("parameter")
     if spec is None or spec.origin is None:
         raise UserError("parameter.py is missing: `git checkout parameter.py` brings it back")
-    content = Path(spec.origin).read_bytes()
-    if content != _Read.content:
-        _Read.file = _validated(_executed(spec, content))
-        _Read.content = content
-    return _Read.file
-
-
-def _executed(spec: ModuleSpec, content: bytes) -> ModuleType:
-    """The module of this source. It is compiled here, since Python's cache of compiled files tells
-    edits apart by whole seconds."""
+    try:
+        content = Path(spec.origin).read_bytes()
+    except OSError as mistake:
+        raise UserError(f"parameter.py: {mistake.strerror}") from None
+    if content == _Read.content:
+        return _Read.file
+    before = sys.modules.get("parameter")
     module = importlib.util.module_from_spec(spec)
     sys.modules["parameter"] = module   # where dataclasses look up annotations that are texts
     try:
-        exec(compile(content, spec.origin, "exec"), vars(module))
+        _execute(module, content)
+        _Read.file = _validated(module)
+    except UserError:
+        del sys.modules["parameter"]
+        if before is not None:
+            sys.modules["parameter"] = before
+        raise
+    _Read.content = content
+    return _Read.file
+
+
+def _execute(module: ModuleType, content: bytes):
+    """Runs a module's source. It is compiled here, since Python's cache of compiled files tells
+    edits apart by whole seconds."""
+    file = module.__spec__.origin
+    try:
+        exec(compile(content, file, "exec"), vars(module))
     except WrongSetting as mistake:
         raise UserError(f"parameter.py: {mistake}") from None
     except Exception as mistake:
-        raise UserError(_located(mistake, spec.origin)) from None
-    return module
+        raise UserError(_located(mistake, file)) from None
 
 
 def _located(mistake: Exception, file: str) -> str:

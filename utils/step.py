@@ -9,14 +9,13 @@ import errno
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.errors import UserError, tolerated, warn
+from utils.errors import UserError, tolerated
 
 try:
     from utils.settings import Settings, parse, steps_of
@@ -157,26 +156,14 @@ def locked(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder} is not a folder: choose another --data_dir") from None
-    lock = FileLock(folder / ".lock", timeout=0)
-    _acquire(lock, folder)
+    lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False)
     try:
-        yield
-    finally:
-        lock.release()
-
-
-def _acquire(lock: FileLock, folder: Path):
-    """Takes the lock, or warns where the file system has no locks."""
-    weaker = f"{folder} cannot be locked: run one step at a time"
-    try:
-        with warnings.catch_warnings(record=True) as fallbacks, tolerated(weaker, errno.ENOLCK):
-            warnings.simplefilter("always")
+        with tolerated(f"{folder} cannot be locked: run one step at a time", errno.ENOLCK):
             lock.acquire()
     except Timeout:
         raise UserError(f"another step is running on {folder}: wait for it, or choose another "
                         "--data_dir") from None
-    except NotImplementedError:
-        warn(weaker)
-        return
-    if fallbacks:                   # a lock file of its own, which a killed process leaves behind
-        warn(weaker)
+    try:
+        yield
+    finally:
+        lock.release()

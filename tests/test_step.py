@@ -1,0 +1,134 @@
+"""How a step ends: what each error of the system says, and what its reader can do."""
+
+import errno
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.steps import killed_before, options_of, run, start, wait_until
+from utils import step
+
+SMALL = ("--dataset", "shapes", "--image_size", "8")
+TINY_TRAINING = options_of("pretrain.py", (
+    *SMALL, "--train_limit", "64", "--test_limit", "32", "--model", "vgg11", "--batch_size", "16",
+    "--epochs", "1000", "--device", "cpu"))
+AGAIN = "run the same command again to continue"
+
+
+def end_of(capsys, monkeypatch, tmp_path, error: BaseException, *options, script="pretrain.py"):
+    """The line that a step ends with when its work raises an error."""
+    def work(p):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", [script, "--data_dir", str(tmp_path / "data"), *options])
+    with pytest.raises(SystemExit) as stop:
+        step.run_step(work, "")
+    message = str(stop.value.code).strip()
+    assert len(message.splitlines()) == 1
+    assert message.startswith(f"{script}: ")
+    return message
+
+
+def system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number), "folder/file.pt")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO],
+                         ids=["disk full", "quota", "input or output"])
+def test_an_error_that_passes_promises_that_the_same_command_continues(
+        capsys, monkeypatch, tmp_path, number):
+    message = end_of(capsys, monkeypatch, tmp_path, system_error(number))
+    assert f"folder/file.pt: {os.strerror(number)}; existing files are unchanged" in message
+    assert AGAIN in message
+
+
+@pytest.mark.parametrize("number, advice", [
+    (errno.EACCES, "change the permissions"), (errno.EROFS, "that can be written"),
+    (errno.ENOENT, "correct the path"), (errno.ENOTDIR, "correct the path"),
+    (errno.EISDIR, "correct the path"), (errno.ENAMETOOLONG, "choose a shorter name")],
+    ids=["permission", "read only", "missing", "a file as a folder", "a folder as a file",
+         "long name"])
+def test_an_error_that_stays_promises_nothing_of_the_kind(
+        capsys, monkeypatch, tmp_path, number, advice):
+    message = end_of(capsys, monkeypatch, tmp_path, system_error(number))
+    assert message.endswith(advice) or f"; {advice}" in message
+    assert "continue" not in message
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), system_error(errno.ENOSPC)],
+                         ids=["Ctrl-C", "disk full"])
+def test_after_restart_it_is_the_command_without_it_that_continues(
+        capsys, monkeypatch, tmp_path, error):
+    message = end_of(capsys, monkeypatch, tmp_path, error, "--restart")
+    assert "run the command without --restart to continue" in message
+    assert AGAIN not in message
+
+
+def test_out_of_memory_names_what_the_step_can_do(capsys, monkeypatch, tmp_path):
+    message = end_of(capsys, monkeypatch, tmp_path, MemoryError())
+    assert "out of memory; try fewer images (--train_limit)" in message
+    assert "--batch_size" in message and "--tile" not in message
+    message = end_of(capsys, monkeypatch, tmp_path, MemoryError(), script="gen_morphing_matrix.py")
+    assert "a --tile" in message and "--batch_size" not in message
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch, tmp_path):
+    def work(p):
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--data_dir", str(tmp_path / "data")])
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
+        step.run_step(work, "")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_data_folder_that_is_a_file(tmp_path, folder):
+    (tmp_path / "file").write_text("in the way")
+    result = run("gen_morphing_matrix.py", "--data_dir", tmp_path / folder, *SMALL)
+    assert result.status == 1
+    assert result.message == (f"gen_morphing_matrix.py: {tmp_path / folder} is not a folder: "
+                              "choose another --data_dir")
+
+
+def test_a_data_folder_with_a_long_name(tmp_path):
+    result = run("gen_morphing_matrix.py", "--data_dir", tmp_path / ("x" * 300), *SMALL)
+    assert result.status == 1 and len(result.message.splitlines()) == 1
+    assert result.message.endswith("File name too long; choose a shorter name")
+
+
+def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
+    """And the command that continues is not the one with --restart."""
+    running = start("pretrain.py", "--data_dir", tmp_path / "data", *TINY_TRAINING, "--restart")
+    wait_until((tmp_path / "data/developer/pretrained.checkpoint.pt").exists)
+    running.send(signal.SIGINT)
+    result = running.wait()
+    assert result.status == 1
+    assert result.message == ("pretrain.py: stopped; run the command without --restart to continue "
+                              "from the last finished epoch")
+
+
+def test_ctrl_c_in_a_step_without_epochs(tmp_path):
+    result = run("gen_morphing_matrix.py", "--data_dir", tmp_path / "data", *SMALL,
+                 before=killed_before("replace", 1, signal.SIGINT))
+    assert result.status == 1
+    assert result.message == f"gen_morphing_matrix.py: stopped; {AGAIN}"
+
+
+def test_a_step_that_failed_leaves_ctrl_c_and_stdout_as_they_were(capsys, monkeypatch, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    end_of(capsys, monkeypatch, tmp_path, OSError("without a file name"))
+    assert signal.getsignal(signal.SIGINT) is before
+    print("still here")
+    assert "still here" in capsys.readouterr().out
+
+
+def test_the_lock_goes_with_the_step(tmp_path):
+    """Also after an error; while it is held, another step is refused."""
+    folder = tmp_path / "data"
+    with pytest.raises(ZeroDivisionError), step.locked(folder):
+        1 / 0   # noqa: B018
+    another = pytest.raises(step.UserError, match="another step is running on")
+    with step.locked(folder), another, step.locked(folder):
+        pass
