@@ -18,8 +18,8 @@ from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
 from parameter import Parameters
 from utils.devices import first_process_first, say
+from utils.errors import UserError
 from utils.memory import require_memory, shapes_bytes
-from utils.settings import UserError
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
@@ -288,11 +288,3 @@ class Prepared(NamedTuple):
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         return F.pad(normalise(self.images[index], self.mean, self.std), [self.padding] * 4)
-
-
-def about(p: Parameters, train: Images, test: Images) -> dict:
-    """What a result says of its data."""
-    return {"dataset": dataset_name(p), "classes": len(train.classes),
-            "channels": train.images.shape[1], "image_size": train.images.shape[2],
-            "image_fit": p.image_fit, "train_images": len(train.labels),
-            "test_images": len(test.labels), "pixels": data_digest(train.images, test.images)}

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from images.folders import shown
-from utils.settings import UserError
+from utils.errors import UserError
 
 VERSION = 2                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).

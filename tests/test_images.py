@@ -13,7 +13,7 @@ from images.decode import available_cores, decode, decode_all
 from images.folders import find_images, list_images, shown
 from tests.image_files import PHOTO, RAMP16, WIDE, content, exif, saved
 from tests.inputs import CASES, empty, plant, refused
-from utils.settings import UserError
+from utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")        # Pillow's, about the damage that is tested
 
