@@ -157,13 +157,6 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     return Images(images, labels[chosen], tree.classes, digest)
 
 
-def decoded(files: list[Path], shape: tuple[int, int, int], fit: str, p: Parameters,
-            what: str) -> Tensor:
-    """As read_image_files, which morph_images.py is to call itself; then this goes."""
-    folder = Path(p.data_dir) / "datasets"
-    return read_image_files(files, shape, fit, p.pixel_range, folder, what)[0]
-
-
 # Which images, and in which colours.
 
 def limit_of(p: Parameters, split: str) -> int:
