@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from images.folders import shown
-from utils.settings import UserError
+from utils.errors import UserError
 
 DTYPES = ("uint8", "uint16", "int16", "float16", "float32", "float64")
 ROWS_AT_ONCE = 256

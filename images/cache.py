@@ -18,7 +18,7 @@ from utils.devices import say
 
 class Kept(NamedTuple):
     """What an earlier call left: images (N, channels, side, side) uint8 and their digest; for each
-    image the key of its file, and facts (N, 2) that decode tells beside its pixels."""
+    image the key of its file, and facts (N, 2): cropped and brightest, as decode gives them."""
 
     keys: list[str]
     facts: Tensor
@@ -68,7 +68,7 @@ def key_of(file: Path, fit: str, pixel_range: tuple[float, float] | None) -> str
     try:
         state = file.stat()
         identity = state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-    except OSError:                                      # such as a broken link: decoding will tell
+    except OSError:                                      # such as a broken link: decoding will say
         identity = None
     path = os.fsencode(file.resolve())
     return hashlib.sha256(repr((path, identity, VERSION, fit, pixel_range)).encode()).hexdigest()

@@ -18,8 +18,8 @@ from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
 from parameter import Parameters
 from utils.devices import first_process_first, say
+from utils.errors import UserError
 from utils.memory import require_memory, shapes_bytes
-from utils.settings import UserError
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
@@ -157,13 +157,6 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     return Images(images, labels[chosen], tree.classes, digest)
 
 
-def decoded(files: list[Path], shape: tuple[int, int, int], fit: str, p: Parameters,
-            what: str) -> Tensor:
-    """As read_image_files, which morph_images.py is to call itself; then this goes."""
-    folder = Path(p.data_dir) / "datasets"
-    return read_image_files(files, shape, fit, p.pixel_range, folder, what)[0]
-
-
 # Which images, and in which colours.
 
 def limit_of(p: Parameters, split: str) -> int:
@@ -288,11 +281,3 @@ class Prepared(NamedTuple):
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         return F.pad(normalise(self.images[index], self.mean, self.std), [self.padding] * 4)
-
-
-def about(p: Parameters, train: Images, test: Images) -> dict:
-    """What a result says of its data."""
-    return {"dataset": dataset_name(p), "classes": len(train.classes),
-            "channels": train.images.shape[1], "image_size": train.images.shape[2],
-            "image_fit": p.image_fit, "train_images": len(train.labels),
-            "test_images": len(test.labels), "pixels": data_digest(train.images, test.images)}

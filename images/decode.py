@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from images.folders import shown
-from utils.settings import UserError
+from utils.errors import UserError
 
 VERSION = 2                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).
@@ -54,17 +54,7 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
     Raises UserError for a file that cannot be read, or not rightly, with what to do.
     """
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UserError("it is a device, pipe, socket or folder: remove it")
-        with Image.open(file, formats=FORMATS) as image:
-            refuse_misread(file, image, pixel_range)
-            draft = None
-            if pixel_range is None:                      # which needs the file's own numbers
-                draft = image.draft(None, draft_size(image.size, side, fit))
-            image.load()
-            box = (0, 0, *image.size) if draft is None else draft[1]
-            orientation = orientation_of(image)
-            picture = opaque(in_8_bits(file, image, pixel_range))
+        return _decode(file, side, channels, fit, pixel_range)
     except UserError as mistake:
         reason = str(mistake)
     except UnidentifiedImageError:
@@ -75,15 +65,30 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
         system_error = getattr(error, "strerror", None)
         words = system_error or " ".join(str(error).split())[:100] or type(error).__name__
         reason = f"{words}: repair or replace it"
-    else:
-        brightest = max(high for _, high in picture.getextrema())
-        cropped = 1 - min(box[2:]) / max(box[2:]) if fit == "crop" else 0.0
-        if channels == 1:
-            picture = picture.convert("L")
-        square = upright(fitted(picture, box, side, fit), orientation)
-        array = np.array(square).reshape(side, side, channels)
-        return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest)
     raise UserError(f"{shown(file)} cannot be read: {reason}")
+
+
+def _decode(file: Path, side: int, channels: int, fit: str,
+            pixel_range: tuple[float, float] | None) -> Decoded:
+    """As decode, but with any error that Pillow raises."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise UserError("it is a device, pipe, socket or folder: remove it")
+    with Image.open(file, formats=FORMATS) as image:
+        refuse_misread(file, image, pixel_range)
+        draft = None
+        if pixel_range is None:                          # which needs the file's own numbers
+            draft = image.draft(None, draft_size(image.size, side, fit))
+        image.load()
+        box = (0, 0, *image.size) if draft is None else draft[1]
+        orientation = orientation_of(image)
+        picture = opaque(in_8_bits(file, image, pixel_range))
+    brightest = max(high for _, high in picture.getextrema())
+    cropped = 1 - min(box[2:]) / max(box[2:]) if fit == "crop" else 0.0
+    if channels == 1:
+        picture = picture.convert("L")
+    square = upright(fitted(picture, box, side, fit), orientation)
+    array = np.array(square).reshape(side, side, channels)
+    return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest)
 
 
 def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, fit: str = "crop",
@@ -273,7 +278,7 @@ def deep_grey_in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float
                         white_is_zero: bool) -> Image.Image:
     """One channel of more than 8 bits, or with a sign, as L, or LA where one number is clear.
 
-    Raises UserError where it takes a pixel_range to tell which number is white.
+    Raises UserError where only a pixel_range says which number is white.
     """
     numbers, white = np.asarray(image), None
     if image.format == "PNG":

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.settings import UserError
+from utils.errors import UserError
 
 # What NAS boxes, archivers, viewers and scripts leave, beside names that start with a dot.
 SIDE_FOLDERS = {"@eadir", "@recently-snapshot", "@recycle", "@tmp", "#recycle", "#snapshot",

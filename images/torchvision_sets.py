@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.utils import calculate_md5
 
-from utils.settings import UserError
+from utils.errors import UserError
 
 
 def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, int],

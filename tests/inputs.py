@@ -35,7 +35,7 @@ from tests.image_files import (
     saved,
     tiff,
 )
-from utils.settings import UserError
+from utils.errors import UserError
 
 
 def add_orientations(files: dict):

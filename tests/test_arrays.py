@@ -12,7 +12,7 @@ import torch
 from images.arrays import read_array_images
 from images.datasets import dataset_name, image_shape, load_images, normalisation, normalise
 from parameter import Parameters
-from utils.settings import UserError
+from utils.errors import UserError
 
 RNG = np.random.default_rng(0)
 COUNT = {"train": 12, "test": 6}

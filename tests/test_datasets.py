@@ -32,7 +32,7 @@ from images.datasets import (
 )
 from images.torchvision_sets import arguments_for
 from parameter import Parameters
-from utils.settings import UserError
+from utils.errors import UserError
 
 
 def test_shapes_are_the_same_for_the_same_seed_and_balanced():

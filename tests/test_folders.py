@@ -14,7 +14,7 @@ from images.digests import data_digest
 from parameter import Parameters
 from tests.damage import refused
 from tests.steps import TINY, full_disk, run
-from utils.settings import UserError
+from utils.errors import UserError
 
 
 @pytest.fixture
@@ -183,15 +183,16 @@ def add_an_image(images, tree):
 
 
 @pytest.mark.parametrize("change, named", [
-    (rename_a_class, "class names"), (replace_all_images, "pixels"), (add_an_image, "pixels")])
-@pytest.mark.parametrize("finished", [True, False])
+    (rename_a_class, "classes"), (replace_all_images, "training images"),
+    (add_an_image, "number of training images")])
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
 def test_a_run_is_not_taken_up_on_other_data(trained, tree, tmp_path, change, named, finished):
     """Finished or not: refused at the start by name; --restart trains on what is there."""
     disk = None if finished else full_disk("pretrained.checkpoint.pt", 10, nth=2)
     assert trained(before=disk).status == (0 if finished else 1)
     change(tmp_path / "images", tree)
     result = trained()
-    assert refused(result, named if finished else named.replace(" ", "_"), "--restart")
+    assert refused(result, named, "--restart")
     assert "training on" not in result.out
     result = trained("--restart")
     assert result.status == 0 and "training on" in result.out

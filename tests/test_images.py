@@ -2,6 +2,8 @@
 
 import os
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from images.decode import available_cores, decode, decode_all
 from images.folders import find_images, list_images, shown
 from tests.image_files import PHOTO, RAMP16, WIDE, content, exif, saved
 from tests.inputs import CASES, empty, plant, refused
-from utils.settings import UserError
+from utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")        # Pillow's, about the damage that is tested
 
@@ -113,23 +115,34 @@ def test_threads_keep_the_order_of_files(tmp_path):
     assert 1 <= available_cores() <= os.cpu_count()
 
 
-def test_stopped_by_hand_it_keeps_what_is_decoded(tmp_path, monkeypatch):
-    """Ctrl-C while the fifth file is decoded: the threads end, and start no other file."""
-    files = [tmp_path / f"{i}.png" for i in range(400)]
+def test_stopped_by_hand_it_keeps_what_is_decoded_and_begins_no_more(tmp_path, monkeypatch):
+    """Ctrl-C at the fifth file; those that are under way then are finished."""
+    files = [tmp_path / f"{i}.png" for i in range(100)]
     for file in files:
         saved(PHOTO, "PNG")(file)
+    stopped = threading.Event()
 
     def stopping(file, *settings):
         if file == files[4]:
             raise KeyboardInterrupt
+        if file in files[5:]:
+            assert stopped.wait(60)
         return decode(file, *settings)
 
+    class Threads(ThreadPoolExecutor):
+        def shutdown(self, **options):
+            super().shutdown(wait=False, **options)
+            stopped.set()
+            super().shutdown()
+
     monkeypatch.setattr(decoder, "decode", stopping)
-    images, facts = empty(400)
+    monkeypatch.setattr(decoder, "ThreadPoolExecutor", Threads)
+    images, facts = empty(100)
     with pytest.raises(KeyboardInterrupt):
         decode_all(files, images, facts, tmp_path / "report.txt")
     done = ~facts.isnan().any(1)
-    assert done[:4].all() and not done[4] and not done.all()
+    assert done[:4].all() and not done[4]
+    assert done[5:].sum() <= available_cores()
     assert (images[done].permute(0, 2, 3, 1).numpy() == PHOTO).all()
 
 
