@@ -59,7 +59,8 @@ def main(p):
                 train_whole(network, model, sources, labels, p, run, context)
         if not frozen:
             say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
-        say(*compare(run.folder, ["pretrained", run.name], []), sep="\n")
+        finished = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
+        say(*compare(run.folder, finished, []), sep="\n")
 
 
 def train_whole(network, model, sources, labels, p, run, context):
