@@ -28,7 +28,7 @@ from utils.artifacts import (
 )
 from utils.devices import largest_over_processes, rank, wait_for_all, world
 from utils.errors import UserError
-from utils.geometry import Geometry, from_manifest
+from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import aug_conv_bytes, require_memory
 
@@ -194,6 +194,8 @@ class Delivery:
             raise ValueError("there is no such delivery")
         if len(self.classes) < 2 or not 0 < float(self.scale) < math.inf:
             raise ValueError("there is no such delivery")
+        if not is_name(self.dataset) or not is_name(self.model):
+            raise ValueError("dataset and model must be names")
 
     @property
     def morphing(self) -> dict:
