@@ -246,6 +246,7 @@ class Query:
     geometry: Geometry
     scale: float
     names: tuple[str, ...]
+    classes: tuple[str, ...]            # of the provider's last delivery: what labels count
     files: dict
 
     def __post_init__(self):
@@ -256,11 +257,16 @@ class Query:
         """Stored values of its images, on the disk."""
         return read_values(self.folder / "morphed.npy", self.geometry, len(self.names))
 
-    def labels(self, classes: int) -> Tensor | None:
-        """Labels (N) int64, where they came along."""
+    def labels(self, wanted: tuple[str, ...], whose: str) -> Tensor | None:
+        """Labels (N) int64 of the `wanted` classes, `whose` in words, where labels came along.
+
+        Raises UserError where they are damaged, or of other classes.
+        """
         if "labels.npy" not in self.files:
             return None
-        return read_labels(self.folder / "labels.npy", len(self.names), classes)
+        labels = read_labels(self.folder / "labels.npy", len(self.names), len(self.classes))
+        check_classes(self.classes, wanted, str(self.folder), whose)
+        return map_labels(labels, self.classes, wanted)
 
 
 def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
