@@ -20,7 +20,6 @@ from utils.artifacts import (
     Saving,
     load,
     load_array,
-    maker_of,
     read_manifest,
     remedy,
     write_array_header,
@@ -302,7 +301,7 @@ def _read(folder: Path, kind: type):
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
         name = kind.__name__.lower()
-        maker = "morph_images.py" if kind is Query else maker_of(folder)
+        maker = "morph_images.py" if kind is Query else "gen_augconv.py"
         raise UserError(f"{folder / 'manifest.json'} is not a valid {name}: run `python {maker}` "
                         "again") from None
 
@@ -314,9 +313,13 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     """
     deliveries = [read_delivery(folder) for folder in folders]
     first = deliveries[0]
+    by_id = {}
+    for d in deliveries:
+        if d.id in by_id:
+            raise UserError(f"{d.folder} is the same delivery as {by_id[d.id].folder}: name it "
+                            "once")
+        by_id[d.id] = d
     for d in deliveries[1:]:
-        if d.id == first.id or d.folder.resolve() == first.folder.resolve():
-            raise UserError(f"{d.folder} is the same delivery as {first.folder}: name it once")
         if d.layer != first.layer:
             raise UserError(f"{d.folder} was made with another first layer than {first.folder}: "
                             "one network needs the same")
@@ -327,8 +330,6 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
         raise UserError("several deliveries need their channels in the same order: each provider "
                         "runs `python gen_augconv.py --shuffle_channels no`")
-    if len({d.id for d in deliveries}) < len(deliveries):
-        raise UserError("the same delivery is named twice: name it once")
     return deliveries
 
 
