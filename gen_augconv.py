@@ -41,9 +41,9 @@ def main(p):
     p = adopt(p, str(layer_path), channels=first.shape[0], image_size=first.image_size,
               image_fit=first.image_fit)
     p = adopt(p, f"key {key.id}", image_padding=key.image_padding)
-    p = keep_pixel_range(p, data_dir / "provider", key)
     check_shapes(p, first, key, layer_path)
     with joined_processes(p) as context:
+        p = keep_pixel_range(p, data_dir / "provider", key)
         layer = first.layer.to(context.device)
         order = torch.arange(layer.out_channels)
         if p.shuffle_channels:
@@ -83,11 +83,13 @@ def main(p):
 
 def keep_pixel_range(p, provider: Path, key):
     """The settings with the pixel_range of the key's last delivery, unless another is given."""
+    if p.dataset != "folder" or "pixel_range" in p.given:
+        return p
     try:
         last = read_last_delivery(provider, key)
     except UserError:                                    # it is the first one, or damaged
         return p
-    if last.pixel_range is None or "pixel_range" in p.given:
+    if last.pixel_range is None:
         return p
     say("pixel_range is that of the key's last delivery:", *last.pixel_range)
     return replace(p, pixel_range=last.pixel_range)

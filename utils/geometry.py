@@ -9,7 +9,6 @@ from torch import Tensor
 from mole.morphing import core_size, morphed_shape, padded_shape, roll
 from utils.declaration import fits
 
-
 Fit = Literal["crop", "pad", "stretch"]
 LONGEST_NAME = 500
 
