@@ -6,7 +6,7 @@ beside their morphed versions, go to the key's folder in data/provider/.
 """
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from utils.devices import joined_processes, rank, say
 from utils.errors import UserError, user_errors, warn
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.geometry import Geometry
-from utils.keys import describe_last_delivery, draw_order, read_key
+from utils.keys import describe_last_delivery, draw_order, read_key, read_last_delivery
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import data_digest
@@ -43,6 +43,7 @@ def main(p):
     p = adopt(p, f"key {key.id}", image_padding=key.image_padding)
     check_shapes(p, first, key, layer_path)
     with joined_processes(p) as context:
+        p = keep_pixel_range(p, data_dir / "provider", key)
         layer = first.layer.to(context.device)
         order = torch.arange(layer.out_channels)
         if p.shuffle_channels:
@@ -78,6 +79,20 @@ def main(p):
                         p.pixel_range)
         if rank() == 0:
             report(data_dir, delivery, geometry, sample, morphed)
+
+
+def keep_pixel_range(p, provider: Path, key):
+    """The settings with the pixel_range of the key's last delivery, unless another is given."""
+    if p.dataset != "folder" or "pixel_range" in p.given:
+        return p
+    try:
+        last = read_last_delivery(provider, key)
+    except UserError:                                    # it is the first one, or damaged
+        return p
+    if last.pixel_range is None:
+        return p
+    say("pixel_range is that of the key's last delivery:", *last.pixel_range)
+    return replace(p, pixel_range=last.pixel_range)
 
 
 def check_shapes(p, first, key, layer_path: Path):

@@ -22,7 +22,7 @@ from utils.owners import adopt
 
 def main(p):
     path = first_layer_path(p)
-    if path.exists():
+    if p.first_layer or path.exists():
         first = read_first_layer(path)
         p = adopt(p, str(path), channels=first.shape[0], image_size=first.image_size)
         shape = padded_shape(first.shape, p.image_padding)

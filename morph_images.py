@@ -25,7 +25,7 @@ from images.datasets import Prepared
 from images.folders import list_images, shown
 from utils.artifacts import Saving, write_alone
 from utils.delivery import morpher_for, write_morphed
-from utils.devices import joined_processes
+from utils.devices import joined_processes, rank
 from utils.errors import UserError
 from utils.keys import LastDelivery, read_key, read_last_delivery
 from utils.owners import adopt
@@ -41,25 +41,35 @@ def main(p):
     geometry = last.geometry
     found = find_images(p, last)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
-    folder = Path(p.data_dir) / "queries" / p.name
-    with joined_processes(p) as context, Saving(folder, anew=True) as new:
+    new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
+    with joined_processes(p) as context:
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
-        write_morphed(new, "morphed.npy", source, morpher)
-        if found.labels is not None:
-            new.save("labels.npy", partial(np.save, arr=found.labels.numpy()))
-        names = found.names
-        if not p.show_names:
-            names = [str(i) for i in range(len(names))]
-        new.describe(**asdict(geometry), images=len(names), scale=morpher.scale, names=names)
-    print(f"{len(names)} images are morphed with key {key.id}: {folder}/ goes to the developer")
+        if rank() > 0:                                   # it morphs its share of the blocks
+            write_morphed(new, "morphed.npy", source, morpher)
+            return
+        with new:
+            write_morphed(new, "morphed.npy", source, morpher)
+            if found.labels is not None:
+                new.save("labels.npy", partial(np.save, arr=found.labels.numpy()))
+            names = found.names
+            if not p.show_names:
+                names = [str(i) for i in range(len(names))]
+            new.describe(**asdict(geometry), scale=morpher.scale, names=names,
+                         classes=last.classes)
+        keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
+    print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:
         print("their labels go along, since they lie in folders named like the classes: move them "
               "elsewhere to keep their labels")
-    if p.show_names:
+
+
+def keep_names(path: Path, names: list[str], handed_over: bool):
+    """Writes which file has which number, for the provider alone, and says where names are."""
+    if handed_over:
+        path.unlink(missing_ok=True)                     # of an earlier query of this name
         print("the files' names go along")
         return
-    path = provider / f"names-{p.name}.csv"
-    write_alone(path, names_csv(found.names), 0o600)
+    write_alone(path, names_csv(names), 0o600)
     print(f"the developer sees numbers; {path} has the names of the files, and stays here")
 
 

@@ -75,7 +75,7 @@ def read_queries(p, delivery: Delivery) -> Queries:
         raise UserError(f"{query.folder} was morphed for another delivery than {delivery.folder}: "
                         "ask the provider to run `python morph_images.py` again")
     return Queries(query.values(), query.scale, list(query.names),
-                   query.labels(len(delivery.classes)))
+                   query.labels(delivery.classes, str(delivery.folder)))
 
 
 @dataclass(frozen=True)

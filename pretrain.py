@@ -12,10 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step
 from images import datasets
-from mole.first_layer import BehindFirstLayer, SplitNetwork, describe
+from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_first_layer
 from utils.devices import joined_processes, say
+from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
+from utils.owners import adopt
 from utils.records import Run, compare, plain_data, training_settings
 from utils.training import (
     Model,
@@ -32,7 +34,11 @@ from utils.training import (
 
 
 def main(p):
-    frozen = read_first_layer(p.frozen_first_layer) if p.frozen_first_layer else None
+    frozen = None
+    if p.frozen_first_layer:
+        frozen = read_first_layer(p.frozen_first_layer)
+        p = adopt(p, p.frozen_first_layer, channels=frozen.shape[0],
+                  image_size=frozen.image_size, image_fit=frozen.image_fit)
     with joined_processes(p) as context:
         train_set = datasets.load_images(p, "train")
         test_set = datasets.load_images(p, "test")
@@ -42,6 +48,8 @@ def main(p):
             mean, std = datasets.normalisation(p, train_set)
         model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)
         network = new_network(p, model)
+        if frozen:
+            check_features(frozen, network, model, p)
         run = Run(
             folder=Path(p.data_dir) / "developer",
             name="pretrained_frozen" if frozen else "pretrained",
@@ -59,7 +67,19 @@ def main(p):
                 train_whole(network, model, sources, labels, p, run, context)
         if not frozen:
             say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
-        say(*compare(run.folder, ["pretrained", run.name], []), sep="\n")
+        finished = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
+        say(*compare(run.folder, finished, []), sep="\n")
+
+
+def check_features(frozen: FirstLayer, network, model: Model, p):
+    """Raises UserError where the frozen layer does not give what the network's own layer does."""
+    own = describe(network.get_submodule(find_first_layer(network, model.shape)))
+    expected = own.features_shape(model.shape)
+    features = describe(frozen.layer).features_shape(frozen.shape)
+    if features != expected or frozen.shape != model.shape:
+        raise UserError(f"{p.frozen_first_layer} gives {'x'.join(map(str, features))} features, "
+                        f"but the first layer of {p.model} {'x'.join(map(str, expected))}: it is "
+                        f"the first layer of {frozen.model}, see --model")
 
 
 def train_whole(network, model, sources, labels, p, run, context):

@@ -33,7 +33,7 @@ from utils.training import (
 def main(p):
     if p.augment != "none":
         raise UserError("--augment needs Aug-Conv: a shift or flip of a morphed image is no shift "
-                        "or flip of the image; leave it out here")
+                        "or flip of the image; choose --augment none here")
     folder = Path(p.data_dir) / "developer"
     delivery = read_delivery(Path(p.data_dir) / "delivery")
     with joined_processes(p) as context:

@@ -23,6 +23,8 @@ SETTINGS = (*TINY, "--schedule", "onecycle", "--morph_seed", SEED)
 TRAINING = {"pretrain.py": "pretrained", "train_with_ac.py": "with_ac", "train_no_ac.py": "no_ac"}
 ALL = (*STEPS, *INFERENCE)
 CACHE = "datasets"                      # decoded images: made again wherever it does not fit
+COMPARED = (".pt", ".npy", ".png")      # files that are equal byte for byte
+OF_THE_MOMENT = ("seconds", "command", "peak_mb", "code", "load")      # of a record
 
 
 def step(script: str, data: Path, *arguments, settings: tuple = (), **also) -> Result:
@@ -53,7 +55,8 @@ def make_stages(folder: Path) -> dict[str, Path]:
         result = step(script, data, settings=("--results_dir", results))
         assert result.status == 0, result
         (results / f"{script}.log").write_text(result.out + result.err)
-    killed = step("pretrain.py", unfinished, before=killed_before("replace", 2))
+    killed = step("pretrain.py", unfinished, before=killed_before(
+        "rename", "pretrained.checkpoint.pt", nth=2))
     assert killed.status == -signal.SIGKILL
     return stages | {"end": data, "unfinished": unfinished, "results": results}
 
@@ -93,7 +96,7 @@ def contents(folder: Path) -> dict:
         assert not name.endswith(".partial"), f"{name} is left"
         if name.startswith(CACHE):
             continue
-        if file.suffix in (".pt", ".npy", ".png") or file.name == "predictions.csv":
+        if file.suffix in COMPARED or file.name.startswith(("predictions.", "names-")):
             found[name] = digest(file)
         elif file.name == "manifest.json":
             manifest = json.loads(file.read_text())
@@ -102,13 +105,20 @@ def contents(folder: Path) -> dict:
                 assert known == entry_of(file.parent / entry), entry
             found[name] = {k: v for k, v in manifest.items() if k not in ("files", "id")}
             found[name]["files"] = sorted(manifest["files"])
+        elif file.name == "current.json":
+            found[name] = json.loads(file.read_text())
         elif file.suffix == ".json":
-            result = json.loads(file.read_text())
-            for epoch in result["curve"]:
+            record = json.loads(file.read_text())
+            for epoch in record["curve"]:
                 del epoch["seconds"], epoch["train_seconds"]
-            found[name] = {k: v for k, v in result.items()
-                           if k not in ("seconds", "command", "peak_mb", "code")}
+            found[name] = {k: v for k, v in record.items() if k not in OF_THE_MOMENT}
     return found
+
+
+def key_folder(data: Path) -> Path:
+    """The folder of the provider's current key."""
+    provider = data / "provider"
+    return provider / "keys" / json.loads((provider / "current.json").read_text())["key"]
 
 
 def digest(file: Path) -> str:

@@ -30,7 +30,7 @@ STEPS = ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py", "train_with_
          "train_no_ac.py")
 INFERENCE = ("morph_images.py", "predict.py")
 TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
-        "--model", "vgg11", "--epochs", "2", "--batch_size", "16", "--dropout", "0.1",
+        "--model", "vgg_small", "--epochs", "2", "--batch_size", "16", "--dropout", "0.1",
         "--lr", "0.003", "--schedule", "halve", "--morph_seed", "7", "--device", "cpu",
         "--precision", "fp32")
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
@@ -39,8 +39,8 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_TH
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
-    "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.training",
-    "utils.provider", "models.build", "tests.steps"])
+    "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.delivery",
+    "utils.training", "utils.first_layers", "utils.step", "tests.steps"])
 
 
 class Result(NamedTuple):
@@ -119,7 +119,7 @@ def start(script: str, *arguments, settings: tuple = (), cwd: Path = ROOT,
           before: Callable[[], object] | None = None) -> Step:
     """Starts a step with the arguments and, of the settings, those that it uses.
 
-    `before` is called in its process first (see full_disk, killed_before).
+    `before` is called in its process first (see full_disk, killed_before, and others).
     """
     return Step(script, (*options_of(script, settings), *map(str, arguments)), cwd, before)
 
@@ -164,21 +164,57 @@ def limit_files(size: int):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def killed_before(function: str, nth: int, by: int = signal.SIGKILL) -> Callable[[], None]:
-    """A signal just before the nth call of a function of `os`, such as replace or fsync."""
-    return partial(_killed_before, function, nth, by)
+# What a step does to a file, and the function of `os` that does it.
+CALLS = {"write": "open", "flush": "fsync", "rename": "replace", "remove": "unlink"}
 
 
-def _killed_before(function: str, nth: int, by: int):
-    true, calls = getattr(os, function), []
+def killed_before(call: str, file: str, nth: int = 1, by: int = signal.SIGKILL
+                  ) -> Callable[[], None]:
+    """A signal just before a step does one of CALLS to a file, for the nth time.
 
-    def killing(*arguments, **also):
-        calls.append(arguments)
-        if len(calls) == nth:
-            os.kill(os.getpid(), by)
-        return true(*arguments, **also)
+    `file` is the end of its path, such as "delivery/manifest.json". A file is written and flushed
+    under its temporary name; that counts as the file.
+    """
+    return partial(_killed_before, call, file, nth, by)
 
-    setattr(os, function, killing)
+
+def _killed_before(call: str, file: str, nth: int, by: int):
+    seen = []
+
+    def kill(path: str):
+        if f"/{path}".endswith(f"/{file}"):
+            seen.append(path)
+            if len(seen) == nth:
+                os.kill(os.getpid(), by)
+
+    _watch(call, kill)
+
+
+def noting(call: str, notes: Path) -> Callable[[], None]:
+    """The path of each file that a step does one of CALLS to is added to `notes`, a line each."""
+    return partial(_noting, call, notes)
+
+
+def _noting(call: str, notes: Path):
+    notes.touch()
+    descriptor = os.open(notes, os.O_WRONLY | os.O_APPEND)
+    _watch(call, lambda path: os.write(descriptor, f"{path}\n".encode()))
+
+
+def _watch(call: str, act: Callable[[str], object]):
+    """Calls act(path) before each such call."""
+    true = getattr(os, CALLS[call])
+
+    def watched(first, *arguments, **also):
+        if call == "flush":
+            path = os.readlink(f"/proc/self/fd/{first}")
+        else:
+            path = os.fsdecode(arguments[0] if call == "rename" else first)
+        if call != "write" or arguments[0] & os.O_WRONLY:
+            act(path.removesuffix(".partial"))
+        return true(first, *arguments, **also)
+
+    setattr(os, CALLS[call], watched)
 
 
 def free_memory(size: int) -> Callable[[], None]:
@@ -240,12 +276,14 @@ def _singular_cores(count: int):
     from mole import morphing
     true, calls = morphing.draw_core, []
 
-    def bad(q, *arguments):
+    def draw(q, *arguments):
         calls.append(q)
         core = true(q, *arguments)
-        return torch.ones(q, q) + 1e-6 * core if len(calls) <= count else core
+        if len(calls) > count:
+            return core
+        return torch.ones(q, q) + 1e-6 * core
 
-    morphing.draw_core = bad
+    morphing.draw_core = draw
 
 
 def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, err: str):
@@ -263,8 +301,8 @@ def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, 
     os.chdir(cwd)
     sys.path.insert(0, str(ROOT))
     sys.argv = [script, *arguments]
-    os.fsync = lambda descriptor: None       # counts as a call, but no test cuts the power, and
-    try:                                     # tens of GB would wait for the disk
+    os.fsync = lambda descriptor: None       # no test cuts the power, and GBs would wait for disks
+    try:
         if before is not None:
             before()
         runpy.run_path(str(ROOT / script), run_name="__main__")

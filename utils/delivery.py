@@ -20,7 +20,6 @@ from utils.artifacts import (
     Saving,
     load,
     load_array,
-    maker_of,
     read_manifest,
     remedy,
     write_array_header,
@@ -28,7 +27,7 @@ from utils.artifacts import (
 )
 from utils.devices import largest_over_processes, rank, wait_for_all, world
 from utils.errors import UserError
-from utils.geometry import Geometry, from_manifest
+from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import aug_conv_bytes, require_memory
 
@@ -194,6 +193,8 @@ class Delivery:
             raise ValueError("there is no such delivery")
         if len(self.classes) < 2 or not 0 < float(self.scale) < math.inf:
             raise ValueError("there is no such delivery")
+        if not is_name(self.dataset) or not is_name(self.model):
+            raise ValueError("dataset and model must be names")
 
     @property
     def morphing(self) -> dict:
@@ -244,6 +245,7 @@ class Query:
     geometry: Geometry
     scale: float
     names: tuple[str, ...]
+    classes: tuple[str, ...]            # of the provider's last delivery: what labels count
     files: dict
 
     def __post_init__(self):
@@ -254,11 +256,16 @@ class Query:
         """Stored values of its images, on the disk."""
         return read_values(self.folder / "morphed.npy", self.geometry, len(self.names))
 
-    def labels(self, classes: int) -> Tensor | None:
-        """Labels (N) int64, where they came along."""
+    def labels(self, wanted: tuple[str, ...], whose: str) -> Tensor | None:
+        """Labels (N) int64 of the `wanted` classes, `whose` in words, where labels came along.
+
+        Raises UserError where they are damaged, or of other classes.
+        """
         if "labels.npy" not in self.files:
             return None
-        return read_labels(self.folder / "labels.npy", len(self.names), classes)
+        labels = read_labels(self.folder / "labels.npy", len(self.names), len(self.classes))
+        check_classes(self.classes, wanted, str(self.folder), whose)
+        return map_labels(labels, self.classes, wanted)
 
 
 def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
@@ -294,7 +301,7 @@ def _read(folder: Path, kind: type):
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
         name = kind.__name__.lower()
-        maker = "morph_images.py" if kind is Query else maker_of(folder)
+        maker = "morph_images.py" if kind is Query else "gen_augconv.py"
         raise UserError(f"{folder / 'manifest.json'} is not a valid {name}: run `python {maker}` "
                         "again") from None
 
@@ -306,9 +313,13 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     """
     deliveries = [read_delivery(folder) for folder in folders]
     first = deliveries[0]
+    by_id = {}
+    for d in deliveries:
+        if d.id in by_id:
+            raise UserError(f"{d.folder} is the same delivery as {by_id[d.id].folder}: name it "
+                            "once")
+        by_id[d.id] = d
     for d in deliveries[1:]:
-        if d.id == first.id or d.folder.resolve() == first.folder.resolve():
-            raise UserError(f"{d.folder} is the same delivery as {first.folder}: name it once")
         if d.layer != first.layer:
             raise UserError(f"{d.folder} was made with another first layer than {first.folder}: "
                             "one network needs the same")
@@ -319,8 +330,6 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
         raise UserError("several deliveries need their channels in the same order: each provider "
                         "runs `python gen_augconv.py --shuffle_channels no`")
-    if len({d.id for d in deliveries}) < len(deliveries):
-        raise UserError("the same delivery is named twice: name it once")
     return deliveries
 
 

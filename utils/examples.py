@@ -109,7 +109,7 @@ class Features:
         for number, (_, source) in enumerate(self.parts):
             places = ((index >= start) & (index < start + len(source))).nonzero()[:, 0]
             if len(places):
-                some = None if flipped is None else flipped[places]
+                some = None if flipped is None else flipped[places.to(flipped.device)]
                 part = self._of_part(number, index[places] - start, some)
                 if result is None:
                     result = torch.empty(len(index), *part.shape[1:], dtype=part.dtype,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -9,9 +10,10 @@ from torch import nn
 from mole.first_layer import describe, fingerprint
 from utils.artifacts import build_from, read_tensors
 from utils.errors import UserError
+from utils.geometry import Fit, is_name
 from utils.settings import Settings
 
-LARGEST = 2**20
+LARGEST_SIDE = 2**20                # of an image, in pixels
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,14 @@ def first_layer_from(content: dict) -> FirstLayer:
     first = FirstLayer(layer, tuple(content["mean"]), tuple(content["std"]), content["image_size"],
                        content["image_fit"], content["model"], content["dataset"],
                        content["train_images"])
-    texts = first.image_fit, first.model, first.dataset
-    counts = first.image_size, first.train_images
-    if not all(type(text) is str and len(text) < 1000 for text in texts):
-        raise ValueError("image_fit, model and dataset must be texts")
-    if not all(type(count) is int and 0 < count < 2**40 for count in counts):
-        raise ValueError("image_size and train_images must be positive numbers")
+    if first.image_fit not in get_args(Fit):
+        raise ValueError(f"image_fit must be one of {', '.join(get_args(Fit))}")
+    if not is_name(first.model) or not is_name(first.dataset):
+        raise ValueError("model and dataset must be names")
+    if type(first.image_size) is not int or not 0 < first.image_size < LARGEST_SIDE:
+        raise ValueError("image_size must be a number of pixels")
+    if type(first.train_images) is not int or not 0 < first.train_images < 2**40:
+        raise ValueError("train_images must be a positive number")
     if not len(first.mean) == len(first.std) == layer.in_channels:
         raise ValueError("mean and std must have a number for each channel")
     if not all(0 < s < 10**6 for s in first.std) or not all(abs(m) < 10**6 for m in first.mean):

@@ -9,6 +9,14 @@ from torch import Tensor
 from mole.morphing import core_size, morphed_shape, padded_shape, roll
 from utils.declaration import fits
 
+Fit = Literal["crop", "pad", "stretch"]
+LONGEST_NAME = 500
+
+
+def is_name(value) -> bool:
+    """Whether a value of another party's file is a text that can be printed in one line."""
+    return type(value) is str and len(value) < LONGEST_NAME and value.isprintable()
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -20,7 +28,7 @@ class Geometry:
     key: str                            # public id of the key
     shape: tuple[int, int, int]         # (α, m, m) that is morphed, padding included
     image_padding: int
-    image_fit: str
+    image_fit: Fit
     kappa: int
     tile: int
     morph_distribution: str

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from mole.morphing import core_size, draw_usable_core, secret_generator
-from utils.artifacts import Saving, load, read_manifest, verify, write_alone
+from utils.artifacts import (
+    Saving,
+    is_private,
+    keep_private,
+    load,
+    read_manifest,
+    verify,
+    write_alone,
+)
 from utils.errors import UserError
 from utils.geometry import Geometry, from_manifest
 
@@ -73,7 +81,10 @@ def draw_order(channels: int, seed: int | None = None) -> Tensor:
 def save_key(provider: Path, key: Key) -> Path:
     """Adds a key to the provider's folder and makes it the current one; gives its folder."""
     folder = provider / "keys" / key.id
-    with Saving(folder, secret=True) as new:
+    provider.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_private(provider):
+        keep_private(provider)
+    with Saving(folder, secret=True, anew=_is_damaged(folder)) as new:
         new.save("morphing_matrix.pt", {"core": key.core})
         new.save("inverse_matrix.pt", {"core": key.inverse})
         new.describe(key=key.id, kappa=key.kappa, tile=key.tile,
@@ -83,8 +94,17 @@ def save_key(provider: Path, key: Key) -> Path:
     return folder
 
 
+def _is_damaged(folder: Path) -> bool:
+    """Whether a key's folder has a manifest that cannot be continued."""
+    try:
+        read_manifest(folder, missing_ok=True)
+    except UserError:
+        return True
+    return False
+
+
 def key_ids(provider: Path) -> list[str]:
-    """The ids of all keys of a provider, the oldest first."""
+    """The ids of all keys of a provider, the one that was used last at the end."""
     folders = [path for path in (provider / "keys").glob("*") if (path / "manifest.json").exists()]
     return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
 

@@ -48,7 +48,7 @@ SAMPLE_TOLERANCE = 1e-2             # of a network's logits on another processor
 
 WORDS = {                           # for names of settings and data in sentences
     "train_digest": "training images or labels", "test_digest": "test images or labels",
-    "network_sample": "code or first weights of the network", "class_names": "classes",
+    "network_sample": "code of the network", "class_names": "classes",
     "train_images": "number of training images", "test_images": "number of test images",
     "init": "starting weights", "frozen_layer": "frozen first layer", "deliveries": "delivery",
     "lr": "learning rate"}
@@ -195,13 +195,21 @@ def read_record(folder: Path, name: str) -> dict | None:
     return record
 
 
+# What gives a network its logits besides its code: where one of these differs, that says it all.
+MAKE_THE_SAMPLE = {"model", "init", "seed", "class_names", "channels", "image_size"}
+
+
 def differences(one: dict, other: dict) -> list[str]:
-    """What two runs differ in: names of settings and data, of `identity` or of records."""
+    """What two runs differ in: names of settings and data, of `identity` or of records.
+
+    `network_sample` is among them where the network's code differs.
+    """
     found = []
     for part in ("settings", "data"):
         mine, others = one[part], other[part]
         found += [key for key in mine | others if mine.get(key) != others.get(key)]
-    if not _same_sample(one["network_sample"], other["network_sample"]):
+    if not (MAKE_THE_SAMPLE & set(found)
+            or _same_sample(one["network_sample"], other["network_sample"])):
         found.append("network_sample")
     if one["frozen_layer"] != other["frozen_layer"]:
         found.append("frozen_layer")
