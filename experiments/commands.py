@@ -1,0 +1,21 @@
+"""How a program with options of its own starts and ends: mistakes in one line, no traceback."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.settings import UserError
+
+
+def run_command(main: Callable[[], int | None]):
+    """Runs `main` and exits with its status; 1 and one line for a mistake of its user."""
+    name = Path(sys.argv[0]).name
+    try:
+        sys.exit(main())
+    except UserError as mistake:
+        sys.exit(f"{name}: {mistake}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{name}: stopped")
+    except OSError as mistake:
+        where = f"{mistake.filename}: " if mistake.filename else ""
+        sys.exit(f"{name}: {where}{mistake.strerror or mistake}")
