@@ -198,8 +198,12 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
                        parse_math=False)
     attack.set_title("Re-identified from morphed images alone", fontsize=9)
     attack.set_xlabel("q, side of the core")
+    cores = sorted({int(q) for axis in (learning, attack) for line in axis.lines
+                    for q in line.get_xdata() if q > 1})    # the plain network's line has 0 and 1
     for axis, label in ((learning, "test accuracy, %"), (attack, "re-identified images, %")):
         axis.set(xscale="log", ylabel=label, ylim=(0, 105))
+        axis.minorticks_off()
+        axis.set_xticks(cores, map(str, cores), fontsize=7, rotation=45)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     return as_png(figure)
