@@ -23,8 +23,8 @@ from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, re
 from experiments.tables.rows import group_in_rows, summarise
 from experiments.tables.table import LATEX_PREAMBLE, Table
 from utils.artifacts import write_alone
-from utils.provenance import to_json
-from utils.settings import UserError, user_errors
+from utils.errors import UserError, user_errors
+from utils.records import to_json
 
 ROOT = Path(__file__).resolve().parent
 PAGES = ("*.md", "attacks/*.md", "experiments/*.md", "docs/*.md")

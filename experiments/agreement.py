@@ -13,16 +13,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.in_memory import deliver_in_memory, draw_key
+import utils.step
 from images.datasets import Images, Prepared, load_images
 from models.build import build
-from mole.first_layer import BehindFirstLayer, from_file
+from mole.first_layer import BehindFirstLayer
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import load, write_alone
-from utils.devices import full_float32
-from utils.provenance import provenance, to_json
-from utils.settings import UserError, run_step
+from utils.delivery import deliver_in_memory
+from utils.devices import use_full_float32
+from utils.errors import UserError
+from utils.first_layers import FirstLayer, read_first_layer
+from utils.keys import draw_key
+from utils.provenance import provenance
+from utils.records import to_json
 
 BATCH = 250                         # images that are predicted at once
 REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver
@@ -43,30 +47,28 @@ CASES = [Case("orthogonal", 0, "float32"), Case("orthogonal", 0, "float16"),
 
 
 class Trained(NamedTuple):
-    """A trained plain network, its first layer, and how its images were normalised."""
+    """A trained plain network, and its first layer with how its images were normalised."""
 
     network: nn.Module
-    layer: nn.Conv2d
-    mean: tuple
-    std: tuple
-    about: dict                     # the network's name, and what it was trained on
+    first: FirstLayer
 
 
 @torch.inference_mode()
 def main(p: Parameters):
-    full_float32()
+    use_full_float32()
     test = load_images(p, "test")
     trained = load_trained(Path(p.data_dir) / "developer", tuple(test.images.shape[1:]))
-    images = Prepared(test.images, trained.mean, trained.std, 0)[:]
+    images = Prepared(test.images, trained.first.mean, trained.first.std, 0)[:]
     plain = predict(trained.network, images)
     table = []
     for case in CASES:
-        if case.tile % trained.layer.stride[0] == 0:
+        if case.tile % trained.first.layer.stride[0] == 0:
             row = compare(case, trained, images, plain, test, p.morph_seed)
             print(row, flush=True)
             table.append(row)
-    record = provenance(p) | trained.about | {
-        "images": len(plain), "right": count_right(plain, test.labels), "table": table}
+    record = provenance(p) | {
+        "model": trained.first.model, "dataset": trained.first.dataset, "images": len(plain),
+        "right": count_right(plain, test.labels), "table": table}
     path = Path(p.results_dir or "results") / "agreement.json"
     write_alone(path, to_json(record))
     print(f"{path} is written")
@@ -74,14 +76,13 @@ def main(p: Parameters):
 
 def load_trained(developer: Path, shape: tuple[int, int, int]) -> Trained:
     """Raises UserError where the network is for images of another shape (α, m, m)."""
-    layer, mean, std = load(developer / "first_layer.pt", from_file)
+    first = read_first_layer(developer / "first_layer.pt")
     content = load(developer / "pretrained.pt")
     if tuple(content["model"]["shape"]) != shape:
         raise UserError("pretrained.pt is for other images: give the data set that it was made of")
     network = build(**content["model"]).eval()
     network.load_state_dict(content["network"])
-    about = {"model": content["model"]["name"], "data": content["about"]}
-    return Trained(network, layer, mean, std, about)
+    return Trained(network, first)
 
 
 def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: Images,
@@ -89,12 +90,12 @@ def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: I
     """A row of the table: images (N, α, m, m), their plain logits (N, classes)."""
     shape = tuple(images.shape[1:])
     key = draw_key(shape, 1, case.tile, case.morph_distribution, seed)
-    delivered = deliver_in_memory(images, trained.layer, key, case.delivery_dtype)
+    delivered = deliver_in_memory(images, trained.first.layer, key, case.delivery_dtype)
     morphed = delivered.restored()
-    features = trained.layer(images[:BATCH])
+    features = trained.first.layer(images[:BATCH])
     error = relative_error(delivered.aug_conv(morphed[:BATCH]), features)
-    row = case._asdict() | {"kappa": None if case.tile else 1, "images": len(images),
-                            "error_of_the_features": error}
+    kappa = None if case.tile else 1
+    row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
     if error >= REFUSED:
         return row
     behind = BehindFirstLayer(trained.network, shape).eval()
@@ -114,4 +115,4 @@ def count_right(logits: Tensor, labels: Tensor) -> int:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

@@ -30,7 +30,8 @@ from parameter import Parameters
 from utils.artifacts import read_tensors, write_alone
 from utils.delivery import Geometry
 from utils.devices import full_float32
-from utils.provenance import provenance, to_json
+from utils.provenance import provenance
+from utils.records import to_json
 
 CIFAR, CLOTHING = ("cifar10", 32), ("clothing", 64)
 PAIRS = 4000                        # public images whose morphed ones are known, at most

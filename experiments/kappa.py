@@ -10,18 +10,21 @@ from statistics import fmean
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
+import utils.step
 from attacks.adversary import evenly_spaced
-from experiments.in_memory import deliver_in_memory, draw_key
 from experiments.tables.formulas import KAPPAS
 from images.datasets import Prepared, dataset_name, load_images
-from mole.first_layer import from_file
-from mole.morphing import condition_number, relative_error
+from mole.morphing import relative_error
 from parameter import Parameters
-from utils.artifacts import load, write_alone
-from utils.devices import full_float32
-from utils.plots import rows_png, stretched
-from utils.provenance import provenance, to_json
-from utils.settings import run_step, user_errors
+from utils.artifacts import write_alone
+from utils.delivery import deliver_in_memory
+from utils.devices import use_full_float32
+from utils.errors import user_errors
+from utils.first_layers import first_layer_path, read_first_layer
+from utils.keys import draw_key
+from utils.plots import rows_png, stretch
+from utils.provenance import provenance
+from utils.records import to_json
 
 IMAGES = 256
 SHOWN = slice(0, 250, 25)           # of them in the picture
@@ -29,16 +32,16 @@ FEATURES_SHOWN = (KAPPAS[0], KAPPAS[-1])
 
 
 def main(p: Parameters):
-    full_float32()
-    first_layer = Path(p.data_dir) / "developer" / "first_layer.pt"
-    layer, mean, std = load(first_layer, from_file)
+    use_full_float32()
+    first = read_first_layer(first_layer_path(p))
     test = load_images(p, "test").images
     test = test[evenly_spaced(len(test), IMAGES)]        # they may lie in the order of classes
-    plain = Prepared(test, mean, std, 0)[:]
+    plain = Prepared(test, first.mean, first.std, 0)[:]
     with user_errors():
-        points, picture = sweep(p, layer, test.float() / 255, plain)
+        points, picture = sweep(p, first.layer, test.float() / 255, plain)
     folder = Path(p.results_dir or "results")
-    record = {"images": len(plain), "images_of": dataset_name(p), "sweep": points}
+    record = {"images": len(plain), "images_of": dataset_name(p),
+              "morph_distribution": p.morph_distribution, "sweep": points}
     write_alone(folder / "kappa.json", to_json(provenance(p) | record))
     write_alone(folder / "figures" / "kappa.png", picture)
 
@@ -57,10 +60,10 @@ def sweep(p: Parameters, layer: nn.Conv2d, pixels: Tensor, plain: Tensor
         delivered = deliver_in_memory(plain, layer, key)
         morphed = delivered.restored()
         found = delivered.aug_conv(morphed)
-        looks = stretched(morphed.view(plain.shape))
+        looks = stretch(morphed.view(plain.shape))
         points.append({
             "kappa": kappa, "q": len(key.core),
-            "condition_number": condition_number(key.core, key.inverse),
+            "condition_number": key.condition,
             "ssim": mean_ssim(pixels, looks),
             "psnr": float(peak_signal_noise_ratio(pixels.numpy(), looks.numpy())),
             "error_of_the_features": relative_error(found, features)})
@@ -68,7 +71,7 @@ def sweep(p: Parameters, layer: nn.Conv2d, pixels: Tensor, plain: Tensor
         q = len(key.core)
         rows.append((f"morphed, κ = {kappa}: core {q}×{q}", looks[SHOWN]))
         if kappa in FEATURES_SHOWN:
-            maps = stretched(found[SHOWN, brightest][:, None])
+            maps = stretch(found[SHOWN, brightest][:, None])
             rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
     return points, rows_png(rows, zoom=3)
 
@@ -82,4 +85,4 @@ def mean_ssim(pixels: Tensor, looks: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

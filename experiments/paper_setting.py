@@ -16,20 +16,15 @@ from pathlib import Path
 
 import torch
 
-from experiments.commands import describe_duration, run_command
+from experiments.commands import run_command
 from images.datasets import image_shape
+from mole.first_layer import SplitNetwork
 from parameter import Parameters
-from utils.devices import compute_dtype, processes
+from utils.devices import joined_processes
+from utils.examples import Images, Source
 from utils.provenance import ROOT
 from utils.settings import options_of, parse
-from utils.training import (
-    Data,
-    logits_of,
-    new_network,
-    optimizer_and_schedule,
-    to_device,
-    train_epoch,
-)
+from utils.training import Model, duration, make_forward, make_optimizer, new_network, train_epoch
 
 MEASURED_BATCHES = 20
 SECONDS_TO_STOP = 60                # that a step has after Ctrl-C
@@ -81,25 +76,24 @@ def prepare_control(folder: Path) -> Path:
 
 def describe_plan(seconds: float) -> str:
     """How long each training step takes, and all of them."""
-    each = ", ".join(f"{step.removesuffix('.py')} {describe_duration(seconds)}"
+    each = ", ".join(f"{step.removesuffix('.py')} {duration(seconds)}"
                      for step in TRAINED)
-    return f"about {each}; {describe_duration(len(TRAINED) * seconds)} one after the other"
+    return f"about {each}; {duration(len(TRAINED) * seconds)} one after the other"
 
 
 def estimate_training(p: Parameters) -> float:
     """Seconds to train one network at these settings, from MEASURED_BATCHES of blank images."""
     count, shape = MEASURED_BATCHES * p.batch_size, image_shape(p)
-    labels = torch.zeros(count, dtype=torch.int64)
-    data = Data(torch.zeros(count, *shape), labels, torch.zeros(0), torch.zeros(0), lambda x: x)
-    with processes(p) as device:
-        network, _ = new_network(p, 10, shape)
-        network.to(device, memory_format=torch.channels_last)
-        optimizer, scheduler = optimizer_and_schedule(network, p, 0, MEASURED_BATCHES)
-        data = to_device(data, device)
-        forward = logits_of(network, data.prepare, compute_dtype(p, device), device)
-        for _ in range(2):          # the first finds the fastest kernels
+    source = Source(torch.zeros(count, *shape), lambda x: x)
+    with joined_processes(p) as context:
+        examples = Images(source, torch.zeros(count, dtype=torch.int64), context)
+        network = SplitNetwork(new_network(p, Model(p.model, 10, shape, p.dropout)), shape)
+        network.to(context.device, memory_format=torch.channels_last)
+        optimizer, scheduler = make_optimizer(network, p, p.weight_decay, MEASURED_BATCHES)
+        forward = make_forward(network, context)
+        for epoch in (1, 2):        # the first finds the fastest kernels
             began = time.perf_counter()
-            train_epoch(forward, data, p, 1, optimizer, scheduler, device)
+            train_epoch(forward, examples, p, epoch, optimizer, scheduler, context)
         seconds_per_image = (time.perf_counter() - began) / count
     return p.epochs * (p.train_limit or CIFAR_IMAGES) * seconds_per_image
 

@@ -25,8 +25,8 @@ from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import compute_dtype, processes
-from utils.provenance import provenance, to_json
-from utils.records import Run
+from utils.provenance import provenance
+from utils.records import Run, to_json
 from utils.training import Data, new_network, through_frozen_layers, train
 
 CASE = Case("aug pairs", *CIFAR, "vgg11", "orthogonal", 1, 0, private=10_000)

@@ -24,7 +24,8 @@ from experiments import speed_report as report
 from experiments.speed_measures import CUDA, FULL, MEASURES, QUICK, Size
 from utils.artifacts import write_alone
 from utils.devices import processes
-from utils.provenance import peak_memory, provenance, to_json
+from utils.provenance import peak_memory, provenance
+from utils.records import to_json
 
 
 def measure(name: str, side: str, size: Size, device: str) -> dict:

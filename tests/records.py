@@ -12,7 +12,7 @@ TILES_8 = {"kappa": None, "tile": 8, "morph_distribution": "orthogonal", "image_
            "delivery_dtype": "int8", "shuffle_channels": True}
 SETTINGS = {"model": "vgg11", "init": None, "epochs": 2, "batch_size": 64, "lr": 0.005,
             "schedule": "onecycle", "decay_epochs": None, "momentum": 0.9, "weight_decay": 5e-7,
-            "dropout": 0.1, "augment": False, "precision": "float32", "standardise": False,
+            "dropout": 0.1, "augment": "none", "precision": "float32", "standardise": False,
             "seed": 0, "processes": 1}
 DATA = {"dataset": "cifar10", "class_names": list("abcdefghij"), "channels": 3, "image_size": 32,
         "image_fit": "crop", "train_images": 10_000, "test_images": 10_000,

@@ -16,10 +16,10 @@ from experiments.tables.reading import Results, read_results
 from experiments.tables.rows import group_in_rows
 from experiments.tables.table import Column, Table, table_of_records
 from models.vgg import GROUPS, VGG
-from mole.morphing import compose_aug_conv, morph
+from mole import AugConv, morph
 from tests.records import TILES_8, results_of, sweep_records, training_run, write_records
 from tests.steps import ROOT
-from utils.settings import UserError
+from utils.errors import UserError
 
 FIXTURES = ROOT / "tests" / "fixtures"
 PNG = b"\x89PNG"
@@ -135,7 +135,8 @@ def test_what_is_missing_names_its_command(records, monkeypatch):
     ("image_size", 64, "image size 64"), ("precision", "bfloat16", "precision bfloat16"),
     ("batch_size", 7, "batch size 7"), ("decay_epochs", 60, "decay epochs 60"),
     ("lr", 0.1, "learning rate 0.1"), ("init", "9" * 64, "from weights 99999999"),
-    ("train_digest", "8" * 64, "train images 88888888"), ("augment", True, "augmented"),
+    ("train_digest", "8" * 64, "train images 88888888"),
+    ("augment", "crop_flip", "augment crop_flip"),
     ("class_names", ["cat", "dog"], "classes cat, dog")])
 def test_unlike_runs_stand_in_rows_that_say_what_differs(name, value, words):
     rows = group_in_rows([training_run("with_ac", 0.5),
@@ -324,8 +325,8 @@ def test_morphing_is_counted_as_torch_counts_it():
 def test_entries_are_those_of_aug_conv(tile, shape):
     layer, alpha = nn.Conv2d(shape[0], 5, 3, padding=1), shape[0]
     core, dense = torch.eye(alpha * tile * tile), tile == shape[1]
-    made = compose_aug_conv(layer, core, shape, torch.arange(5), 0 if dense else tile)["weight"]
-    assert made.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
+    made = AugConv.compose(layer, core, shape, tile=0 if dense else tile)
+    assert made.weight.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
 
 
 @pytest.mark.parametrize("tile, macs, of_network, megabytes, of_data", [

@@ -16,8 +16,8 @@ from experiments.tables.rows import (
     partners_left_out,
     title_of,
 )
-from experiments.tables.runs_table import RUNS
 from experiments.tables.table import Table, write_number
+from utils.records import RUNS
 
 MARGIN = 1.0                        # points of accuracy within which two networks are called equal
 

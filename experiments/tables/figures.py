@@ -18,8 +18,8 @@ from experiments.tables.formulas import (
 from experiments.tables.measured import ATTACKED_IMAGES, CORES, describe_blocks
 from experiments.tables.reading import Results, TrainingRun
 from experiments.tables.rows import DATASETS, Row, core_side, group_in_rows, summarise
-from experiments.tables.runs_table import RUNS
 from utils.plots import as_png, pyplot
+from utils.records import RUNS
 
 PANELS = 9                          # rows that the accuracy figure shows; it says how many more
 SIDES = (32, 64, 128)               # of images, in pixels

@@ -57,7 +57,7 @@ def make_kappa(results: Results) -> Table:
         share = morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10)
         needed = pairs_needed(point["q"], point["kappa"])
         rows.append(point | {"share": share, "pairs_needed": needed})
-    note = (f"`{record['command']}`, {record['parameters']['morph_distribution']} cores, "
+    note = (f"`{record['command']}`, {record['morph_distribution']} cores, "
             f"{record['images']} images of {record['images_of']}.")
     return table_of_records("What κ changes.", KAPPA_COLUMNS, rows, note)
 
@@ -302,7 +302,7 @@ def make_repairs(results: Results) -> Table:
     record = results.records["repairs"]
     case = record["case"]
     note = (f"`{record['command']}` on {case['dataset']}, κ = {case['kappa']}, "
-            f"{case['morph_distribution']} core; {record['parameters']['model']} on "
+            f"{case['morph_distribution']} core; {record['model']} on "
             f"{record['train_images']} images.")
     return table_of_records("Repairs of Aug-Conv.", REPAIR_COLUMNS, record["table"], note)
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from experiments.tables.runs_table import RUNS
-from utils.settings import UserError, user_errors
+from utils.errors import UserError, user_errors
+from utils.records import RUNS
 
 # The experiments' records by the names of their files, and the command that makes each.
 EXPERIMENTS = {

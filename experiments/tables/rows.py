@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from experiments.tables.reading import TrainingRun
-from experiments.tables.runs_table import RUNS
 from experiments.tables.table import write_number
+from utils.records import RUNS
 
 # What runs of one row may differ in. Each seed has a frozen layer and a key of its own; the weight
 # decay of plain and of morphed runs differs in the paper, so cells name it where it does.
@@ -160,8 +160,8 @@ def describe_fact(name: str, value) -> str:
         return f"classes {', '.join(value[:3])}…"
     if name == "lr":
         return f"learning rate {value:g}"
-    if name == "augment" and value in (False, True, "none", ""):
-        return "augmented" if value is True else "not augmented"
+    if name == "augment" and value == "none":
+        return "not augmented"
     if name == "normalisation":
         return f"normalised with {value}"
     if value is None:
