@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import utils.step
 from images.datasets import Images, Prepared, load_images
 from models.build import build
-from mole.first_layer import BehindFirstLayer
+from mole.first_layer import SplitNetwork
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import load, write_alone
@@ -49,7 +49,7 @@ CASES = [Case("orthogonal", 0, "float32"), Case("orthogonal", 0, "float16"),
 class Trained(NamedTuple):
     """A trained plain network, and its first layer with how its images were normalised."""
 
-    network: nn.Module
+    network: SplitNetwork
     first: FirstLayer
 
 
@@ -80,9 +80,9 @@ def load_trained(developer: Path, shape: tuple[int, int, int]) -> Trained:
     content = load(developer / "pretrained.pt")
     if tuple(content["model"]["shape"]) != shape:
         raise UserError("pretrained.pt is for other images: give the data set that it was made of")
-    network = build(**content["model"]).eval()
+    network = build(**content["model"])
     network.load_state_dict(content["network"])
-    return Trained(network, first)
+    return Trained(SplitNetwork(network, shape).eval(), first)
 
 
 def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: Images,
@@ -98,8 +98,7 @@ def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: I
     row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
     if error >= REFUSED:
         return row
-    behind = BehindFirstLayer(trained.network, shape).eval()
-    logits = predict(nn.Sequential(delivered.aug_conv, behind), morphed)
+    logits = predict(nn.Sequential(delivered.aug_conv, trained.network.rest), morphed)
     same = logits.argmax(1) == plain.argmax(1)
     return row | {"equal": int(same.sum()), "right": count_right(logits, test.labels),
                   "largest_logit_difference": float((logits - plain).abs().max())}
