@@ -1,84 +1,117 @@
-"""The paper's central claim in its strongest form: `python -m experiments.agreement`.
+"""Equal predictions, the most direct test of the paper's claim: `python -m experiments.agreement`.
 
-The trained plain network of data_dir/developer/pretrained.pt predicts the test images; the same
-layers, behind Aug-Conv with its channels in order, predict the morphed ones. For how many images
-do they name the same class? In memory, for every core, tile and dtype, float32 and without
-training. Takes the data set options of pretrain.py; writes agreement.json to --results_dir.
+The trained plain network of data_dir/developer/pretrained.pt predicts the test images; its own
+later layers, behind Aug-Conv with its channels in order, predict the morphed ones. For how many
+images do they predict the same class? In memory, for several cores, tiles and dtypes, in float32
+and without training. Takes the data set options of pretrain.py; writes agreement.json to
+--results_dir.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from images.datasets import Prepared, load_images
+import utils.step
+from images.datasets import Images, Prepared, load_images
 from models.build import build
-from mole.aug_conv import AugConv
-from mole.first_layer import BehindFirstLayer, from_file
-from mole.morphing import (
-    compose_aug_conv,
-    core_size,
-    morph,
-    relative_error,
-    secret_generator,
-    usable_core,
-)
+from mole.first_layer import SplitNetwork
+from mole.morphing import relative_error
+from parameter import Parameters
 from utils.artifacts import load, write_alone
-from utils.delivery import restored, rounded
-from utils.devices import full_float32
-from utils.provenance import provenance, to_json
-from utils.settings import UserError, run_step
+from utils.delivery import deliver_in_memory
+from utils.devices import use_full_float32
+from utils.errors import UserError
+from utils.first_layers import FirstLayer, read_first_layer
+from utils.keys import draw_key
+from utils.provenance import provenance
+from utils.records import to_json
 
-CORES, DTYPES, BATCH = ("orthogonal", "normal", "uniform"), ("float32", "float16", "int8"), 250
+BATCH = 250                         # images that are predicted at once
 REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver
-TILES = (0, 8)                      # 0: the paper's κ = 1; by tiles with the first core alone,
-                                    # and other dtypes with it too
+
+
+class Case(NamedTuple):
+    """A core, the side of its tiles (0: κ = 1), and how its morphed images are delivered."""
+
+    morph_distribution: str
+    tile: int
+    delivery_dtype: str
+
+
+CASES = [Case("orthogonal", 0, "float32"), Case("orthogonal", 0, "float16"),
+         Case("orthogonal", 0, "int8"), Case("normal", 0, "float32"),
+         Case("uniform", 0, "float32"), Case("orthogonal", 8, "float32"),
+         Case("orthogonal", 8, "float16"), Case("orthogonal", 8, "int8")]
+
+
+class Trained(NamedTuple):
+    """A trained plain network, and its first layer with how its images were normalised."""
+
+    network: SplitNetwork
+    first: FirstLayer
 
 
 @torch.inference_mode()
-def main(p):
-    full_float32()
-    developer = Path(p.data_dir) / "developer"
-    layer, mean, std = load(developer / "first_layer.pt", from_file)
-    content = load(developer / "pretrained.pt")
-    network = build(**content["model"]).eval()
-    network.load_state_dict(content["network"])
+def main(p: Parameters):
+    use_full_float32()
     test = load_images(p, "test")
-    if tuple(content["model"]["shape"]) != tuple(test.images.shape[1:]):
-        raise UserError("pretrained.pt is for other images: give the data set that it was made of")
-    source, shape = Prepared(test.images, mean, std, 0), test.images.shape[1:]
-    blocks = [slice(i, i + BATCH) for i in range(0, len(test.labels), BATCH)]
-    plain = torch.cat([network(source[block]) for block in blocks])
-    features = layer(source[blocks[0]])
-    behind = BehindFirstLayer(network, shape).eval()
-    rows = []
-    for tile in (t for t in TILES if not t or t % layer.stride[0] == 0):
-        for distribution in CORES[:1] if tile else CORES:
-            core, inverse, _ = usable_core(core_size(shape, 1, tile), distribution,
-                                           secret_generator(p.morph_seed, purpose=0))
-            order = torch.arange(layer.out_channels)
-            aug_conv = AugConv(**compose_aug_conv(layer, inverse, shape, order, tile),
-                               bias=layer.bias)
-            morphed = torch.cat([morph(source[block], core, tile) for block in blocks])
-            for dtype in DTYPES if distribution == "orthogonal" else DTYPES[:1]:
-                scale = float(morphed.abs().max()) / 127
-                given = [restored(rounded(morphed[block], dtype, scale), scale) for block in blocks]
-                error = relative_error(aug_conv(given[0]), features)
-                rows.append({
-                    "tile": tile, "kappa": None if tile else 1, "morph_distribution": distribution,
-                    "delivery_dtype": dtype, "images": len(plain), "error_of_the_features": error})
-                if error < REFUSED:
-                    logits = torch.cat([behind(aug_conv(t)) for t in given])
-                    rows[-1] |= {"equal": int((logits.argmax(1) == plain.argmax(1)).sum()),
-                                 "right": int((logits.argmax(1) == test.labels).sum()),
-                                 "largest_logit_difference": float((logits - plain).abs().max())}
-                print(rows[-1], flush=True)
+    trained = load_trained(Path(p.data_dir) / "developer", tuple(test.images.shape[1:]))
+    images = Prepared(test.images, trained.first.mean, trained.first.std, 0)[:]
+    plain = predict(trained.network, images)
+    table = []
+    for case in CASES:
+        if case.tile % trained.first.layer.stride[0] == 0:
+            row = compare(case, trained, images, plain, test, p.morph_seed)
+            print(row, flush=True)
+            table.append(row)
     record = provenance(p) | {
-        "model": content["model"]["name"], "data": content["about"],
-        "images": len(plain), "right": int((plain.argmax(1) == test.labels).sum()), "table": rows}
-    folder = Path(p.results_dir or "results")
-    write_alone(folder / "agreement.json", to_json(record))
-    print(f"{folder}/agreement.json is written")
+        "model": trained.first.model, "dataset": trained.first.dataset, "images": len(plain),
+        "right": count_right(plain, test.labels), "table": table}
+    path = Path(p.results_dir or "results") / "agreement.json"
+    write_alone(path, to_json(record))
+    print(f"{path} is written")
+
+
+def load_trained(developer: Path, shape: tuple[int, int, int]) -> Trained:
+    """Raises UserError where the network is for images of another shape (α, m, m)."""
+    first = read_first_layer(developer / "first_layer.pt")
+    content = load(developer / "pretrained.pt")
+    if tuple(content["model"]["shape"]) != shape:
+        raise UserError("pretrained.pt is for other images: give the data set that it was made of")
+    network = build(**content["model"])
+    network.load_state_dict(content["network"])
+    return Trained(SplitNetwork(network, shape).eval(), first)
+
+
+def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: Images,
+            seed: int | None) -> dict:
+    """A row of the table: images (N, α, m, m), their plain logits (N, classes)."""
+    shape = tuple(images.shape[1:])
+    key = draw_key(shape, 1, case.tile, case.morph_distribution, seed)
+    delivered = deliver_in_memory(images, trained.first.layer, key, case.delivery_dtype)
+    morphed = delivered.restored()
+    features = trained.first.layer(images[:BATCH])
+    error = relative_error(delivered.aug_conv(morphed[:BATCH]), features)
+    kappa = None if case.tile else 1
+    row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
+    if error >= REFUSED:
+        return row
+    logits = predict(nn.Sequential(delivered.aug_conv, trained.network.rest), morphed)
+    same = logits.argmax(1) == plain.argmax(1)
+    return row | {"equal": int(same.sum()), "right": count_right(logits, test.labels),
+                  "largest_logit_difference": float((logits - plain).abs().max())}
+
+
+def predict(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits (N, classes) float32."""
+    return torch.cat([network(batch) for batch in inputs.split(BATCH)])
+
+
+def count_right(logits: Tensor, labels: Tensor) -> int:
+    return int((logits.argmax(1) == labels).sum())
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

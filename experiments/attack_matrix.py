@@ -1,13 +1,13 @@
 """The attacks over first layers, cores, κ or tiles, and dtypes: `make attack-matrix`.
 
-Every delivery is made in memory, so nothing need be trained: a first layer's weights are those that
-its network starts with. Reads cifar10-jpeg/ and clothing/ in --data, trees of train/ and test/ by
-classes. Rows that attack_matrix.json in --output has stay as they are, but for those of --only.
+Every delivery is made in memory. First layers are trained where --first_layers has one
+(MODEL.pt, as pretrain.py writes first_layer.pt), and else as a new network has them. Reads
+CIFAR-10 in --data/datasets, and a tree of train/ and test/ by classes in --data/clothing. Rows
+that attack_matrix.json in --output has stay as they are, but for those of --only.
 """
 
 import argparse
 import json
-import sys
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -17,34 +17,39 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary
-from attacks.samples import evenly_spaced
-from attacks.view import UNDER_ATTACK, Truth, View
+from attacks.adversary import IMAGES, Truth, View, evenly_spaced, in_parts, measured, normal
+from attacks.colours import best_colour_fit
+from experiments.commands import run_command
+from experiments.in_memory import deliver_in_memory, draw_key, morph_in_blocks
 from experiments.inverse_training import inverse_training
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
 from mole import first_layer
-from mole.aug_conv import AugConv
-from mole.morphing import (
-    compose_aug_conv,
-    core_size,
-    morph,
-    secret_generator,
-    unrolled,
-    usable_core,
-)
+from mole.morphing import secret_generator, unrolled
 from parameter import Parameters
-from utils.artifacts import write_alone
-from utils.delivery import Geometry, restored, rounded
+from utils.artifacts import read_tensors, write_alone
+from utils.delivery import Geometry
 from utils.devices import full_float32
-from utils.provenance import provenance, to_json
-from utils.settings import UserError
+from utils.provenance import provenance
+from utils.records import to_json
 
-CIFAR, CLOTHING = ("cifar10-jpeg", 32), ("clothing", 64)
-PAIRS, EPOCHS = 4000, 8             # public images morphed at most; of the authors' own attack
+CIFAR, CLOTHING = ("cifar10", 32), ("clothing", 64)
+PAIRS = 4000                        # public images whose morphed ones are known, at most
+EPOCHS = 8                          # of the authors' own attack
+SECRET_SEED = 0                     # every run attacks the same keys
+BLOCKS = [(1, 0), (3, 0), (12, 0), (48, 0), (96, 0), (1, 16), (1, 8), (1, 4)]   # κ, tile
+CORES = ("orthogonal", "normal", "uniform")
+NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilenet_v3_small",
+            "squeezenet1_1", "convnext_tiny", "alexnet", "vit_b_16", "vit_b_32")
 
 
 class Case(NamedTuple):
-    """A delivery, and which attacks are played: on its Aug-Conv, data only, pairs, training."""
+    """A delivery, and which attacks are played on it.
+
+    `attacks` has some of: aug (on Aug-Conv), data (morphed images alone), pairs (known pairs),
+    training (the authors' own). `private`: how many images are attacked; 0 all test images; more
+    than there are means the training images, with the test images public.
+    """
 
     attacks: str
     dataset: str
@@ -54,149 +59,228 @@ class Case(NamedTuple):
     kappa: int
     tile: int
     delivery_dtype: str = "float32"
-    private: int = 0                # test images; 50 000: the training images, beside public tests
+    private: int = 0
 
-    def __str__(self) -> str:
-        return "-".join(str(x) for x in self[1:])
+    @property
+    def name(self) -> str:
+        return "-".join(str(value) for value in self[1:])
 
 
-def cases() -> list[Case]:
-    """The matrix's rows: cores and blocks on CIFAR-10, numbers of images, first layers."""
-    blocks = [(1, 0), (3, 0), (12, 0), (48, 0), (96, 0), (1, 16), (1, 8), (1, 4)]
-    cores = [Case("aug data" + " pairs" * (core == "orthogonal"), *CIFAR, "vgg16", core, *block,
-                  private=10_000)
-             for block in blocks for core in ("orthogonal", "normal", "uniform")]
-    bytes_ = [Case("aug data", *CIFAR, "vgg16", "orthogonal", *block, "int8", 10_000)
-              for block in ((1, 0), (1, 16), (1, 8))]
-    counts = [Case("data", *CIFAR, "vgg16", "orthogonal", *block, private=count)
-              for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
-    layers = [Case("aug" + " data" * (model == "resnet18"), *CLOTHING, model, "orthogonal", 1,
-                   32 if model == "vit_b_32" else 16)
-              for model in ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0",
-                            "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny", "alexnet",
-                            "vit_b_16", "vit_b_32")]
-    layers += [Case("aug", *CLOTHING, "resnet18", "orthogonal", 1, 16, "int8"),
-               Case("aug", *CLOTHING, "resnet18", "uniform", 1, 16)]
-    patches = [Case("aug", *CIFAR, model, "orthogonal", 1, 16, private=10_000)
-               for model in ("convnext_tiny", "vit_b_16")]
-    authors = [Case("aug training", *CIFAR, "vgg16", "uniform", 96, 0, private=9999)]
-    return cores + bytes_ + counts + layers + patches + authors
+class Played(NamedTuple):
+    """A delivery as the adversary has it, the truth, and T of some public images."""
 
+    view: View
+    truth: Truth
+    paired: Tensor
+    weights: str                    # trained or untrained
+
+
+# -- The cases
+
+def list_cases() -> list[Case]:
+    return [*cases_of_cores(), *cases_of_int8(), *cases_of_counts(), *cases_of_layers(),
+            *cases_of_patches(), case_of_the_authors()]
+
+
+def cases_of_cores() -> list[Case]:
+    """Every core with every κ and tile."""
+    found = []
+    for block in BLOCKS:
+        for core in CORES:
+            attacks = "aug data pairs" if core == "orthogonal" else "aug data"
+            found.append(Case(attacks, *CIFAR, "vgg11", core, *block, private=10_000))
+    return found
+
+
+def cases_of_int8() -> list[Case]:
+    return [Case("aug data", *CIFAR, "vgg11", "orthogonal", *block, "int8", 10_000)
+            for block in ((1, 0), (1, 16), (1, 8))]
+
+
+def cases_of_counts() -> list[Case]:
+    """Fewer and more private images."""
+    return [Case("data", *CIFAR, "vgg11", "orthogonal", *block, private=count)
+            for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
+
+
+def cases_of_layers() -> list[Case]:
+    """First layers of many networks, on larger images."""
+    found = []
+    for model in NETWORKS:
+        attacks = "aug data" if model == "resnet18" else "aug"
+        tile = 32 if model == "vit_b_32" else 16         # its stride must divide the tile
+        found.append(Case(attacks, *CLOTHING, model, "orthogonal", 1, tile))
+    return [*found, Case("aug", *CLOTHING, "resnet18", "orthogonal", 1, 16, "int8"),
+            Case("aug", *CLOTHING, "resnet18", "uniform", 1, 16)]
+
+
+def cases_of_patches() -> list[Case]:
+    """Patch embeddings, with enough images for their statistics."""
+    return [Case("aug", *CIFAR, model, "orthogonal", 1, 16, private=10_000)
+            for model in ("convnext_tiny", "vit_b_16")]
+
+
+def case_of_the_authors() -> Case:
+    return Case("aug training", *CIFAR, "vgg11", "uniform", 96, 0, private=9999)
+
+
+# -- A delivery
 
 @lru_cache(2)
-def loaded(data: Path, dataset: str, side: int) -> tuple[Images, Images]:
-    p = Parameters(dataset="folder", dataset_dir=str(data / dataset), image_size=side)
+def load_both_splits(data: Path, dataset: str, side: int) -> tuple[Images, Images]:
+    """Training and test images."""
+    p = settings_of(data, dataset, side)
     return load_images(p, "train"), load_images(p, "test")
 
 
+def settings_of(data: Path, dataset: str, side: int) -> Parameters:
+    if dataset == CLOTHING[0]:
+        return Parameters(dataset="folder", dataset_dir=str(data / dataset), image_size=side)
+    return Parameters(dataset=dataset, dataset_dir=str(data / "datasets"))
+
+
 @lru_cache(1)
-def untrained(model: str, side: int) -> nn.Conv2d:
+def load_first_layer(model: str, side: int, folder: Path | None) -> tuple[nn.Conv2d, str]:
+    """A network's first layer, and whether it is trained or untrained."""
+    path = folder / f"{model}.pt" if folder else None
+    if path is not None and path.exists():
+        layer, *_ = first_layer.from_file(read_tensors(path, "name a folder of first layers"))
+        return layer.requires_grad_(False), "trained"
     torch.manual_seed(0)
     network = networks.build(model, 10, (3, side, side))
     layer = network.get_submodule(first_layer.find(network, (3, side, side)))
-    return layer.requires_grad_(False)
+    return layer.requires_grad_(False), "untrained"
 
 
-def delivered(case: Case, data: Path) -> tuple[View, Truth, Tensor]:
-    """What the adversary holds, the truth, and T of the public images of known pairs."""
-    public, private = loaded(data, case.dataset, case.image_size)
-    mean, std = normalisation(Parameters(dataset="folder"), public)
+def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
+    """Makes the delivery of a case."""
+    public, private = load_both_splits(data, case.dataset, case.image_size)
+    mean, std = normalisation(settings_of(data, case.dataset, case.image_size), public)
     if case.private > len(private.images):
         public, private = private, public
-    secret = private.images[evenly_spaced(len(private.images), case.private or 2 ** 31)]
-    shape, layer = tuple(secret.shape[1:]), untrained(case.model, case.image_size)
-    core, inverse, _ = usable_core(core_size(shape, case.kappa, case.tile),
-                                   case.morph_distribution, secret_generator(0, purpose=0))
-    order = torch.from_numpy(secret_generator(0, purpose=1).permutation(layer.out_channels))
-    aug_conv = None
-    if "aug" in case.attacks:
-        aug_conv = AugConv(**compose_aug_conv(layer, inverse, shape, order, case.tile),
-                           bias=None if layer.bias is None else layer.bias[order])
+    count = case.private or len(private.images)
+    secret = private.images[evenly_spaced(len(private.images), count)]
+    shape = tuple(secret.shape[1:])
+
+    layer, weights = load_first_layer(case.model, case.image_size, first_layers)
+    key = draw_key(shape, case.kappa, case.tile, case.morph_distribution, SECRET_SEED)
+    generator = secret_generator(SECRET_SEED, purpose=1)
+    order = torch.from_numpy(generator.permutation(layer.out_channels))
+    images = Prepared(secret, mean, std, 0)[:]
+    delivered = deliver_in_memory(images, layer, key, case.delivery_dtype, order)
+
+    pairs = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
+    paired = morph_in_blocks(Prepared(public.images[pairs], mean, std, 0)[:], key)
     geometry = Geometry("", shape, 0, "crop", case.kappa, case.tile, case.morph_distribution,
                         case.delivery_dtype, mean, std)
-
-    def morphed(images: Tensor) -> Tensor:
-        parts = (morph(part, core, case.tile) for part in Prepared(images, mean, std, 0)[:].split(
-            500))
-        return torch.cat(list(parts))
-
-    t = morphed(secret)
-    scale = float(t.abs().max()) / 127
-    t = restored(rounded(t, case.delivery_dtype, scale), scale)
-    plain = unrolled(Prepared(public.images, mean, std, 0)[:], case.tile)
-    some = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
-    shown = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
-    truth = Truth(order, shown, secret, mean, std)
-    return View(geometry, aug_conv, t, layer, plain), truth, morphed(public.images[some])
+    known = unrolled(Prepared(public.images, mean, std, 0)[:], case.tile)
+    view = View(geometry, delivered.aug_conv, delivered.restored(), layer, known)
+    attacked = secret[evenly_spaced(len(secret), IMAGES)].double() / 255
+    return Played(view, Truth(order, attacked, secret, mean, std), paired, weights)
 
 
-def attacked(case: Case, data: Path) -> dict:
+# -- The attacks
+
+def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dict:
     """A row of the matrix."""
     began = time.perf_counter()
-    view, truth, paired = delivered(case, data)
-    layer, row = view.layer, case._asdict() | {
-        "weights": "untrained", "private": len(view.all_morphed), "public": len(view.public),
-        "kappa": None if case.tile else case.kappa}
-    kernel, stride = layer.kernel_size[0], layer.stride[0]
-    row["first_layer"] = (f"{layer.in_channels}→{layer.out_channels}, {kernel}×{kernel}"
-                          + f"/{stride}" * (stride > 1))
-    if view.aug_conv is not None:
-        found = adversary.recover(view, truth)
-        row |= found.report
-    if "training" in case.attacks:
-        row["inverse_training"] = trained(view, truth)
-    if "data" in case.attacks:
-        row["data_only"] = adversary.attack_data(view, truth).report
-    if "pairs" in case.attacks:
-        some = view._replace(public=view.public[evenly_spaced(len(view.public), PAIRS)])
-        row["known_pairs"] = adversary.attack_known_pairs(some, paired, truth)
+    view, truth, paired, weights = play(case, data, first_layers)
+    row = case._asdict() | {
+        "weights": weights, "private": len(view.all_morphed), "public": len(view.public),
+        "kappa": None if case.tile else case.kappa, "first_layer": describe_layer(view.layer)}
+    attacks = case.attacks.split()
+    if "aug" in attacks:
+        row |= adversary.recover(view, truth).report
+    if "training" in attacks:
+        row["inverse_training"] = play_authors_attack(view, truth)
+    if "data" in attacks:
+        _, row["data_only"] = adversary.attack_data(view, truth)
+    if "pairs" in attacks:
+        some = evenly_spaced(len(view.public), PAIRS)
+        row["known_pairs"] = adversary.known_pairs(
+            view._replace(public=view.public[some]), paired, truth)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def trained(view: View, truth: Truth) -> dict:
-    """What the authors' own attack gives after EPOCHS epochs, as it is and under the best mixture
-    of its colours, which it leaves open."""
+def describe_layer(layer: nn.Conv2d) -> str:
+    """Such as "3→64, 7×7/2"."""
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    words = f"{layer.in_channels}→{layer.out_channels}, {kernel}×{kernel}"
+    return f"{words}/{stride}" if stride > 1 else words
+
+
+def play_authors_attack(view: View, truth: Truth) -> dict:
+    """What the authors' own attack gives after EPOCHS epochs.
+
+    As it is, and under the best mixture of its colours, which it leaves open.
+    """
     with torch.inference_mode():
-        features = torch.cat([view.aug_conv(part) for part in view.all_morphed.split(500)])
-    spread = view.all_morphed.std()                     # or Adam would not get under way
+        features = in_parts(view.aug_conv, view.all_morphed)
+    spread = view.all_morphed.std()                      # or Adam would not get under way
     matrix, curve = inverse_training(
         view.all_morphed / spread, features.clone(), view.geometry.shape,
         view.layer.kernel_size[0], view.layer.padding[0], EPOCHS)
     images = (view.morphed / spread @ matrix).view(-1, *view.geometry.shape).double()
-    return {"as_it_is": truth.score(images)._asdict(), "epochs": EPOCHS, "curve": curve,
-            "unexplained": curve[-1]["loss"] / float(features.square().mean())
-            } | truth.score(images, up_to_colour=True)._asdict()
+    plain = normal(truth.pixels, truth.mean, truth.std)
+    up_to_colour = measured(best_colour_fit(images, plain), truth)
+    unexplained = curve[-1]["loss"] / float(features.square().mean())
+    return up_to_colour | {"as_it_is": measured(images, truth), "epochs": EPOCHS, "curve": curve,
+                           "unexplained": unexplained}
 
+
+# -- The program
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
-    parser.add_argument("--only", nargs="+", help="measure the rows whose names contain one of "
-                        "these anew, and no others")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
-    arguments = parser.parse_args()
+    arguments = parse_arguments()
     path = arguments.output / "attack_matrix.json"
-    had = json.loads(path.read_text(encoding="utf-8"))["table"] if path.exists() else []
-    rows = {row["name"]: row for row in had}
+    rows = read_rows(path)
     full_float32()
-    for case in cases():
-        name = str(case)
-        if not any(part in name for part in arguments.only) if arguments.only else name in rows:
+    cases = list_cases()
+    for case in cases:
+        if not is_wanted(case.name, rows, arguments.only):
             continue
-        row = {"name": name} | attacked(case, arguments.data)
         about = provenance(Parameters())
-        rows[name] = row | {"code": about["code"]}
-        print(name, {key: value.get("psnr", value.get("failed")) for key, value in row.items()
-                     if isinstance(value, dict)}, f"{row['seconds']} s", flush=True)
-        names = [str(case) for case in cases()]
-        write_alone(path, to_json(about | {"table": [
-            rows[name] for name in names if name in rows]}))
+        row = attack_case(case, arguments.data, arguments.first_layers)
+        rows[case.name] = {"name": case.name, **row, "code": about["code"]}
+        print(describe_row(rows[case.name]), flush=True)
+        table = [rows[one.name] for one in cases if one.name in rows]
+        write_alone(path, to_json(about | {"table": table}))
     print(f"{path} has {len(rows)} rows")
 
 
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
+    parser.add_argument("--first_layers", type=Path, help="a folder with MODEL.pt of trained first "
+                        "layers (default: none)")
+    parser.add_argument("--only", nargs="+", help="measure the rows whose names contain one of "
+                        "these again, and no others")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
+    return parser.parse_args()
+
+
+def read_rows(path: Path) -> dict[str, dict]:
+    if not path.exists():
+        return {}
+    table = json.loads(path.read_text(encoding="utf-8"))["table"]
+    return {row["name"]: row for row in table}
+
+
+def is_wanted(name: str, rows: dict, only: list[str] | None) -> bool:
+    if only:
+        return any(part in name for part in only)
+    return name not in rows
+
+
+def describe_row(row: dict) -> str:
+    parts = []
+    for attack, found in row.items():
+        if isinstance(found, dict) and ("psnr" in found or "failed" in found):
+            result = f"{found['psnr']:.1f} dB" if "psnr" in found else found["failed"]
+            parts.append(f"{attack} {result}")
+    return f"{row['name']}: {', '.join(parts)}, {row['seconds']} s"
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        sys.exit(str(mistake))
+    run_command(main)

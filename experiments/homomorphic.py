@@ -24,7 +24,8 @@ from mole.aug_conv import AugConv
 from mole.morphing import compose_aug_conv, morph, secret_generator, usable_core
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.provenance import provenance, to_json
+from utils.provenance import provenance
+from utils.records import to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
 PIXELS, ENTRIES = SHAPE[1] * SHAPE[2], math.prod(SHAPE)

@@ -5,67 +5,84 @@ figures/kappa.png to --results_dir, or results/.
 """
 
 from pathlib import Path
+from statistics import fmean
 
-import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
 
-from attacks import scores
-from attacks.samples import evenly_spaced
-from experiments.tables.paper import KAPPAS
-from images.datasets import Prepared, dataset_name, image_shape, load_images
-from mole import first_layer, morphing
-from mole.aug_conv import AugConv
+import utils.step
+from attacks.adversary import evenly_spaced
+from experiments.tables.formulas import KAPPAS
+from images.datasets import Prepared, dataset_name, load_images
+from mole.morphing import relative_error
 from parameter import Parameters
-from utils.artifacts import load, write_alone
-from utils.devices import full_float32
-from utils.plots import rows_png, stretched
-from utils.provenance import provenance, to_json
-from utils.settings import run_step, user_errors
+from utils.artifacts import write_alone
+from utils.delivery import deliver_in_memory
+from utils.devices import use_full_float32
+from utils.errors import user_errors
+from utils.first_layers import first_layer_path, read_first_layer
+from utils.keys import draw_key
+from utils.plots import rows_png, stretch
+from utils.provenance import provenance
+from utils.records import to_json
 
-IMAGES, SHOWN = 256, slice(0, 250, 25)
+IMAGES = 256
+SHOWN = slice(0, 250, 25)           # of them in the picture
+FEATURES_SHOWN = (KAPPAS[0], KAPPAS[-1])
 
 
 def main(p: Parameters):
-    record, picture = sweep(p)
+    use_full_float32()
+    first = read_first_layer(first_layer_path(p))
+    test = load_images(p, "test").images
+    test = test[evenly_spaced(len(test), IMAGES)]        # they may lie in the order of classes
+    plain = Prepared(test, first.mean, first.std, 0)[:]
+    with user_errors():
+        points, picture = sweep(p, first.layer, test.float() / 255, plain)
     folder = Path(p.results_dir or "results")
-    write_alone(folder / "kappa.json", to_json(record))
+    record = {"images": len(plain), "images_of": dataset_name(p),
+              "morph_distribution": p.morph_distribution, "sweep": points}
+    write_alone(folder / "kappa.json", to_json(provenance(p) | record))
     write_alone(folder / "figures" / "kappa.png", picture)
 
 
-def sweep(p: Parameters) -> tuple[dict, bytes]:
-    """For each κ a core of its own: its condition, the features' error, how images look."""
-    shape = image_shape(p)
-    layer, mean, std = load(Path(p.data_dir) / "developer" / "first_layer.pt",
-                            first_layer.from_file)
-    test = load_images(p, "test").images            # in the order of their classes, perhaps
-    test = test[evenly_spaced(len(test), IMAGES)]
-    pixels, plain = test.float() / 255, Prepared(test, mean, std, 0)[:]
+def sweep(p: Parameters, layer: nn.Conv2d, pixels: Tensor, plain: Tensor
+          ) -> tuple[list[dict], bytes]:
+    """A core of its own for each κ: what the record says of it, and rows of a picture.
+
+    `pixels` (N, α, m, m) in [0, 1]; `plain`: the same, normalised.
+    """
+    features = layer(plain)
+    brightest = features.var((0, 2, 3)).argmax()
     points, rows = [], [("plain images", pixels[SHOWN])]
-    full_float32()
-    with user_errors():
-        expected, order = layer(plain), torch.arange(layer.out_channels)
-        brightest = expected.var((0, 2, 3)).argmax()
-        for kappa in KAPPAS:
-            q = morphing.core_size(shape, kappa)
-            core, inverse, condition = morphing.usable_core(
-                q, p.morph_distribution, morphing.secret_generator(p.morph_seed, purpose=0))
-            aug_conv = AugConv(**morphing.compose_aug_conv(layer, inverse, shape, order),
-                               bias=layer.bias)
-            morphed = morphing.morph(plain, core)
-            features = aug_conv(morphed)
-            images = stretched(morphed.view(-1, *shape))
-            points.append({
-                "kappa": kappa, "q": q, "condition_number": condition,
-                "ssim": scores.ssim(images.double(), pixels.double()),
-                "psnr": scores.psnr(images.double(), pixels.double()),
-                "error_of_the_features": morphing.relative_error(features, expected)})
-            print(points[-1], flush=True)
-            rows.append((f"morphed, κ = {kappa}: core {q}×{q}", images[SHOWN]))
-            if kappa in (KAPPAS[0], KAPPAS[-1]):
-                maps = stretched(features[SHOWN, brightest][:, None])
-                rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
-    about = {"images": len(plain), "images_of": dataset_name(p), "sweep": points}
-    return provenance(p) | about, rows_png(rows, zoom=3)
+    for kappa in KAPPAS:
+        key = draw_key(tuple(plain.shape[1:]), kappa, 0, p.morph_distribution, p.morph_seed)
+        delivered = deliver_in_memory(plain, layer, key)
+        morphed = delivered.restored()
+        found = delivered.aug_conv(morphed)
+        looks = stretch(morphed.view(plain.shape))
+        points.append({
+            "kappa": kappa, "q": len(key.core),
+            "condition_number": key.condition,
+            "ssim": mean_ssim(pixels, looks),
+            "psnr": float(peak_signal_noise_ratio(pixels.numpy(), looks.numpy())),
+            "error_of_the_features": relative_error(found, features)})
+        print(points[-1], flush=True)
+        q = len(key.core)
+        rows.append((f"morphed, κ = {kappa}: core {q}×{q}", looks[SHOWN]))
+        if kappa in FEATURES_SHOWN:
+            maps = stretch(found[SHOWN, brightest][:, None])
+            rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
+    return points, rows_png(rows, zoom=3)
+
+
+def mean_ssim(pixels: Tensor, looks: Tensor) -> float:
+    """Structural similarity of pairs of images (N, α, m, m) in [0, 1]."""
+    found = []
+    for one, other in zip(pixels.numpy(), looks.numpy(), strict=True):
+        found.append(float(structural_similarity(one, other, data_range=1, channel_axis=0)))
+    return fmean(found)
 
 
 if __name__ == "__main__":
-    run_step(main, __doc__)
+    utils.step.run_step(main, __doc__)

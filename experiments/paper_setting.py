@@ -2,10 +2,10 @@
 
     python -m experiments.paper_setting SECONDS OUT [--name value ...]
 
-Says first how long it will take, from a measured stretch of an epoch. Stops after SECONDS, with
-checkpoints kept; the same command goes on. The control trains beside the Aug-Conv run on a CUDA
-device, and after it elsewhere. Options are those of the steps, each given to the steps that use it.
-OUT gets the result of each run: three small files.
+First says how long each step will take, from a measured stretch of an epoch. Stops after SECONDS
+and keeps the checkpoints; run the same command again to continue. On a CUDA device the control
+trains beside the Aug-Conv run, elsewhere after it. Options are those of the steps; each step gets
+those that it uses. OUT gets the result of each training run: three small files.
 """
 
 import signal
@@ -16,93 +16,116 @@ from pathlib import Path
 
 import torch
 
+from experiments.commands import run_command
 from images.datasets import image_shape
+from mole.first_layer import SplitNetwork
 from parameter import Parameters
-from utils.devices import compute_dtype, processes
+from utils.devices import joined_processes
+from utils.examples import Images, Source
 from utils.provenance import ROOT
 from utils.settings import options_of, parse
-from utils.training import (
-    Data,
-    logits_of,
-    new_network,
-    optimizer_and_schedule,
-    to_device,
-    train_epoch,
-)
+from utils.training import Model, duration, make_forward, make_optimizer, new_network, train_epoch
 
-MEASURED, WAIT = 20, 60             # steps that are timed; seconds that a step has to stop
+MEASURED_BATCHES = 20
+SECONDS_TO_STOP = 60                # that a step has after Ctrl-C
+CIFAR_IMAGES = 50_000
+PROVIDER = ("gen_morphing_matrix.py", "gen_augconv.py")
+TRAINED = ("pretrain.py", "train_with_ac.py", "train_no_ac.py")
 
 
-def main(seconds: str, out: str, *options: str):
+def main(seconds: str, out: str, *options: str) -> int:
     end = time.monotonic() + float(seconds)
     p = parse(__doc__, list(options), step="paper")
     folder = Path(p.data_dir)
-    print(f"about {estimate(p) / 3600:.2g} hours in all on this machine: {p.epochs} epochs of "
-          f"{p.model}, three times", flush=True)
-    control = folder / "control"    # a folder of its own: a data folder has one step at a time
-    (control / "developer").mkdir(parents=True, exist_ok=True)
-    if not (control / "delivery").is_symlink():
-        (control / "delivery").symlink_to("../delivery")
-    delivered = (folder / "delivery" / "manifest.json").exists()
-    stages = [["pretrain.py"], *([] if delivered else [["gen_morphing_matrix.py"],
-                                                       ["gen_augconv.py"]])]
-    last = ["train_with_ac.py", "train_no_ac.py"]
-    stages += [last] if torch.cuda.is_available() else [[step] for step in last]
-    for stage in stages:
-        running = [subprocess.Popen([sys.executable, step, *own(step, options, {
-            "results_dir": out, "data_dir": str(control if step == "train_no_ac.py" else folder)})],
-            cwd=ROOT) for step in stage]
-        done = [finished(process, end) for process in running]
-        if any(status != 0 for status in done):
-            print("stopped: the same command goes on")
-            return int(any(done))       # None, one that was stopped, is no failure
+    control = prepare_control(folder)
+    print(describe_plan(estimate_training(p)), flush=True)
+    for steps in list_stages(folder):
+        running = []
+        for step in steps:
+            own = {"results_dir": out,
+                   "data_dir": str(control if step == "train_no_ac.py" else folder)}
+            words = [sys.executable, step, *select_options(step, options, own)]
+            running.append(subprocess.Popen(words, cwd=ROOT))
+        statuses = [wait_until(process, end) for process in running]
+        if any(status != 0 for status in statuses):
+            print("stopped: run the same command again to continue")
+            has_failed = any(statuses)                   # None, one that was stopped, has not
+            return int(has_failed)
     print("all steps are done")
     return 0
 
 
-def estimate(p: Parameters) -> float:
-    """Seconds for three networks at these settings, from MEASURED steps on blank images."""
-    count, shape = MEASURED * p.batch_size, image_shape(p)
-    data = Data(torch.zeros(count, *shape), torch.zeros(count, dtype=torch.int64),
-                torch.zeros(0), torch.zeros(0), lambda x: x)
-    with processes(p) as device:
-        network, _ = new_network(p, 10, shape)
-        network.to(device, memory_format=torch.channels_last)
-        optimizer, scheduler = optimizer_and_schedule(network, p, 0, MEASURED)
-        data = to_device(data, device)
-        forward = logits_of(network, data.prepare, compute_dtype(p, device), device)
-        for _ in range(2):          # the first finds the fastest kernels
+def list_stages(folder: Path) -> list[list[str]]:
+    """The steps that are to run one after the other, or beside each other."""
+    stages = [["pretrain.py"]]
+    if not (folder / "delivery" / "manifest.json").exists():
+        stages += [[step] for step in PROVIDER]
+    if torch.cuda.is_available():
+        return [*stages, ["train_with_ac.py", "train_no_ac.py"]]
+    return [*stages, ["train_with_ac.py"], ["train_no_ac.py"]]
+
+
+def prepare_control(folder: Path) -> Path:
+    """A folder for the control with the same delivery: a data folder has one step at a time."""
+    control = folder / "control"
+    (control / "developer").mkdir(parents=True, exist_ok=True)
+    if not (control / "delivery").is_symlink():
+        (control / "delivery").symlink_to("../delivery")
+    return control
+
+
+def describe_plan(seconds: float) -> str:
+    """How long each training step takes, and all of them."""
+    each = ", ".join(f"{step.removesuffix('.py')} {duration(seconds)}"
+                     for step in TRAINED)
+    return f"about {each}; {duration(len(TRAINED) * seconds)} one after the other"
+
+
+def estimate_training(p: Parameters) -> float:
+    """Seconds to train one network at these settings, from MEASURED_BATCHES of blank images."""
+    count, shape = MEASURED_BATCHES * p.batch_size, image_shape(p)
+    source = Source(torch.zeros(count, *shape), lambda x: x)
+    with joined_processes(p) as context:
+        examples = Images(source, torch.zeros(count, dtype=torch.int64), context)
+        network = SplitNetwork(new_network(p, Model(p.model, 10, shape, p.dropout)), shape)
+        network.to(context.device, memory_format=torch.channels_last)
+        optimizer, scheduler = make_optimizer(network, p, p.weight_decay, MEASURED_BATCHES)
+        forward = make_forward(network, context)
+        for epoch in (1, 2):        # the first finds the fastest kernels
             began = time.perf_counter()
-            train_epoch(forward, data, p, 1, optimizer, scheduler, device)
-        images = p.train_limit or 50_000
-        return 3 * p.epochs * images / count * (time.perf_counter() - began)
+            train_epoch(forward, examples, p, epoch, optimizer, scheduler, context)
+        seconds_per_image = (time.perf_counter() - began) / count
+    return p.epochs * (p.train_limit or CIFAR_IMAGES) * seconds_per_image
 
 
-def own(step: str, options: tuple[str, ...], also: dict[str, str]) -> list[str]:
-    """The options that a step uses, those of `also` in the place of its own."""
-    rest, dropped = [], False
+def select_options(step: str, options: tuple[str, ...], own: dict[str, str]) -> list[str]:
+    """The options that a step uses, with those of `own` in place of what was given."""
+    kept, is_replaced = [], False
     for word in options:
-        dropped = word[2:].partition("=")[0] in also if word.startswith("--") else dropped
-        rest += [] if dropped else [word]
-    return options_of(step, [*rest, *(word for name, value in also.items()
-                                      for word in (f"--{name}", value))])
+        if word.startswith("--"):
+            is_replaced = word[2:].partition("=")[0] in own
+        if not is_replaced:
+            kept.append(word)
+    for name, value in own.items():
+        kept += [f"--{name}", value]
+    return options_of(step, kept)
 
 
-def finished(process: subprocess.Popen, end: float) -> int | None:
-    """A step's exit status, or None where it was stopped at `end`, with its checkpoint kept."""
+def wait_until(process: subprocess.Popen, end: float) -> int | None:
+    """A step's exit status; None where it was stopped at `end`, with its checkpoint kept."""
     try:
         return process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        try:
-            process.wait(WAIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        return None
+    try:
+        process.wait(SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return None
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    sys.exit(main(*sys.argv[1:]))
+    run_command(lambda: main(*sys.argv[1:]))

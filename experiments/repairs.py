@@ -1,107 +1,151 @@
 """Repairs of Aug-Conv, attacked and trained behind: `python -m experiments.repairs`.
 
 The delivery is made in memory (experiments.attack_matrix), of the paper's dense Aug-Conv with an
-orthogonal core. Reads cifar10-jpeg/ in --data. Writes repairs.json to --output.
+orthogonal core. Reads CIFAR-10 in --data/datasets. Writes repairs.json to --output.
 """
 
 import argparse
 import itertools
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import adversary, algebra
+from attacks.adversary import Truth, View, evenly_spaced
 from attacks.algebra import deconvolve
-from attacks.samples import evenly_spaced
-from attacks.view import Truth, View, remove_padding
-from experiments.attack_matrix import CIFAR, PAIRS, Case, delivered, loaded
+from experiments.attack_matrix import CIFAR, PAIRS, Case, load_both_splits, play
+from experiments.commands import run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import compute_dtype, processes
-from utils.provenance import provenance, to_json
-from utils.records import Run
-from utils.settings import UserError
+from utils.provenance import provenance
+from utils.records import Run, to_json
 from utils.training import Data, new_network, through_frozen_layers, train
 
 CASE = Case("aug pairs", *CIFAR, "vgg11", "orthogonal", 1, 0, private=10_000)
 TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1)
-TESTED = 2000
-# The repairs that are tried, with their strengths.
-REPAIRS = (("none", 0.0), ("signs", 0.0), ("scales", 0.5), ("mixing", 1.0), ("local_mixing", 1.0),
-           *(("channels", kept) for kept in (24.0, 16.0, 8.0)),
-           *(("noise", size) for size in (1e-3, 1e-2, 0.1, 1.0)))
+TESTED = 2000                       # morphed test images on which accuracy is measured
+
+
+class Repair(NamedTuple):
+    """A change of Aug-Conv (see `repair_weight`), and how strong it is."""
+
+    kind: str
+    strength: float = 0.0
+
+
+REPAIRS = [Repair("none"), Repair("signs"), Repair("scales", 0.5), Repair("mixing", 1.0),
+           Repair("local_mixing", 1.0), Repair("channels", 24.0), Repair("channels", 16.0),
+           Repair("channels", 8.0), Repair("noise", 1e-3), Repair("noise", 1e-2),
+           Repair("noise", 0.1), Repair("noise", 1.0)]
 
 
 def main():
+    arguments = parse_arguments()
+    p = Parameters(**TRAINING)
+    about, table = provenance(p), []
+    with processes(p) as device:
+        view, truth, paired, _ = play(CASE, arguments.data)
+        data = make_data(arguments.data, view, paired)
+        for repair in REPAIRS:
+            layer = repair_aug_conv(view.aug_conv, repair)
+            accuracy = train_behind(layer, data, p, view.geometry.shape, device)
+            row = repair._asdict() | attack_repair(repair, layer, view, truth)
+            row = {"repair": row.pop("kind")} | row | {"accuracy": accuracy}
+            table.append(row)
+            print(describe_row(row), flush=True)
+            record = {"case": CASE._asdict(), "train_images": PAIRS, "test_images": TESTED,
+                      "table": table}
+            write_alone(arguments.output / "repairs.json", to_json(about | record))
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
-    arguments, p, table = parser.parse_args(), Parameters(**TRAINING), []
-    with processes(p) as device:
-        view, truth, paired = delivered(CASE, arguments.data)
-        train_set, test_set = loaded(arguments.data, *CIFAR)
-        tested = evenly_spaced(len(view.all_morphed), TESTED)
-        data = Data(paired, train_set.labels[evenly_spaced(len(train_set.labels), PAIRS)],
-                    view.all_morphed[tested], test_set.labels[tested], lambda x: x)
-        for kind, strength in REPAIRS:
-            layer = repaired(view.aug_conv, kind, strength)
-            curve = trained(layer, data, p, view.geometry.shape, device)
-            row = {"repair": kind, "strength": strength} | attack_repair(
-                kind, layer, view, truth) | {"accuracy": curve[-1]["test_accuracy"]}
-            table.append(row)
-            print(f"{kind} {strength:g}: {row['accuracy']:.2%}", {
-                name: value["psnr"] for name, value in row.items()
-                if isinstance(value, dict) and "psnr" in value}, flush=True)
-            write_alone(arguments.output / "repairs.json", to_json(provenance(p) | {
-                "case": CASE._asdict(), "train_images": PAIRS, "test_images": TESTED,
-                "table": table}))
+    return parser.parse_args()
 
 
-def trained(layer: AugConv, data: Data, p: Parameters, shape: tuple, device) -> list[dict]:
-    """The curve of a network behind a repaired Aug-Conv."""
+def make_data(folder: Path, view: View, paired: Tensor) -> Data:
+    """Morphed training images, those of the known pairs, and TESTED morphed test images."""
+    train_set, test_set = load_both_splits(folder, *CIFAR)
+    trained = evenly_spaced(len(train_set.labels), PAIRS)
+    tested = evenly_spaced(len(view.all_morphed), TESTED)
+    return Data(paired, train_set.labels[trained], view.all_morphed[tested],
+                test_set.labels[tested], lambda x: x)
+
+
+def train_behind(layer: AugConv, data: Data, p: Parameters, shape: tuple, device) -> float:
+    """The test accuracy of a network that is trained behind a repaired Aug-Conv."""
     network, _ = new_network(p, 10, shape)
     behind = BehindFirstLayer(network, shape)
-    name, second = next((name, module) for name, module in behind.named_modules()
-                        if isinstance(module, nn.Conv2d))
-    if layer.out_shape[0] != second.in_channels:
-        behind.set_submodule(name, nn.Conv2d(layer.out_shape[0], second.out_channels, 3, padding=1))
+    fit_channels(behind, layer.out_shape[0])
     data = through_frozen_layers([(layer, data)], p.feature_cache, compute_dtype(p, device), device)
     with tempfile.TemporaryDirectory() as folder:
-        return train(behind, data, p, Run(Path(folder), "with_ac", {}), p.morphed_weight_decay,
-                     device)
+        run = Run(Path(folder), "with_ac", {})
+        curve = train(behind, data, p, run, p.morphed_weight_decay, device)
+    return curve[-1]["test_accuracy"]
 
 
-def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength: float,
-           generator: torch.Generator) -> Tensor:
+def fit_channels(behind: nn.Module, channels: int):
+    """Puts a convolution for so many channels in place of the network's second one, if need be."""
+    for name, module in behind.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.in_channels != channels:
+                fitting = nn.Conv2d(channels, module.out_channels, 3, padding=1)
+                behind.set_submodule(name, fitting)
+            return
+
+
+def describe_row(row: dict) -> str:
+    parts = [f"{attack} {found['psnr']:.1f} dB" for attack, found in row.items()
+             if isinstance(found, dict) and "psnr" in found]
+    return f"{row['repair']} {row['strength']:g}: {row['accuracy']:.2%}, {', '.join(parts)}"
+
+
+# -- The repairs
+
+def repair_aug_conv(aug_conv: AugConv, repair: Repair) -> AugConv:
+    """A dense Aug-Conv, without bias, under a repair that is always the same."""
+    _, rows, columns = aug_conv.out_shape
+    generator = torch.Generator().manual_seed(1)
+    weight = repair_weight(aug_conv.weight, aug_conv.out_shape, *repair, generator)
+    channels = weight.shape[1] // (rows * columns)
+    return AugConv(weight, (channels, rows, columns))
+
+
+def repair_weight(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength: float,
+                  generator: torch.Generator) -> Tensor:
     """Aug-Conv's weight (αm², βn²) float32 under a repair that was proposed or comes to mind.
 
     `none`: itself. `signs`: random signs of channels. `scales`: also factors, log-normal with
-    deviation `strength`. `mixing`: one random β×β matrix, orthogonal at strength 0 and plain normal
-    at 1, mixes the channels at all positions; `local_mixing`: another at each. `channels`: only the
-    first `strength` are kept, (αm², strength·n²). `noise`: normal, `strength` times the weight's
-    rms. Raises ValueError for any other kind.
+    standard deviation `strength`. `mixing`: one random β×β matrix, orthogonal at strength 0 and
+    plain normal at 1, mixes the channels at all positions; `local_mixing`: another one at each.
+    `channels`: only the first `strength` are kept, (αm², strength·n²). `noise`: normal, `strength`
+    times the weight's root mean square. Raises ValueError for any other kind.
     """
     beta, positions = out_shape[0], out_shape[1] * out_shape[2]
     cube = weight.view(len(weight), beta, positions)
     if kind == "none":
         return weight
-    if kind in ("signs", "scales"):             # the former have strength 0
+    if kind in ("signs", "scales"):                      # signs have strength 0
         sign, size = torch.randn(2, beta, generator=generator)
-        return (cube * (sign.sign() * (strength * size).exp())[:, None]).flatten(1)
-    if kind in ("mixing", "local_mixing"):
-        count = positions if kind == "local_mixing" else 1
-        normal = torch.randn(count, beta, beta, generator=generator)
-        mixing = (1 - strength) * torch.linalg.qr(normal)[0] + strength * normal / beta ** 0.5
-        mixed = [torch.einsum("lbi,ibc->lci", rows, mixing.expand(positions, -1, -1))
-                 if count > 1 else mixing[0].T @ rows for rows in cube.split(256)]
+        factors = sign.sign() * (strength * size).exp()
+        return (cube * factors[:, None]).flatten(1)
+    if kind == "mixing":
+        [mixing] = draw_mixing(1, beta, strength, generator)
+        return (mixing.T @ cube).flatten(1)
+    if kind == "local_mixing":
+        mixing = draw_mixing(positions, beta, strength, generator)
+        mixed = [torch.einsum("lbi,ibc->lci", rows, mixing) for rows in cube.split(256)]
         return torch.cat(mixed).flatten(1)
     if kind == "channels":
         return cube[:, :int(strength)].flatten(1)
@@ -111,38 +155,51 @@ def repair(weight: Tensor, out_shape: tuple[int, int, int], kind: str, strength:
     raise ValueError(f"no repair is named {kind}")
 
 
-def repaired(aug_conv: AugConv, kind: str, strength: float) -> AugConv:
-    """A dense Aug-Conv, without bias, under a repair that is always the same."""
-    weight, (_, *size) = aug_conv.weight, aug_conv.out_shape
-    weight = repair(weight, aug_conv.out_shape, kind, strength, torch.Generator().manual_seed(1))
-    return AugConv(weight, (weight.shape[1] // (size[0] * size[1]), *size))
+def draw_mixing(count: int, beta: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Matrices (count, β, β): orthogonal at strength 0, normal with unit columns, about, at 1."""
+    normal = torch.randn(count, beta, beta, generator=generator)
+    orthogonal = torch.linalg.qr(normal)[0]
+    return (1 - strength) * orthogonal + strength * normal / beta ** 0.5
 
 
-def attack_repair(kind: str, layer: AugConv, view: View, truth: Truth) -> dict:
+# -- The attacks on them
+
+def attack_repair(repair: Repair, layer: AugConv, view: View, truth: Truth) -> dict:
     """Attacks 2 and 3 on Aug-Conv repaired to `layer`, and what noise does to its features."""
-    began, filters = time.perf_counter(), algebra.filter_bank(view.layer)
-    exact, view = view.aug_conv, view._replace(aug_conv=layer)
-    if kind == "local_mixing":
-        channels, kernel = filters.shape[1:3]
-        images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
-        inner = truth._replace(pixels=F.pad(truth.pixels, [view.layer.padding[0] + 1 - kernel] * 4))
-        return {"known_first_layer": {}, "blind": {
-            "up_to_colour": inner.score(images, up_to_colour=True)._asdict(),
-            "seconds": adversary.seconds_since(began)}}
+    exact = view.aug_conv
+    view = view._replace(aug_conv=layer)
+    if repair.kind == "local_mixing":
+        return {"known_first_layer": {}, "blind": attack_local_mixing(view, truth)}
     found = adversary.recover(view, truth)
-    report = found.report
-    if kind == "noise":
-        exact = algebra.feature_maps(view.morphed, exact)
-        report["error_of_the_features"] = float((found.features - exact).norm() / exact.norm())
-    if kind == "noise" and found.known_layer.order is not None:
-        began = time.perf_counter()
-        inverse = denoised_inverse(
-            view.aug_conv.weight, view.aug_conv.out_shape, filters[found.known_layer.order],
-            view.layer.padding[0] - view.geometry.image_padding, view.all_morphed, view.public)
-        images = remove_padding(view.morphed.double() @ inverse, view.geometry)
-        report["known_first_layer_denoised"] = truth.score(images)._asdict() | {
-            "seconds": adversary.seconds_since(began)}
+    report = dict(found.report)
+    if repair.kind == "noise":
+        features = algebra.feature_maps(view.morphed, exact)
+        error = (found.features - features).norm() / features.norm()
+        report["error_of_the_features"] = float(error)
+        if found.order is not None:
+            report["known_first_layer_denoised"] = attack_noise(view, truth, found.order)
     return report
+
+
+def attack_local_mixing(view: View, truth: Truth) -> dict:
+    began = time.perf_counter()
+    channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
+    images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
+    missing_rim = kernel - 1 - view.layer.padding[0]
+    inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
+    score = adversary.measured(images, inner, up_to_colour=True)
+    return {"up_to_colour": score, "seconds": adversary.since(began)}
+
+
+def attack_noise(view: View, truth: Truth, order: Tensor) -> dict:
+    """Attack 2 by an adversary who expects noise and knows the order of the channels."""
+    began = time.perf_counter()
+    filters = algebra.filter_bank(view.layer)[order]
+    padding = view.layer.padding[0] - view.geometry.image_padding
+    inverse = denoised_inverse(view.aug_conv.weight, view.aug_conv.out_shape, filters, padding,
+                               view.all_morphed, view.public)
+    images = adversary.unpadded(view.morphed.double() @ inverse, view.geometry)
+    return adversary.measured(images, truth) | {"seconds": adversary.since(began)}
 
 
 def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: Tensor, padding: int,
@@ -168,13 +225,13 @@ def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: T
     return v @ (v.T @ inverse.flatten(1) @ q * expected / (expected + noise)) @ q.T
 
 
-def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3, kernel: int = 3,
-                 sweeps: int = 40) -> Tensor:
+def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3,
+                 kernel: int = 3) -> Tensor:
     """Attack 3 where each position mixes its channels in its own way: (N, α, n-p+1, n-p+1) float64.
 
     The pixel that positions p-1 apart along both axes share is found as in `shared_pixel`, but for
     each pair by itself, from features `probes` (S, k, n, n) of random vectors, S > 2αp², k ≥ αp².
-    It comes up to a colour mixture of its own. Whitened over the images that is a rotation, and
+    It is found up to a colour mixture of its own. Whitened over the images that is a rotation, and
     each pixel is turned (orthogonal Procrustes) to be as close as may be to its neighbours, which
     in photographs look alike. So all come up to one mixture, about, with a rim missing.
 
@@ -191,26 +248,30 @@ def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3, kernel: in
     pixels = torch.einsum("nkyx,yxkc->yxnc", features[:, :, :-reach, :-reach].double(),
                           v[:-reach, :-reach] @ left)
     pixels = pixels @ torch.linalg.inv(torch.linalg.cholesky(pixels.mT @ pixels)).mT
+    return smooth(pixels).permute(2, 3, 0, 1)
 
-    def turned(pixels: Tensor, target: Tensor) -> Tensor:
-        a, _, b = torch.linalg.svd(pixels.mT @ target)
-        return pixels @ a @ b
 
+def smooth(pixels: Tensor, sweeps: int = 40) -> Tensor:
+    """Turns each pixel's values (rows, columns, N, α) towards those of its neighbours."""
     rows, columns = pixels.shape[:2]
     for y, x in itertools.product(range(rows), range(columns)):     # first from corner to corner
         if y or x:
-            near = pixels[y, max(x - 1, 0):x].sum(0) + pixels[max(y - 1, 0):y, x].sum(0)
-            pixels[y, x] = turned(pixels[y, x], near)
+            left, above = pixels[y, max(x - 1, 0):x], pixels[max(y - 1, 0):y, x]
+            pixels[y, x] = rotate_towards(pixels[y, x], left.sum(0) + above.sum(0))
     black = (torch.arange(rows)[:, None] + torch.arange(columns)) % 2 == 0
     for squares in [black, ~black] * sweeps:                        # then all towards all around
-        around = F.pad(pixels, (0, 0, 0, 0, 1, 1, 1, 1))
-        around = (around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:])
-        pixels[squares] = turned(pixels[squares], around[squares])
-    return pixels.permute(2, 3, 0, 1)
+        padded = F.pad(pixels, (0, 0, 0, 0, 1, 1, 1, 1))
+        around = (padded[:-2, 1:-1] + padded[2:, 1:-1]
+                  + padded[1:-1, :-2] + padded[1:-1, 2:])
+        pixels[squares] = rotate_towards(pixels[squares], around[squares])
+    return pixels
+
+
+def rotate_towards(pixels: Tensor, target: Tensor) -> Tensor:
+    """Values (…, N, α) under the rotation that brings them closest (orthogonal Procrustes)."""
+    a, _, b = torch.linalg.svd(pixels.mT @ target)
+    return pixels @ a @ b
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        sys.exit(str(mistake))
+    run_command(main)

@@ -1,9 +1,8 @@
 """Times the steps against the reference's algorithm, on the same machine and data: `make bench`.
 
 Every measurement is a process of its own, so that its peak memory is its own, and the two sides
-take turns, so that the machine's noise hits both. The figures are medians over the turns. Images
-are random pixels: how long a step takes does not depend on what they show.
-Writes bench.json and figures/growth.png to --output.
+take turns, so that the machine's noise hits both. The figures are medians over the turns. Writes
+bench/PROCESSOR.json and figures/growth-PROCESSOR.png to --output: a record for each processor.
 """
 
 import argparse
@@ -21,73 +20,122 @@ from statistics import median
 import torch
 
 from experiments import speed_report as report
+from experiments.commands import run_command
 from experiments.speed_measures import CUDA, FULL, MEASURES, QUICK, Size
 from utils.artifacts import write_alone
-from utils.devices import processes
-from utils.provenance import peak_memory, provenance, to_json
+from utils.devices import joined_processes
+from utils.errors import UserError
+from utils.provenance import peak_memory, provenance
+from utils.records import to_json
+
+
+def main():
+    arguments = parse_arguments()
+    p = FULL.parameters(arguments.device)
+    about = provenance(p)
+    with joined_processes(p) as context:
+        is_cuda = context.device.type == "cuda"
+    size = choose_size(arguments.quick, is_cuda)
+    name = record_name(about["machine"])
+    target = arguments.output / "bench" / f"{name}.json"
+    before = read_before(target, about["machine"]) if arguments.only else None
+
+    started = time.perf_counter()
+    runs = measure_in_turns(arguments.only or list(MEASURES), arguments.runs, size,
+                            arguments.device)
+    seconds = time.perf_counter() - started
+    if before is not None:
+        runs, seconds = before["runs"] | runs, before["seconds"] + seconds
+        about["measured_before"] = {key: before[key] for key in ("command", "code")}
+    found = find_medians(runs)
+    rows = report.make_table(found, size, targets=not (arguments.quick or is_cuda))
+    lines = report.measure_growth(found, size)
+    record = about | {"size": asdict(size), "seconds": round(seconds), "table": rows,
+                      "growth": lines, "medians": found, "runs": runs}
+    picture = arguments.output / "figures" / f"growth-{name}.png"
+    write_alone(target, to_json(record))
+    write_alone(picture, report.draw_growth(lines, size.sides[-1]))
+    print(report.as_text(rows), f"{target} and {picture} are written", sep="\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small images and few of them: tries "
+                        "the benchmark itself, its figures mean nothing")
+    parser.add_argument("--only", choices=MEASURES, nargs="+", help="measure these again; all else "
+                        "stays as the record of this machine has it")
+    parser.add_argument("--runs", type=int, default=3, help="turns of each side (default: 3)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--output", type=Path, default=Path("results"),
+                        help="folder to write to (default: results)")
+    return parser.parse_args()
+
+
+def choose_size(is_quick: bool, is_cuda: bool) -> Size:
+    if is_quick:
+        return QUICK
+    return CUDA if is_cuda else FULL
+
+
+def record_name(machine: dict) -> str:
+    """A file name for a machine, such as amd-epyc-2-cores, or that of its CUDA device."""
+    words = f"{machine['processor']} {machine['cores']} cores"
+    if machine["cuda"]:
+        words = machine["cuda"][0]
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def read_before(path: Path, machine: dict) -> dict:
+    """The record that --only adds to. Raises UserError where it is missing or of another machine.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: measure everything first, without --only")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["machine"] != machine:
+        raise UserError(f"{path} is of another machine: measure everything, without --only")
+    return before
+
+
+def measure_in_turns(names: list[str], turns: int, size: Size, device: str) -> dict:
+    """Results of each turn, by measurement and side."""
+    runs = {name: {side: [] for side in MEASURES[name]} for name in names}
+    for turn in range(1, turns + 1):
+        for name, sides in runs.items():
+            for side, results in sides.items():
+                result = measure_in_own_process(name, side, size, device)
+                results.append(result)
+                numbers = ", ".join(f"{key} {value:g}" for key, value in result.items())
+                print(f"{turn}/{turns} {name}, {side}: {numbers}", flush=True)
+    return runs
+
+
+def measure_in_own_process(*task) -> dict:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *task).result()
 
 
 def measure(name: str, side: str, size: Size, device: str) -> dict:
     """One measurement, and the peak memory of the process that it has to itself."""
     p = size.parameters(device)
-    with processes(p) as where, redirect_stdout(io.StringIO()):
-        result = MEASURES[name][side](size, p, where)
+    with joined_processes(p) as context, redirect_stdout(io.StringIO()):
+        result = MEASURES[name][side](size, p, context)
         result["peak_mb"] = peak_memory() / 1e6
-        if where.type == "cuda":
-            result["device_peak_mb"] = torch.cuda.max_memory_allocated(where) / 1e6
+        if context.device.type == "cuda":
+            result["device_peak_mb"] = torch.cuda.max_memory_allocated(context.device) / 1e6
     return {key: float(f"{value:.5g}") for key, value in result.items()}
 
 
-def in_own_process(*task) -> dict:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *task).result()
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small images and few of them: tries "
-                        "the benchmark itself, its figures mean nothing")
-    parser.add_argument("--only", choices=MEASURES, nargs="+", help="measure these anew; all else "
-                        "stays as the record has it, which must be of this machine")
-    parser.add_argument("--runs", type=int, default=3, help="turns of each side (default: 3)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, default=Path("results"),
-                        help="folder to write to (default: results)")
-    arguments = parser.parse_args()
-    p = FULL.parameters(arguments.device)
-    with processes(p) as device:
-        cuda = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    size = QUICK if arguments.quick else CUDA if cuda else FULL
-    runs = {name: {side: [] for side in sides} for name, sides in MEASURES.items()
-            if not arguments.only or name in arguments.only}
-    started = time.perf_counter()
-    for turn in range(1, arguments.runs + 1):
-        for name, sides in runs.items():
-            for side, results in sides.items():
-                results.append(in_own_process(name, side, size, arguments.device))
-                print(f"{turn}/{arguments.runs} {name}, {side}: " + ", ".join(
-                    f"{key} {value:g}" for key, value in results[-1].items()), flush=True)
-    suffix = "-" + re.sub(r"\W+", "-", cuda).lower() if cuda else ""
-    target = arguments.output / f"bench{suffix}.json"
-    about, seconds = provenance(p), time.perf_counter() - started
-    if arguments.only:
-        before = json.loads(target.read_text(encoding="utf-8"))
-        if before["machine"] != about["machine"]:
-            raise SystemExit(f"{target} is of another machine: measure all of it anew")
-        runs, seconds = before["runs"] | runs, before["seconds"] + seconds
-        about["measured_before"] = {key: before[key] for key in ("command", "code")}
-    found = {name: {side: {key: median(result[key] for result in results) for key in results[0]}
-                    for side, results in sides.items()} for name, sides in runs.items()}
-    rows = report.table(found, size, targets=not (arguments.quick or cuda))
-    lines = report.growth(found, size)
-    record = about | {"size": asdict(size), "seconds": round(seconds), "table": rows,
-                      "growth": lines, "medians": found, "runs": runs}
-    picture = arguments.output / "figures" / f"growth{suffix}.png"
-    write_alone(target, to_json(record))
-    write_alone(picture, report.growth_png(lines, size.sides[-1]))
-    print(report.as_text(rows), f"{target} and {picture} are written", sep="\n")
+def find_medians(runs: dict) -> dict:
+    """The medians over the turns, by measurement, side and key."""
+    found = {}
+    for name, sides in runs.items():
+        found[name] = {}
+        for side, results in sides.items():
+            found[name][side] = {key: median(result[key] for result in results)
+                                 for key in results[0]}
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

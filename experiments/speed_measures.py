@@ -1,4 +1,8 @@
-"""What experiments.speed times: each step of this program, and the reference's algorithm."""
+"""What experiments.speed times: each step of this program, and the reference's algorithm.
+
+A measurement takes (size, parameters, context) and gives numbers by name: seconds, images per
+second, bytes. Images are random, since how long a step takes does not depend on what they show.
+"""
 
 import os
 import tempfile
@@ -14,25 +18,27 @@ import torch
 from torch import Tensor, nn
 
 from experiments import reference_algorithm as reference
-from images.datasets import CIFAR, Images, Prepared, normalise
+from images.datasets import CIFAR, Prepared, normalise
 from models.build import build
 from mole import morphing
 from mole.aug_conv import AugConv
-from mole.first_layer import BehindFirstLayer, Float32Conv2d, find
-from mole.morphing import compose_aug_conv, compose_by_tiles, invert_core, morph
+from mole.first_layer import BehindFirstLayer, SplitNetwork, find_first_layer
+from mole.morphing import invert_core, morph
 from parameter import Parameters
 from utils.artifacts import Saving
-from utils.delivery import Geometry, common_scale, deliver, restored, rounded
-from utils.devices import compute_dtype
-from utils.records import Run
-from utils.training import (
+from utils.delivery import Morpher, as_morphed, as_stored, morpher_for, quantise, write_morphed
+from utils.devices import Context
+from utils.examples import (
     Data,
-    features_of,
-    logits_of,
-    through_frozen_layers,
-    to_device,
-    train,
+    Features,
+    FrozenLayer,
+    Images,
+    Source,
+    keep_features,
 )
+from utils.keys import Key
+from utils.records import Run
+from utils.training import make_forward, train
 
 
 @dataclass(frozen=True)
@@ -66,30 +72,35 @@ class Size:
         torch.manual_seed(0)
         return build(self.model, 10, self.shape)
 
-    def first_layer(self) -> Float32Conv2d:
+    def first_layer(self) -> nn.Conv2d:
         network = self.network()
-        return network.get_submodule(find(network, self.shape)).requires_grad_(False)
+        layer = network.get_submodule(find_first_layer(network, self.shape))
+        return layer.requires_grad_(False)
 
-    def random_images(self, count: int) -> Images:
-        g = torch.Generator().manual_seed(0)
-        return Images(torch.randint(0, 256, (count, *self.shape), dtype=torch.uint8, generator=g),
-                      torch.randint(0, 10, (count,), generator=g), list("0123456789"))
+    def random_images(self, count: int) -> Tensor:
+        """(count, α, m, m) uint8."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (count, *self.shape), dtype=torch.uint8, generator=generator)
+
+    def random_labels(self, count: int) -> Tensor:
+        return torch.randint(0, 10, (count,), generator=torch.Generator().manual_seed(1))
 
 
 FULL = Size()
 CUDA = replace(FULL, train_images=9600, warm_up=20, steps=100)
 QUICK = Size(sides=(4, 6, 8), tile=4, tiled_sides=(8, 16), images=200, one_by_one=50,
-             delivered=100, model="vgg11", batch_size=8, train_images=32, warm_up=1, steps=2,
+             delivered=100, model="vgg_small", batch_size=8, train_images=32, warm_up=1, steps=2,
              epochs=2)
 
 
-def drawn(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> Tensor:
+def draw_core(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> Tensor:
     """A core (q, q) as the provider draws it: the paper's uniform one, or orthogonal for tiles."""
-    q, distribution = morphing.core_size(shape, kappa, tile), "orthogonal" if tile else "uniform"
+    q = morphing.core_size(shape, kappa, tile)
+    distribution = "orthogonal" if tile else "uniform"
     return morphing.draw_core(q, distribution, morphing.secret_generator(0, purpose=0))
 
 
-def timed(action, device: torch.device) -> float:
+def time_action(action: Callable[[], object], device: torch.device) -> float:
     """Seconds that an action takes: of one run, or the median of as many as fill half a second."""
     seconds = []
     while sum(seconds) < 0.5:
@@ -102,198 +113,256 @@ def timed(action, device: torch.device) -> float:
     return median(seconds)
 
 
-def aug_conv(size: Size, core: Tensor, device: torch.device, tile: int = 0) -> AugConv:
+def compose_aug_conv(size: Size, core: Tensor, device: torch.device, tile: int = 0) -> AugConv:
     """Aug-Conv for the network, on the device; channels in their own order."""
-    layer, inverse, order = size.first_layer(), invert_core(core), torch.arange(64)
-    return AugConv(**compose_aug_conv(layer, inverse, size.shape, order, tile)).to(device)
+    layer = size.first_layer()
+    return AugConv.compose(layer, invert_core(core), size.shape, tile=tile).to(device)
 
 
-# What is measured. Each takes (size, parameters, device) and gives seconds or images per second.
+# -- Composing Aug-Conv
 
-def composing(compose):
+def composing(compose: Callable, size: Size, p: Parameters, context: Context) -> dict:
     """Seconds to compose Aug-Conv at each of the sides; the small ones warm the libraries up."""
-    def measure(size: Size, p: Parameters, device: torch.device) -> dict:
-        layer = size.first_layer().to(device)
-        order = torch.randperm(layer.out_channels).to(device)
-        seconds = {}
-        for m in size.sides:
-            shape = (3, m, m)
-            inverse = invert_core(drawn(shape)).to(device)
-            seconds[f"seconds_at_m_{m}"] = timed(
-                lambda inverse=inverse, shape=shape: compose(layer, inverse, shape, order), device)
-        return seconds
-    return measure
+    device = context.device
+    layer = size.first_layer().to(device)
+    order = torch.randperm(layer.out_channels).to(device)
+    seconds = {}
+    for m in size.sides:
+        shape = (3, m, m)
+        inverse = invert_core(draw_core(shape)).to(device)
+        action = partial(compose, layer, inverse, shape, order)
+        seconds[f"seconds_at_m_{m}"] = time_action(action, device)
+    return seconds
 
 
-def by_tiles(size: Size, p: Parameters, device: torch.device) -> dict:
+def by_tiles(size: Size, p: Parameters, context: Context) -> dict:
     """Composing, morphing and Aug-Conv itself over the image's side, with one size of tile."""
-    layer, found = size.first_layer().to(device), {}
-    core = drawn((3, 1, 1), tile=size.tile)
-    inverse, order = invert_core(core).to(device), torch.arange(layer.out_channels)
+    device = context.device
+    layer = size.first_layer().to(device)
+    core = draw_core((3, 1, 1), tile=size.tile)
+    inverse = invert_core(core).to(device)
     core = core.double().to(device)
+    found = {}
     for m in size.tiled_sides:
-        parts = compose_by_tiles(layer, inverse, size.tile, (3, m, m), order)
-        layer_here, images = AugConv(**parts).to(device), torch.randn(8, 3, m, m, device=device)
+        images = torch.randn(8, 3, m, m, device=device)
+        compose = partial(AugConv.compose, layer, inverse, (3, m, m), tile=size.tile)
+        aug_conv = compose().to(device)
         morphed = morph(images, core, size.tile)
-        found |= {
-            f"composing_seconds_at_m_{m}": timed(lambda m=m: compose_by_tiles(
-                layer, inverse, size.tile, (3, m, m), order), device),
-            f"morphing_seconds_at_m_{m}": timed(
-                lambda images=images: morph(images, core, size.tile), device) / len(images),
-            f"aug_conv_seconds_at_m_{m}": timed(lambda f=layer_here, x=morphed: f(x), device)
-            / len(images),
-            f"aug_conv_mb_at_m_{m}": parts["weight"].nbytes / 1e6}
+        morphing_seconds = time_action(partial(morph, images, core, size.tile), device)
+        aug_conv_seconds = time_action(partial(aug_conv, morphed), device)
+        found[f"composing_seconds_at_m_{m}"] = time_action(compose, device)
+        found[f"morphing_seconds_at_m_{m}"] = morphing_seconds / len(images)
+        found[f"aug_conv_seconds_at_m_{m}"] = aug_conv_seconds / len(images)
+        found[f"aug_conv_mb_at_m_{m}"] = aug_conv.weight.nbytes / 1e6
     return found
 
 
-def matrix_reference(size: Size, p: Parameters, device: torch.device) -> dict:
+# -- Drawing and inverting M
+
+def matrix_reference(size: Size, p: Parameters, context: Context) -> dict:
     kappa = size.matrix_kappa
     reference.morphing_matrix(4, kappa)
     q = morphing.core_size(size.shape, kappa)
-    return {"seconds": timed(lambda: reference.morphing_matrix(q, kappa), device)}
+    action = partial(reference.morphing_matrix, q, kappa)
+    return {"seconds": time_action(action, context.device)}
 
 
-def matrix_here(size: Size, p: Parameters, device: torch.device) -> dict:
+def matrix_here(size: Size, p: Parameters, context: Context) -> dict:
     """As gen_morphing_matrix.py does it: with its check, and another core where that fails."""
     q = morphing.core_size(size.shape, size.matrix_kappa)
-    generator = morphing.secret_generator(None, purpose=0)
-    return {"seconds": timed(lambda: morphing.usable_core(q, "uniform", generator), device)}
+    action = partial(morphing.draw_usable_core, q, "uniform", morphing.secret_generator())
+    return {"seconds": time_action(action, context.device)}
 
 
-def with_better_workers(rate) -> dict:
+# -- Morphing
+
+def with_better_workers(rate: Callable[[int], float]) -> dict:
     """The reference's images per second: without worker processes, or with one on each core."""
     rates = {workers: rate(workers) for workers in (0, os.cpu_count())}
     workers = max(rates, key=rates.get)
     return {"images_per_second": rates[workers], "workers": workers}
 
 
-def morph_reference(size: Size, p: Parameters, device: torch.device) -> dict:
-    images, labels, _ = size.random_images(size.one_by_one)
-    data = reference.ImageByImage(images, labels, reference.block_diagonal(drawn(size.shape), 1))
+def morphing_reference(size: Size, p: Parameters, context: Context) -> dict:
+    images, labels = size.random_images(size.one_by_one), size.random_labels(size.one_by_one)
+    matrix = reference.block_diagonal(draw_core(size.shape), 1)
+    data = reference.ImageByImage(images, labels, matrix)
 
     def rate(workers: int) -> float:
         batches = reference.loader(data, size.batch_size, workers)
-        return len(images) / timed(lambda: [morphed for morphed, _ in batches], device)
+        return len(images) / time_action(partial(list, batches), context.device)
+
     return with_better_workers(rate)
 
 
-def morph_here(size: Size, p: Parameters, device: torch.device) -> dict:
-    """As gen_augconv.py does it, into a file, for each kappa and by tiles; the first ones warm the
-    libraries up."""
-    images, rates = Prepared(size.random_images(size.images).images, *CIFAR, 0), {}
-    cases = [("tiles", drawn(size.shape, tile=size.tile), 1, size.tile),
-             *((f"kappa_{kappa}", drawn(size.shape, kappa), kappa, 0) for kappa in size.kappas)]
+def morphing_here(size: Size, p: Parameters, context: Context) -> dict:
+    """As gen_augconv.py does it, into a file, by tiles and for each kappa.
+
+    The first ones warm the libraries up.
+    """
+    images = Prepared(size.random_images(size.images), *CIFAR, 0)
+    rates = {}
     with tempfile.TemporaryDirectory() as folder, Saving(Path(folder)) as new:
-        for name, core, kappa, tile in cases:
-            core, g = core.double().to(device), geometry(size, kappa, tile, "float32")
-            seconds = timed(lambda core=core, g=g: deliver(
-                new, "morphed.npy", images, core, g, scale=1.0), device)
-            rates[f"images_per_second_{name}"] = len(images) / seconds
-    return rates | {"images_per_second": len(images) / seconds}
+        tiles = draw_core(size.shape, tile=size.tile)
+        rates["images_per_second_tiles"] = rate_of_morphing(new, images, tiles, size.tile, context)
+        for kappa in size.kappas:
+            core = draw_core(size.shape, kappa)
+            rate = rate_of_morphing(new, images, core, 0, context)
+            rates[f"images_per_second_kappa_{kappa}"] = rate
+    return rates | {"images_per_second": rate}
 
 
-def geometry(size: Size, kappa: int, tile: int, dtype: str) -> Geometry:
-    return Geometry("benchmark", size.shape, 0, "crop", kappa, tile, "", dtype, *CIFAR)
+def rate_of_morphing(new: Saving, images: Prepared, core: Tensor, tile: int,
+                     context: Context) -> float:
+    morpher = Morpher(core.double().to(context.device), tile, "float32")
+    action = partial(write_morphed, new, "morphed.npy", images, morpher)
+    return len(images) / time_action(action, context.device)
 
 
-def delivered(size: Size, p: Parameters, device: torch.device) -> dict:
+def delivered(size: Size, p: Parameters, context: Context) -> dict:
     """Bytes on the disk of all that is delivered, by tiles with int8, over those of the pixels."""
-    images = size.random_images(size.delivered)
-    core = drawn(size.shape, tile=size.tile).double().to(device)
-    g = geometry(size, 1, size.tile, "int8")
+    images, labels = size.random_images(size.delivered), size.random_labels(size.delivered)
+    core = draw_core(size.shape, tile=size.tile)
+    key = Key(core, invert_core(core), 1, size.tile, "orthogonal", size.shape, 0, 1.0)
+    source = Prepared(images, *CIFAR, 0)
     with tempfile.TemporaryDirectory() as folder:
         with Saving(Path(folder)) as new:
-            layer = aug_conv(size, core.float(), device, size.tile)
-            new.save("aug_conv.pt", layer.to_file())
-            new.save("labels.npy", partial(np.save, arr=images.labels.numpy()))
-            source = Prepared(images.images, *CIFAR, 0)
-            deliver(new, "morphed.npy", source, core, g, common_scale([source], core, g))
+            layer = compose_aug_conv(size, core, context.device, size.tile)
+            new.save("aug_conv.pt", layer.to_dict())
+            new.save("labels.npy", partial(np.save, arr=labels.numpy()))
+            morpher = morpher_for(key, "int8", [source], context.device)
+            write_morphed(new, "morphed.npy", source, morpher)
         sizes = {file.name: file.stat().st_size for file in Path(folder).iterdir()}
-    return {"bytes": sum(sizes.values()), "pixel_bytes": images.images.nbytes,
+    return {"bytes": sum(sizes.values()), "pixel_bytes": images.nbytes,
             "aug_conv_bytes": sizes["aug_conv.pt"]}
 
 
-def training_reference(size: Size, p: Parameters, device: torch.device, core=None) -> dict:
-    images, labels, _ = size.random_images(size.train_images)
-    matrix, decay = None, p.weight_decay
-    network = size.network()
-    if core is not None:
-        matrix, decay = reference.block_diagonal(core, 1), p.morphed_weight_decay
-        layer = aug_conv(size, core, device)
-        network.set_submodule(find(network, size.shape),
-                              reference.DenseLayer(layer.weight, layer.out_shape))
-    network.to(device)
+# -- Training
+
+def plain_reference(size: Size, p: Parameters, context: Context) -> dict:
+    return training_reference(size, size.network(), None, p.weight_decay, p, context)
+
+
+def with_ac_reference(size: Size, p: Parameters, context: Context) -> dict:
+    core, network = draw_core(size.shape), size.network()
+    layer = compose_aug_conv(size, core, context.device)
+    dense = reference.DenseLayer(layer.weight, layer.out_shape)
+    network.set_submodule(find_first_layer(network, size.shape), dense)
+    matrix = reference.block_diagonal(core, 1)
+    return training_reference(size, network, matrix, p.morphed_weight_decay, p, context)
+
+
+def training_reference(size: Size, network: nn.Module, matrix: Tensor | None, decay: float,
+                       p: Parameters, context: Context) -> dict:
+    """Images per second of the reference's loop; `matrix`: M, which its loader multiplies with."""
+    images, labels = size.random_images(size.train_images), size.random_labels(size.train_images)
+    network.to(context.device)
     data = reference.ImageByImage(images, labels, matrix)
     optimizer = torch.optim.SGD(network.parameters(), p.lr, p.momentum, weight_decay=decay)
-    return with_better_workers(lambda workers: reference.train(
-        network, reference.loader(data, size.batch_size, workers, shuffle=True), optimizer,
-        device, size.warm_up, size.steps))
+
+    def rate(workers: int) -> float:
+        batches = reference.loader(data, size.batch_size, workers, shuffle=True)
+        return reference.train(network, batches, optimizer, context.device, size.warm_up,
+                               size.steps)
+
+    return with_better_workers(rate)
 
 
-def trained(network, data: Data, p: Parameters, name: str, decay: float,
-            device: torch.device) -> dict:
-    """Images per second of utils.training.train, in the median epoch after the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        curve = train(network, data, p, Run(Path(folder), name, {}), decay, device)
-    return {"images_per_second":
-            len(data.train) / median(epoch["train_seconds"] for epoch in curve[1:])}
-
-
-def plain_here(size: Size, p: Parameters, device: torch.device) -> dict:
-    images, labels, _ = size.random_images(size.train_images)
+def plain_here(size: Size, p: Parameters, context: Context) -> dict:
+    images, labels = size.random_images(size.train_images), size.random_labels(size.train_images)
+    prepare = partial(normalise, mean=CIFAR[0], std=CIFAR[1])
     few = p.batch_size
-    data = to_device(Data(images, labels, images[:few], labels[:few],
-                          partial(normalise, mean=CIFAR[0], std=CIFAR[1])), device)
-    return trained(size.network(), data, p, "pretrained", p.weight_decay, device)
+    data = Data(Images(Source(images, prepare), labels, context),
+                Images(Source(images[:few], prepare), labels[:few], context))
+    network = SplitNetwork(size.network(), size.shape)
+    return time_training(network, data, p, "pretrained", p.weight_decay, context)
 
 
-def with_ac_here(size: Size, p: Parameters, device: torch.device, keep: str = "on",
-                 tile: int = 0) -> dict:
-    """`keep`: whether Aug-Conv's output is kept for all images, or made batch by batch."""
-    images, few = size.random_images(size.train_images), p.batch_size
-    core = drawn(size.shape, tile=tile)
-    morphed, scale = morph(Prepared(images.images, *CIFAR, 0)[:], core, tile), 1.0
+def with_ac_here(keep: str, tile: int, size: Size, p: Parameters, context: Context) -> dict:
+    """`keep`: whether Aug-Conv's output is kept for all images (on), or made batch by batch."""
+    images, labels = size.random_images(size.train_images), size.random_labels(size.train_images)
+    core = draw_core(size.shape, tile=tile)
+    morphed = morph(Prepared(images, *CIFAR, 0)[:], core, tile)
+    scale, dtype = 1.0, "float32"
     if tile:
-        scale = float(morphed.abs().max()) / 127
-        morphed = rounded(morphed, "int8", scale)
-    data = Data(morphed, images.labels, morphed[:few], images.labels[:few],
-                partial(restored, scale=scale))
+        scale, dtype = float(morphed.abs().max()) / 127, "int8"
+    values = quantise(as_stored(morphed), dtype, scale)
+    prepare = partial(as_morphed, scale=scale)
+    frozen = FrozenLayer(compose_aug_conv(size, core, context.device, tile))
+    few = p.batch_size
+
     started = time.perf_counter()
-    data = through_frozen_layers([(aug_conv(size, core, device, tile), data)], keep,
-                                 compute_dtype(p, device), device)
-    reference.synchronise(device)
+    train_part = Features([(frozen, Source(values, prepare))], [labels], context)
+    test_part = Features([(frozen, Source(values[:few], prepare))], [labels[:few]], context)
+    data = keep_features(train_part, test_part, keep, False, context)
+    reference.synchronise(context.device)
     before = {"seconds_before_the_first_epoch": time.perf_counter() - started}
     network = BehindFirstLayer(size.network(), size.shape)
-    return before | trained(network, data, p, "with_ac", p.morphed_weight_decay, device)
+    return before | time_training(network, data, p, "with_ac", p.morphed_weight_decay, context)
+
+
+def with_tiles_here(size: Size, p: Parameters, context: Context) -> dict:
+    return with_ac_here("off", size.tile, size, p, context)
+
+
+def time_training(network: nn.Module, data: Data, p: Parameters, name: str, decay: float,
+                  context: Context) -> dict:
+    """Images per second of utils.training.train, in the median epoch after the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), name, {"weight_decay": decay}, {}, [])
+        curve = train(network, data, p, run, context)
+    seconds = median(epoch["train_seconds"] for epoch in curve[1:])
+    return {"images_per_second": len(data.train) / seconds}
+
+
+# -- Predicting
+
+def predicting_plain(size: Size, p: Parameters, context: Context) -> dict:
+    images = torch.randn(64, *size.shape)
+    return time_predicting(SplitNetwork(size.network(), size.shape), None, images, context)
+
+
+def predicting_behind(is_tiled: bool, size: Size, p: Parameters, context: Context) -> dict:
+    tile = size.tile if is_tiled else 0
+    core = draw_core(size.shape, tile=tile)
+    morphed = morph(torch.randn(64, *size.shape), core, tile)
+    aug_conv = compose_aug_conv(size, core, context.device, tile)
+    behind = BehindFirstLayer(size.network(), size.shape)
+    return time_predicting(behind, FrozenLayer(aug_conv), morphed, context)
 
 
 @torch.inference_mode()
-def predicting(size: Size, p: Parameters, device: torch.device, way: str) -> dict:
+def time_predicting(network: nn.Module, frozen: FrozenLayer | None, images: Tensor,
+                    context: Context) -> dict:
     """Seconds for one image and images a second in batches of 64, as predict.py computes."""
-    network, dtype = size.network().to(device, memory_format=torch.channels_last).eval(), (
-        compute_dtype(p, device))
-    images, prepare = torch.randn(64, *size.shape, device=device), lambda x: x
-    if way != "plain":
-        tile = size.tile if way == "tiles" else 0
-        core = drawn(size.shape, tile=tile)
-        prepare = features_of(aug_conv(size, core, device, tile), prepare, dtype, device)
-        images = morph(images.cpu(), core, tile).to(device)
-        network = BehindFirstLayer(network, size.shape).eval()
-    predict = logits_of(network, prepare, dtype, device)
+    network = network.to(context.device, memory_format=torch.channels_last).eval()
+    forward = make_forward(network, context)
+    images = images.to(context.device)
+    if frozen is not None:
+        frozen = frozen.to(context.device)
+
+    def predict(images: Tensor) -> Tensor:
+        if frozen is not None:
+            images = frozen.features(images, None).to(context.dtype)
+            images = images.contiguous(memory_format=torch.channels_last)
+        return forward(images)
+
     predict(images)
-    return {"seconds_for_one": timed(lambda: predict(images[:1]), device),
-            "images_per_second": len(images) / timed(lambda: predict(images), device)}
+    seconds_for_all = time_action(partial(predict, images), context.device)
+    return {"seconds_for_one": time_action(partial(predict, images[:1]), context.device),
+            "images_per_second": len(images) / seconds_for_all}
 
 
+# By name and side; `reference` is the reference's algorithm, or what is compared with.
 MEASURES: dict[str, dict[str, Callable]] = {
-    "composing": {"reference": composing(reference.compose), "here": composing(compose_aug_conv)},
+    "composing": {"reference": partial(composing, reference.compose),
+                  "here": partial(composing, AugConv.compose)},
     "matrix": {"reference": matrix_reference, "here": matrix_here},
-    "morphing": {"reference": morph_reference, "here": morph_here},
-    "plain": {"reference": training_reference, "here": plain_here},
-    "with_ac": {"reference": lambda size, p, device: training_reference(
-        size, p, device, drawn(size.shape)), "here": with_ac_here,
-                "not_kept": partial(with_ac_here, keep="off")},
-    "tiles": {"here": by_tiles, "delivered": delivered,
-              "with_ac": lambda size, p, device: with_ac_here(size, p, device, "off", size.tile)},
-    "predicting": {way: partial(predicting, way=way) for way in ("plain", "kappa_1", "tiles")},
+    "morphing": {"reference": morphing_reference, "here": morphing_here},
+    "plain": {"reference": plain_reference, "here": plain_here},
+    "with_ac": {"reference": with_ac_reference, "here": partial(with_ac_here, "on", 0),
+                "not_kept": partial(with_ac_here, "off", 0)},
+    "tiles": {"here": by_tiles, "delivered": delivered, "with_ac": with_tiles_here},
+    "predicting": {"plain": predicting_plain, "kappa_1": partial(predicting_behind, False),
+                   "tiles": partial(predicting_behind, True)},
 }

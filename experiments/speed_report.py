@@ -4,85 +4,153 @@
 """
 
 import math
+from dataclasses import dataclass
 
 from utils.plots import as_png, pyplot
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def table(found: dict, size, targets: bool = True) -> list[dict]:
-    """Rows with the reference's value, the one here, their ratio, and the target, if any.
+@dataclass(frozen=True)
+class Target:
+    """A bound on a row's ratio or on its value here."""
 
-    A ratio says how many times faster or smaller this program is; that of two epochs, how many
-    times longer the second takes. `name` is what a row is found by.
+    of: str                         # ratio or here
+    relation: str                   # ≥ or ≤
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.of} {self.relation} {self.bound:g}"
+
+    def is_reached(self, row: "SpeedRow") -> bool:
+        value = getattr(row, self.of)
+        return value >= self.bound if self.relation == "≥" else value <= self.bound
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """One figure: of the reference (or the plain network), of this program, and their ratio.
+
+    The ratio says how many times faster or smaller this program is; of two epochs, or two ways to
+    predict, how many times longer the second takes.
     """
-    def row(figure, unit, before, here, ratio, target=None):
-        line = {"figure": figure, "unit": unit, "reference": before, "here": here, "ratio": ratio}
-        if targets and target:
-            of, relation, bound = target
-            reached = line[of] >= bound if relation == "≥" else line[of] <= bound
-            line |= {"target": f"{of} {relation} {bound:g}", "reached": reached}
-        return line
 
-    def compared(figure, unit, name, key, target, side="here"):
-        before, here = found[name]["reference"][key], found[name][side][key]
-        return row(figure, unit, before, here,
-                   here / before if unit == "images/s" else before / here, target)
+    name: str
+    figure: str
+    unit: str
+    reference: float
+    here: float
+    ratio: float
+    target: Target | None = None
 
-    def epochs(figure, side, target):
-        plain, with_ac = (size.train_images / found[name][which]["images_per_second"]
-                          for name, which in (("plain", "here"), ("with_ac", side)))
-        return row(f"epoch {figure} (reference: plain, here)", "s", plain, with_ac,
-                   with_ac / plain, target)
+    def as_record(self, with_target: bool) -> dict:
+        record = {"name": self.name, "figure": self.figure, "unit": self.unit,
+                  "reference": self.reference, "here": self.here, "ratio": self.ratio}
+        if self.target is not None and with_target:
+            record |= {"target": str(self.target), "reached": self.target.is_reached(self)}
+        return record
 
-    def over_plain(figure, key, way, unit):
-        plain, here = found["predicting"]["plain"][key], found["predicting"][way][key]
-        return row(f"{figure} (reference: plain, here)", unit, plain, here,
-                   here / plain if unit == "s" else plain / here)
 
-    m, training = size.sides[-1], f"training {size.model}"
-    tiles, sent = f"tiles of {size.tile}", found["tiles"]["delivered"]
-    rate, reference = found["morphing"]["here"]["images_per_second_tiles"], (
-        found["morphing"]["reference"]["images_per_second"])
-    plain, tiled = (size.train_images / found[name][which]["images_per_second"]
-                    for name, which in (("plain", "here"), ("tiles", "with_ac")))
-    memory = "device_peak_mb" if "device_peak_mb" in found["composing"]["here"] else "peak_mb"
-    rows = {
-        "composing": compared(f"composing Aug-Conv {3 * m * m}x{64 * m * m}", "s", "composing",
-                              f"seconds_at_m_{m}", ("ratio", "≥", 20)),
-        "composing_memory": compared("composing Aug-Conv, peak memory", "MB", "composing", memory,
-                                     ("here", "≤", 2200)),
-        "matrix": compared(f"morphing matrix and inverse, kappa {size.matrix_kappa}", "s", "matrix",
-                           "seconds", ("ratio", "≥", 20)),
-        "morphing": compared("morphing, kappa 1", "images/s", "morphing", "images_per_second",
-                             ("ratio", "≥", 15)),
-        "morphing_tiles": row(f"morphing, {tiles}", "images/s", reference, rate, rate / reference,
-                              ("ratio", "≥", 25)),
-        "plain": compared(f"{training}, plain", "images/s", "plain", "images_per_second",
-                          ("ratio", "≥", 1.9)),
-        "with_ac": compared(f"{training} with Aug-Conv", "images/s", "with_ac",
-                            "images_per_second", ("ratio", "≥", 3)),
-        "with_ac_not_kept": compared(f"{training} with Aug-Conv, features not kept", "images/s",
-                                     "with_ac", "images_per_second", None, "not_kept"),
-        "epoch": epochs("with Aug-Conv", "here", ("ratio", "≤", 1.09)),
-        "epoch_not_kept": epochs("with Aug-Conv, features not kept", "not_kept", None),
-        "epoch_tiles": row(f"epoch with Aug-Conv, {tiles}, int8, features not kept (reference: "
-                           "plain, here)", "s", plain, tiled, tiled / plain, ("ratio", "≤", 1.09)),
-        "delivered": row(f"all that is delivered, {tiles}, int8 (reference: the pixels)", "MB",
-                         sent["pixel_bytes"] / 1e6, sent["bytes"] / 1e6,
-                         sent["bytes"] / sent["pixel_bytes"], ("ratio", "≤", 1.0512)),
-        "latency": over_plain("predicting one image, kappa 1", "seconds_for_one", "kappa_1", "s"),
-        "latency_tiles": over_plain(f"predicting one image, {tiles}", "seconds_for_one", "tiles",
-                                    "s"),
-        "throughput": over_plain("predicting 64 at once, kappa 1", "images_per_second", "kappa_1",
-                                 "images/s"),
-        "throughput_tiles": over_plain(f"predicting 64 at once, {tiles}", "images_per_second",
-                                       "tiles", "images/s"),
-    }
-    return [{"name": name} | values for name, values in rows.items()]
+def make_table(found: dict, size, targets: bool = True) -> list[dict]:
+    """The rows of a record; `targets`: whether they are held against the targets of a CPU."""
+    rows = [*composing_rows(found, size), *morphing_rows(found, size), *training_rows(found, size),
+            *epoch_rows(found, size), delivered_row(found, size), *predicting_rows(found, size)]
+    return [row.as_record(targets) for row in rows]
+
+
+def composing_rows(found: dict, size) -> list[SpeedRow]:
+    m, composing, matrix = size.sides[-1], found["composing"], found["matrix"]
+    key = f"seconds_at_m_{m}"
+    memory = "device_peak_mb" if "device_peak_mb" in composing["here"] else "peak_mb"
+    return [
+        faster("composing", f"composing Aug-Conv {3 * m * m}x{64 * m * m}", "s",
+               composing["reference"][key], composing["here"][key], Target("ratio", "≥", 20)),
+        faster("composing_memory", "composing Aug-Conv, peak memory", "MB",
+               composing["reference"][memory], composing["here"][memory],
+               Target("here", "≤", 2200)),
+        faster("matrix", f"morphing matrix and inverse, kappa {size.matrix_kappa}", "s",
+               matrix["reference"]["seconds"], matrix["here"]["seconds"],
+               Target("ratio", "≥", 20))]
+
+
+def morphing_rows(found: dict, size) -> list[SpeedRow]:
+    morphing = found["morphing"]
+    before = morphing["reference"]["images_per_second"]
+    return [
+        higher("morphing", "morphing, kappa 1", before, morphing["here"]["images_per_second"]),
+        higher("morphing_tiles", f"morphing, {size.tile}x{size.tile} tiles", before,
+               morphing["here"]["images_per_second_tiles"], Target("ratio", "≥", 25))]
+
+
+def training_rows(found: dict, size) -> list[SpeedRow]:
+    training, key = f"training {size.model}", "images_per_second"
+    plain, with_ac = found["plain"], found["with_ac"]
+    return [
+        higher("plain", f"{training}, plain", plain["reference"][key], plain["here"][key],
+               Target("ratio", "≥", 1.9)),
+        higher("with_ac", f"{training} with Aug-Conv", with_ac["reference"][key],
+               with_ac["here"][key], Target("ratio", "≥", 3)),
+        higher("with_ac_not_kept", f"{training} with Aug-Conv, features not kept",
+               with_ac["reference"][key], with_ac["not_kept"][key])]
+
+
+def epoch_rows(found: dict, size) -> list[SpeedRow]:
+    """An epoch behind Aug-Conv beside a plain one of this program."""
+    def seconds(result: dict) -> float:
+        return size.train_images / result["images_per_second"]
+
+    plain, limit = seconds(found["plain"]["here"]), Target("ratio", "≤", 1.09)
+    return [
+        longer("epoch", "epoch with Aug-Conv", plain, seconds(found["with_ac"]["here"]), limit),
+        longer("epoch_not_kept", "epoch with Aug-Conv, features not kept", plain,
+               seconds(found["with_ac"]["not_kept"])),
+        longer("epoch_tiles", f"epoch with Aug-Conv, {size.tile}x{size.tile} tiles, int8, features "
+               "not kept", plain, seconds(found["tiles"]["with_ac"]), limit)]
+
+
+def delivered_row(found: dict, size) -> SpeedRow:
+    sent = found["tiles"]["delivered"]
+    return SpeedRow("delivered", f"all that is delivered, {size.tile}x{size.tile} tiles, int8 "
+                    "(reference: the pixels)", "MB", sent["pixel_bytes"] / 1e6,
+                    sent["bytes"] / 1e6, sent["bytes"] / sent["pixel_bytes"],
+                    Target("ratio", "≤", 1.0512))
+
+
+def predicting_rows(found: dict, size) -> list[SpeedRow]:
+    ways, rows = found["predicting"], []
+    tiles = f"{size.tile}x{size.tile} tiles"
+    for name, way, words in (("latency", "kappa_1", "kappa 1"), ("latency_tiles", "tiles", tiles)):
+        rows.append(longer(name, f"predicting one image, {words}",
+                           ways["plain"]["seconds_for_one"], ways[way]["seconds_for_one"]))
+    for name, way, words in (("throughput", "kappa_1", "kappa 1"),
+                             ("throughput_tiles", "tiles", tiles)):
+        plain, here = ways["plain"]["images_per_second"], ways[way]["images_per_second"]
+        rows.append(SpeedRow(name, f"predicting 64 at once, {words} (reference: plain, here)",
+                             "images/s", plain, here, plain / here))
+    return rows
+
+
+def faster(name: str, figure: str, unit: str, before: float, here: float,
+           target: Target | None = None) -> SpeedRow:
+    """A row of seconds or memory: the reference's over ours."""
+    return SpeedRow(name, figure, unit, before, here, before / here, target)
+
+
+def higher(name: str, figure: str, before: float, here: float,
+           target: Target | None = None) -> SpeedRow:
+    """A row of images per second: ours over the reference's."""
+    return SpeedRow(name, figure, "images/s", before, here, here / before, target)
+
+
+def longer(name: str, figure: str, plain: float, here: float,
+           target: Target | None = None) -> SpeedRow:
+    """A row of seconds beside those of the plain network of this program."""
+    return SpeedRow(name, f"{figure} (reference: plain, here)", "s", plain, here, here / plain,
+                    target)
 
 
 def as_text(rows: list[dict]) -> str:
+    """The table for a terminal."""
     width = max(len(row["figure"]) for row in rows)
     lines = [f"{'':{width}}  {'reference':>10} {'here':>10} {'unit':8} {'ratio':>7}  target"]
     for row in rows:
@@ -94,72 +162,87 @@ def as_text(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def growth(found: dict, size) -> dict:
+# -- Growth
+
+def measure_growth(found: dict, size) -> dict:
     """Lines of the growth plot: milliseconds to compose Aug-Conv over m, to morph an image over κ.
 
-    Each with the power that is expected, and the one measured: the slope between the last two
-    points, the largest problems, on logarithmic axes.
+    Each with the power that is expected, and the one measured.
     """
-    def line(x, milliseconds, power):
-        slope = (math.log(milliseconds[-1] / milliseconds[-2]) / math.log(x[-1] / x[-2]))
-        return {"x": list(x), "milliseconds": milliseconds, "expected_power": power,
-                "measured_power": round(slope, 2)}
-
-    composing, morphing, tiles = found["composing"], found["morphing"], found["tiles"]["here"]
+    composing, tiles = found["composing"], found["tiles"]["here"]
+    rates = found["morphing"]["here"]
+    sides = list(size.tiled_sides)
+    by_tiles = {}
+    for what, power in (("composing", 0), ("morphing", 2), ("aug_conv", 2)):
+        by_tiles[what] = make_line(
+            sides, [1000 * tiles[f"{what}_seconds_at_m_{m}"] for m in sides], power)
+    dense = {}
+    for side, power in (("reference", 6), ("here", 4)):
+        seconds = [composing[side][f"seconds_at_m_{m}"] for m in size.sides]
+        dense[side] = make_line(size.sides, [1000 * value for value in seconds], power)
+    morphing = [1000 / rates[f"images_per_second_kappa_{kappa}"] for kappa in size.kappas]
     return {
-        "tiles": {what: line(size.tiled_sides, [1000 * tiles[f"{what}_seconds_at_m_{m}"]
-                                                for m in size.tiled_sides], power)
-                  for what, power in (("composing", 0), ("morphing", 2), ("aug_conv", 2))},
-        "aug_conv_mb": {"x": list(size.tiled_sides), "tiles": [
-            tiles[f"aug_conv_mb_at_m_{m}"] for m in size.tiled_sides],
-            "dense_computed": [4 * 3 * 64 * m ** 4 / 1e6 for m in size.tiled_sides]},
-        "composing": {side: line(size.sides, [1000 * composing[side][f"seconds_at_m_{m}"]
-                                              for m in size.sides], power)
-                      for side, power in (("reference", 6), ("here", 4))},
-        "morphing": line(size.kappas, [1000 / morphing["here"][
-            f"images_per_second_kappa_{kappa}"] for kappa in size.kappas], -1),
-        "morphing_reference_milliseconds": 1000 / morphing["reference"]["images_per_second"],
-    }
+        "tiles": by_tiles,
+        "aug_conv_mb": {"x": sides, "tiles": [tiles[f"aug_conv_mb_at_m_{m}"] for m in sides],
+                        "dense_computed": [4 * 3 * 64 * m ** 4 / 1e6 for m in sides]},
+        "composing": dense,
+        "morphing": make_line(size.kappas, morphing, -1),
+        "morphing_reference_milliseconds":
+            1000 / found["morphing"]["reference"]["images_per_second"]}
 
 
-def growth_png(lines: dict, side: int) -> bytes:
-    """The lines of growth(), measured beside the expected power laws, as a picture."""
-    def draw(axis, line, letter, name, style, colour):
-        x, y, power = line["x"], line["milliseconds"], line["expected_power"]
-        axis.plot(x, y, style, color=colour, label=f"{name}, measured")
-        axis.plot(x, [y[-1] * (value / x[-1]) ** power for value in x], "--", color=colour, lw=1,
-                  label=f"expected growth, {letter}{str(power).translate(SUPERSCRIPT)}")
-        axis.set(xscale="log", yscale="log", xlabel=letter)
-        axis.set_xticks(x, [str(value) for value in x])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
+def make_line(x: tuple | list, milliseconds: list[float], power: int) -> dict:
+    """The measured power is the slope between the last two points, the largest problems, on
+    logarithmic axes."""
+    slope = math.log(milliseconds[-1] / milliseconds[-2]) / math.log(x[-1] / x[-2])
+    return {"x": list(x), "milliseconds": milliseconds, "expected_power": power,
+            "measured_power": round(slope, 2)}
 
-    figure, ((left, right), (times, memory)) = pyplot().subplots(2, 2, figsize=(10, 8),
-                                                                 layout="constrained")
-    for (what, line), colour in zip(lines["tiles"].items(), ("tab:blue", "tab:green", "tab:red"),
-                                    strict=True):
-        draw(times, line, "m", {"composing": "composing", "morphing": "morphing an image",
-                                "aug_conv": "Aug-Conv of an image"}[what], "o-", colour)
+
+def draw_growth(lines: dict, side: int) -> bytes:
+    """The lines of measure_growth(), measured beside the expected power laws, as a picture."""
+    figure, ((composing, morphing), (times, memory)) = pyplot().subplots(
+        2, 2, figsize=(10, 8), layout="constrained")
+    plot_line(composing, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
+    plot_line(composing, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
+    composing.set(title="Composing Aug-Conv (κ = 1)", xlabel="side m of the image, pixels",
+                  ylabel="milliseconds")
+    plot_line(morphing, lines["morphing"], "κ", "here", "o-", "tab:blue")
+    morphing.axhline(lines["morphing_reference_milliseconds"], color="tab:orange",
+                     label="reference at κ = 1 (the full M\nis as large for every κ)")
+    morphing.set(title=f"Morphing an image of side {side}", ylabel="milliseconds per image",
+                 xlabel="κ, copies of the core in M")
+    names = {"composing": "composing", "morphing": "morphing an image",
+             "aug_conv": "Aug-Conv of an image"}
+    colours = ("tab:blue", "tab:green", "tab:red")
+    for (what, line), colour in zip(lines["tiles"].items(), colours, strict=True):
+        plot_line(times, line, "m", names[what], "o-", colour)
     times.set(title="By tiles", xlabel="side m of the image, pixels", ylabel="milliseconds")
-    sides = lines["aug_conv_mb"]["x"]
-    for name, style in (("tiles", "o-"), ("dense_computed", "s--")):
-        memory.plot(sides, lines["aug_conv_mb"][name], style, label=name.replace("_", ", "))
-    memory.set(title="Memory of Aug-Conv, 3 to 64 channels", xscale="log", yscale="log",
-               xlabel="side m of the image, pixels", ylabel="MB")
-    memory.set_xticks(sides, [str(m) for m in sides])
-    memory.minorticks_off()
-    memory.grid(alpha=0.3)
-    times.legend(fontsize=8)
-    memory.legend(fontsize=8)
-    draw(left, lines["composing"]["reference"], "m", "reference", "s-", "tab:orange")
-    draw(left, lines["composing"]["here"], "m", "here", "o-", "tab:blue")
-    left.set(title="Composing Aug-Conv (κ = 1)", xlabel="side m of the image, pixels",
-             ylabel="milliseconds")
-    draw(right, lines["morphing"], "κ", "here", "o-", "tab:blue")
-    right.axhline(lines["morphing_reference_milliseconds"], color="tab:orange",
-                  label="reference at κ = 1 (the full M\nis as large for every κ)")
-    right.set(title=f"Morphing an image of side {side}", ylabel="milliseconds per image",
-              xlabel="κ, copies of the core in M")
-    left.legend(fontsize=8)
-    right.legend(fontsize=8)
+    plot_memory(memory, lines["aug_conv_mb"])
+    for axis in (composing, morphing, times, memory):
+        axis.legend(fontsize=8)
     return as_png(figure)
+
+
+def plot_line(axis, line: dict, letter: str, name: str, style: str, colour: str):
+    x, y, power = line["x"], line["milliseconds"], line["expected_power"]
+    expected = [y[-1] * (value / x[-1]) ** power for value in x]
+    axis.plot(x, y, style, color=colour, label=f"{name}, measured")
+    axis.plot(x, expected, "--", color=colour, lw=1,
+              label=f"expected growth, {letter}{str(power).translate(SUPERSCRIPT)}")
+    scale_axis(axis, x)
+
+
+def plot_memory(axis, sizes: dict):
+    axis.plot(sizes["x"], sizes["tiles"], "o-", label="tiles")
+    axis.plot(sizes["x"], sizes["dense_computed"], "s--", label="dense, computed")
+    axis.set(title="Memory of Aug-Conv, 3 to 64 channels", xlabel="side m of the image, pixels",
+             ylabel="MB")
+    scale_axis(axis, sizes["x"])
+
+
+def scale_axis(axis, x: list):
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(x, [str(value) for value in x])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)

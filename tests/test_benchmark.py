@@ -11,17 +11,18 @@ from experiments import reference_algorithm as reference
 from experiments import speed as steps
 from experiments import speed_measures as measures
 from experiments import speed_report as report
-from images.datasets import CIFAR, Images, Prepared
+from images.datasets import CIFAR, Prepared
 from mole.aug_conv import AugConv
 from mole.morphing import (
-    compose_aug_conv,
     draw_core,
     invert_core,
     morph,
     relative_error,
     secret_generator,
 )
-from utils.training import Data, through_frozen_layers
+from utils.devices import Context
+from utils.errors import UserError
+from utils.examples import Features, FrozenLayer, Source, keep_features
 
 SHAPE = (3, 8, 8)
 
@@ -34,13 +35,13 @@ def provided(kappa):
 
 def pixels(count=10):
     g = torch.Generator().manual_seed(0)
-    return Images(torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=g),
-                  torch.zeros(count, dtype=torch.int64), ["one"])
+    return torch.randint(0, 256, (count, *SHAPE), dtype=torch.uint8, generator=g)
 
 
 def one_by_one(images, core, kappa):
     """Images morphed as the reference does it, in one tensor (N, α, m, m)."""
-    data = reference.ImageByImage(*images[:2], reference.block_diagonal(core, kappa))
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    data = reference.ImageByImage(images, labels, reference.block_diagonal(core, kappa))
     return torch.cat([morphed for morphed, _ in reference.loader(data, 4, workers=0)])
 
 
@@ -59,20 +60,20 @@ def test_both_sides_compute_the_same(kappa):
     order, images = torch.randperm(16), pixels()
 
     full_inverse = torch.linalg.inv(reference.block_diagonal(core, kappa).double()).float()
-    parts = compose_aug_conv(layer, inverse, SHAPE, order)
+    aug_conv = AugConv.compose(layer, inverse, SHAPE, order)
     dense = reference.compose(layer, full_inverse, SHAPE, order)
-    assert relative_error(dense, parts["weight"]) < 1e-6
+    assert relative_error(dense, aug_conv.weight) < 1e-6
 
-    prepared = Prepared(images.images, *CIFAR, 0)[:]
+    prepared = Prepared(images, *CIFAR, 0)[:]
     morphed, alone = morph(prepared, core), one_by_one(images, core, kappa)
     assert relative_error(alone.flatten(1), morphed) < 1e-6
 
     plain = layer(prepared)[:, order]
-    data = Data(morphed, images.labels, morphed, images.labels, lambda x: x)
-    kept = through_frozen_layers([(AugConv(**parts), data)], "on", torch.float32,
-                                 torch.device("cpu"))
-    assert relative_error(kept.prepare(kept.train), plain) < 1e-5
-    assert relative_error(reference.DenseLayer(dense, parts["out_shape"])(alone), plain) < 1e-5
+    context, labels = Context(torch.device("cpu")), torch.zeros(len(images), dtype=torch.int64)
+    features = Features([(FrozenLayer(aug_conv), Source(morphed, lambda x: x))], [labels], context)
+    kept = keep_features(features, features, "on", False, context)
+    assert relative_error(kept.train.take(slice(None)), plain) < 1e-5
+    assert relative_error(reference.DenseLayer(dense, aug_conv.out_shape)(alone), plain) < 1e-5
 
 
 def test_the_reference_inverts_the_full_matrix():
@@ -89,7 +90,7 @@ def test_the_reference_learns():
     images = pixels(32)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
     labels = torch.arange(32) % 2
-    data = reference.ImageByImage(images.images, labels)
+    data = reference.ImageByImage(images, labels)
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
     for _ in range(20):
         rate = reference.train(network, reference.loader(data, 8, 0, shuffle=True), optimizer,
@@ -101,17 +102,17 @@ def test_the_reference_learns():
 
 def test_every_measurement_and_its_report(monkeypatch):
     monkeypatch.setattr(measures.os, "cpu_count", lambda: 0)       # no worker processes here
-    monkeypatch.setattr(measures, "timed", lambda action, device: (action(), 1.0)[1])
+    monkeypatch.setattr(measures, "time_action", lambda action, device: (action(), 1.0)[1])
     size = steps.QUICK
     found = {name: {side: steps.measure(name, side, size, "cpu") for side in sides}
              for name, sides in steps.MEASURES.items()}
     assert all(math.isfinite(value) and value >= 0 for sides in found.values()
                for results in sides.values() for value in results.values())
 
-    rows, lines = report.table(found, size), report.growth(found, size)
+    rows, lines = report.make_table(found, size), report.measure_growth(found, size)
     assert json.loads(json.dumps([rows, lines])) == [rows, lines]
     assert len(report.as_text(rows).splitlines()) == len(rows) + 1
-    assert report.growth_png(lines, 8).startswith(b"\x89PNG")
+    assert report.draw_growth(lines, 8).startswith(b"\x89PNG")
 
 
 def test_targets():
@@ -120,7 +121,7 @@ def test_targets():
     found = {name: {side: dict.fromkeys(keys, 1.0) for side in sides}
              for name, sides in steps.MEASURES.items()}
     found["with_ac"]["here"]["images_per_second"] = 3.0
-    rows = report.table(found, steps.QUICK)
+    rows = report.make_table(found, steps.QUICK)
     assert {row["name"] for row in rows} >= {"morphing", "epoch", "epoch_not_kept"}
     reached = {row["name"]: row["reached"] for row in rows if "target" in row}
     assert [name for name in reached if reached[name]] == [
@@ -128,4 +129,17 @@ def test_targets():
     ratios = {row["name"]: row["ratio"] for row in rows}
     assert ratios["with_ac"] == 3 and ratios["epoch"] == pytest.approx(1 / 3)
     assert "MISSED" in report.as_text(rows)
-    assert not any("target" in row for row in report.table(found, steps.QUICK, targets=False))
+    assert not any("target" in row for row in report.make_table(found, steps.QUICK, targets=False))
+
+
+def test_a_record_for_each_machine(tmp_path, monkeypatch):
+    """Its name tells the processor; --only adds to the record of the same machine alone."""
+    machine = {"processor": "AMD EPYC 7B13", "cores": 2, "cuda": []}
+    assert steps.record_name(machine) == "amd-epyc-7b13-2-cores"
+    assert steps.record_name(machine | {"cuda": ["NVIDIA H100"]}) == "nvidia-h100"
+    path = tmp_path / "bench.json"
+    with pytest.raises(UserError, match="measure everything first"):
+        steps.read_before(path, machine)
+    path.write_text(json.dumps({"machine": machine | {"cores": 4}}))
+    with pytest.raises(UserError, match="another machine"):
+        steps.read_before(path, machine)

@@ -1,8 +1,9 @@
-"""The paper's tables: the published figures, what the committed results make, and missing runs."""
+"""Tables, figures and the report: what they make of records, and of folders that people have."""
 
-import copy
 import json
 import re
+import shutil
+import sys
 
 import pytest
 import torch
@@ -10,50 +11,297 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
-from experiments import kappa
-from experiments.tables import formulas, measured, paper, runs
-from experiments.tables.tables import Table, formatted, table
+from experiments.tables import accuracy, claims, figures, formulas, marks, measured, published
+from experiments.tables.reading import Results, read_results
+from experiments.tables.rows import group_in_rows
+from experiments.tables.table import Column, Table, table_of_records
 from models.vgg import GROUPS, VGG
-from mole.morphing import compose_aug_conv, morph
-from tests.steps import ROOT, TINY, run
-from utils.provenance import result_name
-from utils.settings import parse
+from mole import AugConv, morph
+from tests.records import TILES_8, results_of, sweep_records, training_run, write_records
+from tests.steps import ROOT
+from utils.errors import UserError
 
-RECORDS = reproduce_tables.read_results(ROOT / "results")
-RUNS = RECORDS["accuracy"]
-
-
-def cells(made: Table) -> str:
-    return "\n".join(" | ".join(row) for row in made.rows)
+FIXTURES = ROOT / "tests" / "fixtures"
+PNG = b"\x89PNG"
 
 
-def a_run(name: str, accuracy: float, seed: int = 0, **provenance) -> dict:
-    """A run like the paper's among the committed ones, with some of its provenance changed."""
-    found = copy.deepcopy(next(
-        run for run in RUNS if run["run"] == name and run["provenance"]["model"] == "vgg11"
-        and run["provenance"].get("kappa", 1) == 1))
-    found["provenance"] |= {"run": name} | provenance
-    return found | {"run": name, "accuracy": accuracy, "seed": seed}
+def reproduce(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *map(str, words)])
+    reproduce_tables.main()
 
 
-def test_published_figures():
-    text = cells(paper.paper(RECORDS))
+def files_of(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """A folder as --results_dir DIR/accuracy leaves it."""
+    write_records(tmp_path / "mine" / "accuracy", sweep_records())
+    return tmp_path / "mine"
+
+
+# -- What people give it
+
+@pytest.mark.parametrize("given", ["DIR", "DIR/accuracy", "a flat folder", "several folders"])
+def test_folders_that_people_have(records, tmp_path, monkeypatch, given):
+    """The same runs come out, the inputs stay as they are, and all can be done again."""
+    shutil.copytree(records / "accuracy", tmp_path / "flat")
+    words = {"DIR": [records], "DIR/accuracy": [records / "accuracy"],
+             "a flat folder": ["--results_dir", tmp_path / "flat"],
+             "several folders": [records, records / "accuracy"]}[given]
+    inputs = files_of(tmp_path)
+    output = words[-1 if given == "a flat folder" else 0] / "tables"
+    reproduce(monkeypatch, *words)
+    tables = (output / "tables.md").read_text()
+    assert "64.50 ± 0.71%, 2 seeds" in tables and "κ = 1, uniform" in tables
+    made = {path: content for path, content in files_of(tmp_path).items() if path not in inputs}
+    assert all(path.is_relative_to(output) for path in made)
+    assert all(path.read_bytes() == content for path, content in inputs.items())
+    reproduce(monkeypatch, records)                 # what was written is not read as a record
+    assert (records / "tables" / "tables.md").read_text() == tables
+
+
+def test_output_goes_where_it_is_told(records, tmp_path, monkeypatch, capsys):
+    reproduce(monkeypatch, "--results_dir", records, "--output", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "tables.md", "tables.tex", "REPRODUCTION.md", "analysis.json", "figures"}
+    assert not (records / "tables").exists() and "out/tables.md" in capsys.readouterr().out
+    with pytest.raises(UserError, match="name another folder"):
+        reproduce(monkeypatch, records, "--output", records)
+
+
+def test_files_that_are_no_records_are_counted_and_left_alone(records, monkeypatch, capsys):
+    (records / "package.json").write_text('{"name": "x"}')
+    (records / "list.json").write_text("[1, 2]")
+    shutil.copy(FIXTURES / "earlier-version.json", records / "accuracy")
+    reproduce(monkeypatch, records)
+    said = capsys.readouterr().err
+    assert "1 file is a record of an earlier version: not used" in said
+    assert "not a record of this program: not used (list.json, package.json)" in said
+
+
+def test_records_of_the_fixtures_are_read_and_the_earlier_one_is_not():
+    results = read_results([FIXTURES / "accuracy"])
+    assert [run.run for run in results.runs] == ["pretrained", "pretrained_frozen", "with_ac",
+                                                 "no_ac"]
+    assert len(read_results([FIXTURES]).earlier) == 1
+
+
+@pytest.mark.parametrize("name, why", [("missing", "is not a folder"), ("empty", "has no record"),
+                                       ("no records", "has no record")])
+def test_folders_without_a_record_are_refused(tmp_path, monkeypatch, name, why):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no records").mkdir()
+    (tmp_path / "no records" / "x.json").write_text("{}")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match=why):
+        reproduce(monkeypatch, tmp_path / name)
+    assert files_of(tmp_path) == before
+
+
+def test_damaged_json_is_named(tmp_path, monkeypatch):
+    (tmp_path / "kappa.json").write_text("{")
+    with pytest.raises(UserError, match=r"kappa\.json is not JSON"):
+        reproduce(monkeypatch, tmp_path)
+
+
+def test_two_records_of_one_experiment_are_refused(tmp_path, monkeypatch):
+    for name, command in (("a", "python x.py"), ("b", "python y.py")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kappa.json").write_text(json.dumps({"command": command}))
+    with pytest.raises(UserError, match="second record"):
+        reproduce(monkeypatch, tmp_path / "a", tmp_path / "b")
+
+
+def test_what_is_missing_names_its_command(records, monkeypatch):
+    reproduce(monkeypatch, records)
+    text = (records / "tables" / "tables.md").read_text()
+    for command in ("make bench", "make stress", "make tables-he", "make attack-matrix",
+                    "python attack.py --score --results_dir results",
+                    "python -m experiments.kappa", "python -m experiments.agreement"):
+        assert f"\nNot measured yet: `{command}`.\n" in text
+    assert "not measured yet: `python train_no_ac.py --standardise`" in text
+    report = (records / "tables" / "REPRODUCTION.md").read_text()
+    claims_in_it = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
+    unmeasured = {line[0].strip("| ") for line in claims_in_it if line[3] == "not measured"}
+    assert unmeasured == {"No accuracy is lost: the features are the same",
+                          "An attack succeeds with 7.9·10⁻⁹⁰"}
+
+
+# -- Rows
+
+@pytest.mark.parametrize("name, value, words", [
+    ("image_size", 64, "image size 64"), ("precision", "bfloat16", "precision bfloat16"),
+    ("batch_size", 7, "batch size 7"), ("decay_epochs", 60, "decay epochs 60"),
+    ("lr", 0.1, "learning rate 0.1"), ("init", "9" * 64, "from weights 99999999"),
+    ("train_digest", "8" * 64, "train images 88888888"),
+    ("augment", "crop_flip", "augment crop_flip"),
+    ("class_names", ["cat", "dog"], "classes cat, dog")])
+def test_unlike_runs_stand_in_rows_that_say_what_differs(name, value, words):
+    rows = group_in_rows([training_run("with_ac", 0.5),
+                          training_run("with_ac", 0.6, 1, **{name: value})])
+    settings = {row.setting: len(row.runs["with_ac"]) for row in rows}
+    assert len(settings) == 2 and set(settings.values()) == {1}
+    assert any(words in setting for setting in settings)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("kappa", 3, "κ = 3, uniform"), ("morph_distribution", "normal", "κ = 1, normal"),
+    ("image_padding", 1, "κ = 1, uniform, padded by 1"), ("tile", 8, "s = 8, uniform"),
+    ("delivery_dtype", "int8", "κ = 1, uniform, int8"),
+    ("shuffle_channels", False, "κ = 1, uniform, channels in order")])
+def test_each_way_of_morphing_is_a_row(name, value, words):
+    one = training_run("with_ac", 0.5)
+    other = training_run("with_ac", 0.6, 1, morphing=one.morphing | {name: value})
+    rows = group_in_rows([one, other])
+    assert rows[0].morphed == "κ = 1, uniform"
+    assert {row.morphed for row in rows} == {"κ = 1, uniform", words}
+
+
+def test_seeds_keys_and_frozen_layers_share_a_row():
+    [row] = group_in_rows([training_run("with_ac", 0.5, seed) for seed in range(3)])
+    assert len(row.runs["with_ac"]) == 3
+
+
+def test_plain_runs_stand_beside_each_way_of_morphing():
+    results = results_of(training_run("pretrained", 0.7), training_run("with_ac", 0.5),
+                         training_run("with_ac", 0.6, morphing=TILES_8))
+    rows = accuracy.make_accuracy(results).rows
+    assert [row[1] for row in rows] == ["κ = 1, uniform", "s = 8, orthogonal, int8"]
+    assert [row[2].partition(",")[0] for row in rows] == ["70.00%", "70.00%"]
+    assert [row[4].partition(",")[0] for row in rows] == ["50.00%", "60.00%"]
+
+
+def test_plain_runs_alone_have_a_row_and_name_missing_commands():
+    results = results_of(training_run("pretrained", 0.5), training_run("pretrained", 0.52, 9),
+                         training_run("pretrained", 0.54, 9))
+    [row] = accuracy.make_accuracy(results).rows
+    assert row[1] == "plain images only"
+    assert row[2] == "51.50 ± 2.12%, 2 seeds"            # the runs of one seed count as one
+    assert row[3:] == [f"not measured yet: `python {command}`" for command in (
+        "pretrain.py --frozen_first_layer FILE", "train_with_ac.py", "train_no_ac.py",
+        "train_no_ac.py --standardise")]
+
+
+def test_weight_decay_is_named_where_it_differs():
+    same = [training_run("pretrained_frozen", 0.7), training_run("with_ac", 0.6)]
+    assert "weight decay" not in accuracy.make_accuracy(results_of(*same)).rows[0][4]
+    other = training_run("pretrained_frozen", 0.7, weight_decay=5e-6)
+    [row] = accuracy.make_accuracy(results_of(other, same[1])).rows
+    assert row[3:5] == ["70.00%, weight decay 5e-06", "60.00%, weight decay 5e-07"]
+
+
+def test_several_versions_of_the_code_are_told():
+    runs = [training_run("with_ac", 0.5), training_run("with_ac", 0.5, 1, code="def5678")]
+    assert "abc1234, def5678" in accuracy.make_accuracy(results_of(*runs)).note
+
+
+def test_the_first_rows_say_how_many_more_there_are():
+    runs = [training_run("with_ac", 0.5, lr=lr / 1000) for lr in range(1, 9)]
+    whole = accuracy.make_accuracy(results_of(*runs))
+    assert len(whole.rows) == 8 and "more row" not in whole.note
+    assert whole.first(6, "there").note.startswith("2 more rows are in there.")
+    assert whole.first(7, "there").note.startswith("1 more row is in there.")
+
+
+# -- Pairs and the test of equality
+
+def test_a_partner_has_the_same_frozen_layer_and_seed():
+    runs = [training_run("with_ac", 0.7 + seed / 1000, seed) for seed in range(5)]
+    runs += [training_run("pretrained_frozen", 0.7, seed) for seed in range(1, 5)]
+    runs += [training_run("pretrained_frozen", 0.1, 2, frozen_layer="another layer")]
+    runs += [training_run("with_ac", 0.1, 1, lr=0.5)]    # another setting: no partner
+    results = results_of(*runs)
+    [row] = accuracy.make_equality(results).rows
+    assert row[2] == "+0.10, +0.20, +0.30, +0.40" and row[3] == "+0.25"
+    assert row[-1] == "equal within ±1 point"
+    assert "left out here: 1." in accuracy.make_accuracy(results).note
+
+
+def test_one_seed_is_said_to_be_one():
+    runs = [training_run("with_ac", 0.701), training_run("pretrained_frozen", 0.7)]
+    [row] = accuracy.make_equality(results_of(*runs)).rows
+    assert row[3] == "+0.10" and row[4:] == ["one seed"] * 3 + ["one seed: no test"]
+
+
+def test_another_weight_decay_makes_no_fair_partner():
+    runs = [training_run("with_ac", 0.7, seed) for seed in range(3)]
+    runs += [training_run("pretrained_frozen", 0.7 + seed / 1000, seed, weight_decay=5e-6)
+             for seed in range(3)]
+    [row] = accuracy.make_equality(results_of(*runs)).rows
+    assert row[-1] == "no fair partner: weight decays differ"
+
+
+def test_equality_of_paired_differences():
+    """TOST at 5% and the 90% interval agree; the interval is mean ± t(0.95)·s/√n."""
+    close, far = [0.2, -0.1, 0.4, 0.1, 0.0], [0.9, 1.4, -0.4, 2.0, 0.1]
+    found = formulas.assess_equality(close, margin=1)
+    half = 2.1318 * 0.19235 / 5 ** 0.5
+    assert found.equal and found.p < 0.05
+    assert (found.low, found.high) == (pytest.approx(0.12 - half, abs=1e-3),
+                                       pytest.approx(0.12 + half, abs=1e-3))
+    assert found.detectable == pytest.approx((2.776 + 0.941) * 0.19235 / 5 ** 0.5, abs=1e-3)
+    found = formulas.assess_equality(far, margin=1)
+    assert not found.equal and found.high > 1
+
+
+# -- Verdicts
+
+@pytest.mark.parametrize("without, plain, verdict", [
+    (15.8, 83.9, "very low"), (20.0, 60.0, "very low"), (20.1, 84.0, "not very low"),
+    (16.0, 17.7, "not very low")], ids=["at κ = 1", "at both limits", "above twice chance",
+                                        "beside a plain network that has not learnt"])
+def test_very_low_is_a_rule(without, plain, verdict):
+    assert claims.judge_low_accuracy(without, plain, classes=10) == verdict
+
+
+def test_verdicts_follow_the_records():
+    learnt = results_of(training_run("pretrained", 0.8), training_run("no_ac", 0.15))
+    assert claims.claims_low_accuracy(learnt)[0].verdict == "very low"
+    not_learnt = results_of(training_run("pretrained", 0.1767), training_run("no_ac", 0.16))
+    assert claims.claims_low_accuracy(not_learnt)[0].verdict == "not very low"
+    others = results_of(*learnt.runs, training_run("no_ac", 0.47, morphing=TILES_8))
+    assert claims.claims_low_accuracy(others)[1].verdict == "not very low"
+
+
+def test_other_verdicts_are_rules_too():
+    assert claims.judge_overhead(0.09, 0.095) == "reproduced"
+    assert claims.judge_overhead(0.09, 0.643) == "not reproduced"
+    assert claims.judge_quotient(421_000, 421_888) == "the quotient is reproduced"
+    assert claims.judge_quotient(421_000, 972) == "the quotient is not reproduced"
+    assert claims.judge_equal_predictions(100, 100) == "reproduced"
+    assert claims.judge_equal_predictions(98, 100) == "not reproduced for 2 images"
+    assert claims.judge_guess(7.9e-90, 7.88e-90) == "reproduced"
+    assert claims.judge_guess(2.9e-30, 2.94e-39).startswith("not reproduced")
+    assert "refuted" in claims.judge_attack(94.0) and "refuted" not in claims.judge_attack(12.0)
+
+
+def test_the_report_says_what_the_records_say(records, monkeypatch):
+    reproduce(monkeypatch, records)
+    report = (records / "tables" / "REPRODUCTION.md").read_text()
+    assert "Data sets: CIFAR-10." in report and "2 cores of AMD EPYC" in report
+    assert "Versions of the code: abc1234." in report and "Training runs: 10." in report
+    gaps = report.partition("## What was not tried")[2]
+    assert "CIFAR-100" in gaps and "CIFAR-10\n" not in gaps and "300 epochs" in gaps
+    assert "Its full text was not at hand" in report
+
+
+# -- Published figures and formulas
+
+def test_every_published_figure_has_a_row():
+    rows = published.make_published(Results()).rows
+    figures_published = [row[1] for row in rows]
+    for figure in ("“close to pretrain”", "“very low”", "9%", "5.12%", "7.9·10⁻⁹⁰", "10 000×",
+                   "421 000×", "2.9·10⁻³⁰"):
+        assert figures_published.count(figure) == 1
+    text = "\n".join(" | ".join(row) for row in rows)
     for figure in ("7.9e-90", "3072/60000 = 5.12%", "421 888×", "= 9.04%", "63.7%", "109%",
-                   "737% more", "2.9e-39"):
+                   "737% more", "2.9e-39", "19 660 800 = 6.3%"):
         assert figure in text
 
 
-def test_every_published_figure_has_a_row():
-    rows = paper.paper(RECORDS).rows
-    published = [row[1] for row in rows]
-    for figure in ("“close to pretrain”", "“very low”", "9%", "5.12%", "7.9·10⁻⁹⁰", "10 000×",
-                   "421 000×", "2.9·10⁻³⁰"):
-        assert published.count(figure) == 1
-    assert all("could not be derived" in row[2] for row in rows
-               if row[1] in ("10 000×", "2.9·10⁻³⁰"))
-
-
-def counted(action) -> int:
+def count_macs(action) -> int:
     """Multiply-adds, as torch counts what an action does."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         action()
@@ -64,37 +312,37 @@ def counted(action) -> int:
 @pytest.mark.parametrize("classes, side", [(10, 32), (100, 20)])
 def test_closed_form_of_multiply_adds(model, classes, side):
     network = VGG(model, classes, side=side).eval()
-    assert counted(lambda: network(torch.zeros(1, 3, side, side))) == formulas.vgg_macs(
-        model, classes, side=side)
+    counted = count_macs(lambda: network(torch.zeros(1, 3, side, side)))
+    assert counted == formulas.vgg_macs(model, classes, side=side)
 
 
 def test_morphing_is_counted_as_torch_counts_it():
-    assert counted(lambda: morph(torch.zeros(1, 48), torch.zeros(12, 12))) == (
-        formulas.morphing_macs(48, 4))
+    counted = count_macs(lambda: morph(torch.zeros(1, 48), torch.zeros(12, 12)))
+    assert counted == formulas.morphing_macs(48, 4)
 
 
 @pytest.mark.parametrize("tile, shape", [(8, (3, 32, 32)), (4, (1, 12, 12)), (12, (3, 12, 12))])
 def test_entries_are_those_of_aug_conv(tile, shape):
     layer, alpha = nn.Conv2d(shape[0], 5, 3, padding=1), shape[0]
     core, dense = torch.eye(alpha * tile * tile), tile == shape[1]
-    made = compose_aug_conv(layer, core, shape, torch.arange(5), 0 if dense else tile)["weight"]
-    assert made.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
+    made = AugConv.compose(layer, core, shape, tile=0 if dense else tile)
+    assert made.weight.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
 
 
 @pytest.mark.parametrize("tile, macs, of_network, megabytes, of_data", [
     (32, "201.3", "64.3%", "805.3", "436.9%"), (16, "63.7", "20.3%", "63.7", "34.6%"),
     (8, "19.7", "6.3%", "4.9", "2.7%"), (4, "7.1", "2.3%", "0.4", "0.2%")])
 def test_costs_of_tiles(tile, macs, of_network, megabytes, of_data):
-    costs = paper.tile_costs(tile)
-    assert f"{costs['macs'] / 1e6:.1f}" == macs
-    assert f"{costs['bytes'] / 1e6:.1f}" == megabytes
-    assert f"{costs['share_of_network']:.1%}" == of_network
-    assert f"{costs['share_of_data']:.1%}" == of_data
+    cost = formulas.cost_of_tile(tile)
+    assert f"{cost.macs / 1e6:.1f}" == macs
+    assert f"{cost.bytes / 1e6:.1f}" == megabytes
+    assert f"{cost.share_of_network:.1%}" == of_network
+    assert f"{cost.share_of_data:.1%}" == of_data
 
 
 def test_memory_of_tiles_does_not_grow_with_the_image():
-    assert paper.tile_costs(8, 224)["bytes"] == paper.tile_costs(8, 32)["bytes"]
-    assert paper.tile_costs(64, 64)["bytes"] == 16 * paper.tile_costs(32, 32)["bytes"]
+    assert formulas.cost_of_tile(8, 224).bytes == formulas.cost_of_tile(8, 32).bytes
+    assert formulas.cost_of_tile(64, 64).bytes == 16 * formulas.cost_of_tile(32, 32).bytes
 
 
 @pytest.mark.parametrize("q, kappa, pairs", [(3072, 1, 3072), (1024, 3, 342), (192, 16, 12)])
@@ -102,156 +350,135 @@ def test_pairs_that_determine_the_core(q, kappa, pairs):
     assert formulas.pairs_needed(q, kappa) == pairs
 
 
-def test_equivalence_of_paired_differences():
-    """TOST at 5% and the 90% interval agree; the interval is mean ± t(0.95)·s/√n."""
-    close, far = [0.2, -0.1, 0.4, 0.1, 0.0], [0.9, 1.4, -0.4, 2.0, 0.1]
-    found = formulas.equivalence(close, margin=1)
-    assert found["replicated"] and found["p_of_tost"] < 0.05
-    half = 2.1318 * 0.19235 / 5 ** 0.5
-    assert found["low"] == pytest.approx(0.12 - half, abs=1e-3)
-    assert found["high"] == pytest.approx(0.12 + half, abs=1e-3)
-    found = formulas.equivalence(far, margin=1)
-    assert not found["replicated"] and found["high"] > 1
+# -- Tables as text
 
-
-def test_equality_is_tested_on_pairs_of_one_seed():
-    pairs = [a_run("with_ac", 0.70 + 0.001 * seed, seed) for seed in range(5)]
-    pairs += [a_run("pretrained_frozen", 0.70, seed, weight_decay=5e-7) for seed in range(1, 5)]
-    pairs.append(a_run("with_ac", 0.1, 1, lr=0.5))       # another setting: no partner
-    [row] = runs.equality({"accuracy": pairs}).rows
-    assert row[3] == "+0.10, +0.20, +0.30, +0.40" and row[4] == "+0.25" and row[-1] == "yes"
-    assert not runs.equality({"accuracy": pairs[:5]}).rows         # no partner at all
-    one = runs.equality({"accuracy": [pairs[1], pairs[5]]}).rows[0]
-    assert one[4] == "+0.10" and one[5:] == ["—"] * 4
-
-
-def test_names_of_results():
-    tiles = a_run("with_ac", 0.5, 3, kappa=None, tile=8, morph_distribution="orthogonal",
-                  delivery_dtype="int8", dataset="My data (new)")
-    assert re.fullmatch(r"my-data-new-vgg\d+-n\d+-e\d-with_ac-s8-orthogonal-int8-[0-9a-f]{8}"
-                        r"-seed3\.json", result_name(tiles))
-    other = tiles["provenance"] | {"momentum": 0.8}
-    assert result_name(tiles | {"provenance": other}) != result_name(tiles)
-    assert result_name(tiles | {"provenance": dict(reversed(other.items()))}) == result_name(
-        tiles | {"provenance": other})
-
-
-def test_keys_of_results_are_snake_case():
-    def keys(of):
-        for key, value in of.items() if isinstance(of, dict) else enumerate(of):
-            yield from [key] if isinstance(key, str) else []
-            yield from keys(value) if isinstance(value, dict | list) else []
-
-    assert [key for key in keys(RECORDS) if not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", key)] == []
-
-
-def test_nothing_measured_yet(tmp_path):
-    result = run("reproduce_tables.py", "--results_dir", tmp_path / "new", "--data_dir",
-                 tmp_path / "data")
-    assert result.status == 0, result.err
-    text = (tmp_path / "new" / "tables.md").read_text()
-    for command in ("`make bench`", "`make stress`", "`make tables-he`",
-                    "`python attack.py --score --results_dir results`",
-                    "`python -m experiments.kappa`", "`python -m tests.inputs`",
-                    "`python -m experiments.agreement`",
-                    "the training scripts with `--results_dir results/accuracy`"):
-        assert f"\nNot measured yet: {command}.\n" in text
-    assert "7.9e-90" in text and "19 660 800 = 6.3%" in text
-    report = (tmp_path / "new" / "REPRODUCTION.md").read_text()
-    claims = [line.split("|") for line in re.findall(r"^\| (?!claim|---).*", report, re.M)]
-    assert [claim[1].strip() for claim in claims if claim[4].strip() != "not measured"] == [
-        "Computation grows by 9%", "GAZELLE is broken with 2.9·10⁻³⁰"]      # from formulas alone
-
-
-def test_damaged_result(tmp_path):
-    (tmp_path / "bench.json").write_text("{")
-    result = run("reproduce_tables.py", "--results_dir", tmp_path, "--data_dir", tmp_path / "data")
-    assert result.status == 1 and "bench.json is not JSON" in result.message
-    assert result.message.count("\n") == 0
-
-
-def test_missing_run_tells_its_command_and_seeds_their_deviation():
-    [row] = runs.accuracy({"accuracy": [a_run("pretrained", 0.5), a_run("pretrained", 0.52, 9),
-                                        a_run("pretrained", 0.54, 9)]}).rows
-    assert row[2] == "51.50 ± 2.12%, 2 seeds"            # the runs of one seed count as one
-    assert row[3:] == [f"not run: `python {script} …`" for script in (
-        "pretrain.py --frozen_first_layer", "train_with_ac.py", "train_no_ac.py",
-        "train_no_ac.py --standardise")]
-
-
-@pytest.mark.parametrize("key, value", [
-    ("image_size", 64), ("decay_epochs", 60), ("precision", "float32"), ("batch_size", 7),
-    ("kappa", 3), ("morph_distribution", "normal"), ("image_padding", 1), ("tile", 8),
-    ("delivery_dtype", "int8"), ("shuffle_channels", False)])
-def test_unlike_runs_do_not_share_a_mean(key, value):
-    one, other = a_run("with_ac", 0.5), a_run("with_ac", 0.6, 1, **{key: value})
-    rows = runs.accuracy({"accuracy": [one, other]}).rows
-    assert len(rows) == 2 and len({tuple(row[:2]) for row in rows}) == 2
-    assert {row[4] for row in rows} == {"50.00%", "60.00%"}
-
-
-def test_unlike_weight_decays_are_told_apart():
-    both = [a_run("with_ac", 0.5), a_run("with_ac", 0.6, 1, weight_decay=0.01)]
-    [row] = runs.accuracy({"accuracy": both}).rows
-    assert row[4] == "50.00%, weight decay 5e-07; 60.00%, weight decay 0.01"
-
-
-def test_plain_runs_stand_beside_each_way_of_morphing():
-    found = runs.accuracy({"accuracy": [a_run("pretrained", 0.7), a_run("with_ac", 0.5),
-                                        a_run("with_ac", 0.6, kappa=None, tile=8)]}).rows
-    assert [(row[1], row[2], row[4]) for row in found] == [
-        ("κ = 1, uniform", "70.00%", "50.00%"), ("s = 8, uniform", "70.00%", "60.00%")]
-
-
-def test_readme_has_six_rows_of_accuracies_at_most():
-    many = [a_run("with_ac", 0.5, lr=lr) for lr in range(1, 9)]
-    whole = runs.accuracy({"accuracy": many})
-    assert len(whole.rows) == 8 and len(whole.short.rows) == 6
-
-
-def test_agreement_and_inputs():
-    made = measured.agreement({"agreement": {
-        "command": "python x.py", "machine": {"cores": 2, "processor": "A", "cuda": []},
-        "table": [{"morph_distribution": "orthogonal", "kappa": None, "tile": 8,
-                   "delivery_dtype": "int8", "equal": 9990, "images": 10000}]}})
-    assert made.rows == [["orthogonal", "—", "8", "int8", "9 990", "10 000"]]
-    assert made.note == "`python x.py` on 2 cores of A."
-    assert measured.inputs({"inputs": {"cases": 90, "right_pixels": 60, "refused_in_one_line": 30}}
-                           ).rows == [["90", "60", "30"]]
-
-
-def test_table_of_records():
-    made = table("t", [{"psnr": 3.14, "deep": {"ssim": 0.5}, "met": True}, {"psnr": 12345.0}],
-                 "psnr deep.ssim met")
-    assert made.header == ["PSNR", "deep SSIM", "met"]
-    assert made.rows == [["3.1 dB", "0.500", "yes"], ["12345.0 dB", "—", "—"]]
-    assert formatted("{n:,} of {m[k]}", {"n": 10000, "m": {"k": 1}}) == "10 000 of 1"
-    assert formatted("{n:,} of {m[k]}", {"n": 10000, "m": {}}) == "—"
+def test_a_missing_value_is_an_error_unless_its_column_has_words_for_it():
+    columns = [Column("PSNR", "psnr", "{:.1f} dB", "of images"),
+               Column("SSIM", "deep.ssim", "{:.3f}", absent="not played"), Column("met", "met")]
+    made = table_of_records("t", columns, [
+        {"psnr": 3.14, "deep": {"ssim": 0.5}, "met": True}, {"psnr": 12345.0, "met": False}])
+    assert made.rows == [["3.1 dB", "0.500", "yes"], ["12345.0 dB", "not played", "no"]]
+    assert made.note == "*PSNR*: of images."
+    with pytest.raises(ValueError, match="no value psnr"):
+        table_of_records("t", columns, [{"met": True}])
 
 
 def test_latex_is_escaped():
-    made = Table("50% & more", ["a_b", "κ"], [["`make x_y`", "10⁻³ × 2"]], "a note #1")
+    made = Table("50% & more", ["a_b", "κ"], [["`make x_y`", "10⁻³ × 2"]], "a *note* #1")
     assert made.latex().splitlines() == [
         r"\begin{table}\caption{50\% \& more}\small", r"\begin{tabularx}{\textwidth}{lX}",
         r"\toprule", r"a\_b & κ \\", r"\midrule", r"\texttt{make x\_y} & 10⁻³ × 2 \\",
-        r"\bottomrule", r"\end{tabularx}", r"\par a note \#1", r"\end{table}"]
+        r"\bottomrule", r"\end{tabularx}", r"\par a \emph{note} \#1", r"\end{table}"]
 
 
-def test_every_row_is_as_wide_as_its_header_and_nothing_measured_is_missing():
-    made = reproduce_tables.made_tables(RECORDS)
-    for name, one in made.items():
-        for row in one.rows:
-            assert len(row) == len(one.header), name
-            assert not any("|" in cell for cell in row), name
-    for name in ("he", "stress"):
-        assert "—" not in cells(made[name]) + made[name].note, name
+def test_latex_file_says_what_it_needs(records, monkeypatch):
+    reproduce(monkeypatch, records)
+    head = (records / "tables" / "tables.tex").read_text().partition(r"\begin{table}")[0]
+    for word in ("LuaLaTeX", "booktabs", "tabularx", "fontspec"):
+        assert word in head
 
 
-def test_measuring_the_kappa_sweep(at, tmp_path):
-    kappa.main(parse("", [*TINY, "--data_dir", str(at("end")), "--results_dir",
-                          str(tmp_path / "out")]))
-    sweep = json.loads((tmp_path / "out" / "kappa.json").read_text())["sweep"]
-    assert [point["q"] for point in sweep] == [192, 64, 16, 4, 1]
-    assert all(point["error_of_the_features"] < 1e-2 for point in sweep)
-    assert sweep[0]["ssim"] < 0.5 < sweep[-1]["ssim"]
-    assert (tmp_path / "out" / "figures" / "kappa.png").stat().st_size > 1000
+def test_every_row_of_the_committed_tables_is_as_wide_as_its_header():
+    results = read_results([ROOT / "results"])
+    for name, table in reproduce_tables.make_tables(results).items():
+        for row in table.rows:
+            assert len(row) == len(table.header), name
+            assert not any("|" in cell or cell.strip() in ("", "—") for cell in row), (name, row)
+
+
+def test_keys_of_records_are_snake_case():
+    def keys(found):
+        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from [key] if isinstance(key, str) else []
+            yield from keys(value) if isinstance(value, dict | list) else []
+
+    committed = read_results([ROOT / "results"]).records.values()
+    assert [key for key in keys(list(committed))
+            if not re.fullmatch("[a-z0-9]+(_[a-z0-9]+)*", key)] == []
+
+
+def test_speed_has_a_column_for_each_processor():
+    row = {"name": "x", "figure": "composing", "unit": "s", "reference": 7.0, "here": 0.5,
+           "ratio": 14.0, "target": "ratio ≥ 20", "reached": False}
+    machine = {"processor": "A", "cores": 2, "cuda": []}
+    one = {"command": "python b.py", "machine": machine, "table": [row]}
+    other = one | {"machine": machine | {"processor": "B"}, "table": [row | {"figure": "other"}]}
+    made = measured.make_bench(Results(benches={"a": one, "b": other}))
+    assert made.header == ["figure", "unit", "2 cores of A", "2 cores of B", "target"]
+    missing = "not measured on this machine"
+    assert made.rows == [
+        ["composing", "s", "7 → 0.5 (14×), missed", missing, "ratio ≥ 20"],
+        ["other", "s", missing, "7 → 0.5 (14×), missed", "ratio ≥ 20"]]
+
+
+# -- Figures
+
+def test_accuracy_figure_has_a_panel_for_each_row_and_says_how_many_more(monkeypatch):
+    said = []
+    monkeypatch.setattr(figures, "as_png", lambda figure: said.append(figure) or PNG)
+    runs = [training_run("with_ac", 0.5, lr=lr / 1000) for lr in range(1, 13)]
+    runs.append(training_run("with_ac", 0.55, 1, lr=0.001))
+    figures.draw_accuracy(group_in_rows(runs))
+    [figure] = said
+    panels = [axis for axis in figure.axes if axis.lines]
+    assert len(panels) == figures.PANELS
+    assert figure.get_supxlabel() == "and 3 more rows: see tables.md"
+    assert panels[0].get_legend().get_texts()[0].get_text() == "with Aug-Conv (2 seeds)"
+    assert len(panels[0].lines) == len(panels[0].collections) == 1      # a line, and its band
+
+
+def test_pictures_of_all_records(records):
+    """The finding that the paper does not have is drawn once two ways of morphing are there."""
+    results = read_results([records])
+    results.records["attack_matrix"] = {"table": [
+        {"morph_distribution": core, "data_only": {"reidentified": 0.5}, "private": 10_000,
+         "delivery_dtype": "float32", "tile": tile, "kappa": 1, "image_size": 32,
+         "first_layer": "3→64, 3×3"} for core in measured.CORES for tile in (0, 8)]}
+    results.records["attacks"] = {
+        "known_pairs": [{"pairs": pairs, "least": 20, "psnr": pairs * 2.0} for pairs in (10, 20)],
+        "data": {"dataset": "cifar10", "morph_distribution": "uniform", "kappa": 1, "tile": 0,
+                 "channels": 3, "image_size": 32, "image_padding": 0}}
+    drawn = figures.draw_figures(results)
+    assert set(drawn) == {"overhead", "accuracy", "known_pairs", "without_aug_conv"}
+    assert all(picture.startswith(PNG) for picture in drawn.values())
+
+
+# -- Marks in pages
+
+VALUES = {"he": {"ratio": 9.7, "table": [{"way": "a", "bytes": 1000, "deep": {"x": 0.5}},
+                                         {"way": "b", "bytes": 2500, "deep": {"x": 0.5}}]}}
+
+
+@pytest.mark.parametrize("words, written", [
+    ("he ratio .0f", "10"), ("he table way=b bytes ,", "2 500"), ("he table deep x .0%", "50%"),
+    ("he table bytes least ,", "1 000"), ("he table bytes total ,", "3 500"),
+    ("he table way=a way text", "a"), ("kappa x .0f", "(not measured yet: python -m "
+                                       "experiments.kappa)")])
+def test_values_between_marks(words, written):
+    page = f"It is <!-- value {words} -->old<!-- /value --> now."
+    filled = marks.fill_page(page, {}, VALUES)
+    assert filled == f"It is <!-- value {words} -->{written}<!-- /value --> now."
+    assert marks.fill_page(filled, {}, VALUES) == filled
+
+
+@pytest.mark.parametrize("words, why", [
+    ("he table bytes ,", "several values"), ("he table way=c bytes ,", "no record has the value"),
+    ("nothing x ,", "there is no record nothing")])
+def test_marks_that_mean_nothing_are_refused(words, why):
+    with pytest.raises(ValueError, match=why):
+        marks.fill_page(f"It is <!-- value {words} -->old<!-- /value -->", {}, VALUES)
+
+
+def test_tables_between_marks():
+    table = Table("t", ["a"], [["1"], ["2"]], "A note.")
+    page = "x\n<!-- table t -->\nold\n<!-- /table -->\n<!-- table t 1 -->\n\n<!-- /table -->"
+    filled = marks.fill_page(page, {"t": table}, {})
+    assert filled.count("| 1 |") == 2 and filled.count("| 2 |") == 1
+    assert "1 more row is in [results/tables.md](results/tables.md). A note." in filled
+    with pytest.raises(ValueError, match="there is no table u"):
+        marks.fill_page("<!-- table u -->\n\n<!-- /table -->", {"t": table}, {})
+
+
+def test_a_mark_does_not_end_a_paragraph():
+    with pytest.raises(ValueError, match="begin it with a word"):
+        marks.fill_page("It is\n<!-- value he ratio .0f -->10<!-- /value -->", {}, VALUES)

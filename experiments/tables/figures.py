@@ -1,59 +1,253 @@
-"""The paper's figures as PNG, drawn from records and from formulas."""
+"""The pictures of the tables' numbers, one function each; all give PNG bytes."""
 
+from collections.abc import Sequence
+from math import ceil
+from statistics import mean
 from textwrap import fill
 
-from experiments.tables.formulas import morphing_macs
-from experiments.tables.paper import ENTRIES, IMAGES, KAPPAS, NETWORK, TILES, computed, tile_costs
-from experiments.tables.runs import NETWORKS, in_rows
+from experiments.tables.formulas import (
+    ENTRIES,
+    IMAGES,
+    KAPPAS,
+    TILES,
+    compute_overheads,
+    cost_of_tile,
+    morphing_macs,
+    vgg_macs,
+)
+from experiments.tables.measured import ATTACKED_IMAGES, CORES, describe_blocks
+from experiments.tables.reading import Results, TrainingRun
+from experiments.tables.rows import DATASETS, Row, core_side, group_in_rows, summarise
 from utils.plots import as_png, pyplot
+from utils.records import RUNS
+
+PANELS = 9                          # rows that the accuracy figure shows; it says how many more
+SIDES = (32, 64, 128)               # of images, in pixels
+LINES = {"pretrained": ("C0", "s", "-"), "pretrained_frozen": ("C4", "D", "--"),
+         "with_ac": ("C1", "o", "-"), "no_ac": ("C2", "^", "-"),
+         "no_ac_standardised": ("C3", "v", "--")}
+CORE_LINES = {"orthogonal": ("C0", "o"), "normal": ("C1", "s"), "uniform": ("C3", "^")}
 
 
-def panels_png(*panels: tuple[dict, list, list[tuple]]) -> bytes:
-    """Panels side by side: the settings of the axes, x, and lines of (label, y, style)."""
-    figure, axes = pyplot().subplots(1, len(panels), squeeze=False, layout="constrained",
-                                     figsize=(max(6, 4.2 * len(panels)), 3.9))
-    for axis, (settings, x, lines) in zip(axes[0], panels, strict=True):
-        for label, y, style in lines:
-            axis.plot(x, y, style, ms=4, lw=1.2, label=label)
-        axis.set(**settings)
-        axis.title.set_fontsize(9)
-        if len(x) < 10:
-            axis.set_xticks(x, [str(value) for value in x])
-            axis.minorticks_off()
+def draw_figures(results: Results) -> dict[str, bytes]:
+    """Every figure by the name of its file; those whose records are missing are left out."""
+    figures = {"overhead": draw_overhead()}
+    rows = group_in_rows(results.runs)
+    if rows:
+        figures["accuracy"] = draw_accuracy(rows)
+    if "attacks" in results.records:
+        figures["known_pairs"] = draw_known_pairs(results.records["attacks"])
+    if list_controls(rows) and "attack_matrix" in results.records:
+        figures["without_aug_conv"] = draw_without_aug_conv(
+            rows, results.records["attack_matrix"])
+    return figures
+
+
+# -- What MoLe costs
+
+def draw_overhead() -> bytes:
+    figure, (by_kappa, by_tile, by_side) = pyplot().subplots(
+        1, 3, figsize=(13, 4.2), layout="constrained")
+    plot_overhead_by_kappa(by_kappa)
+    plot_overhead_by_tile(by_tile)
+    plot_memory_by_side(by_side)
+    for axis in (by_kappa, by_tile, by_side):
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.title.set_fontsize(10)
+        axis.legend(fontsize=8)
     return as_png(figure)
 
 
-def drawn(records: dict) -> dict[str, bytes]:
-    """Every figure by its name; those whose records are not there are left out."""
-    log, made, sides = {"xscale": "log", "yscale": "log", "ylabel": "%"}, computed(), (32, 64, 128)
-    styles = dict(zip(NETWORKS, ("C0s-", "C4D-", "C1o-", "C2^-", "C3v-"), strict=True))
-    overhead = [
-        (log | {"title": "Overhead of MoLe, VGG-16 on CIFAR", "xlabel": "κ"}, KAPPAS, [
-            ("provider: morphing", [100 * morphing_macs(ENTRIES, kappa) / NETWORK
-                                    for kappa in KAPPAS], "C0o-"),
-            ("developer: Aug-Conv", [100 * made["composed_overhead"] for _ in KAPPAS], "C1s-"),
-            ("core over data set", [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS], "C2^-")]),
-        (log | {"title": "With tiles (32: the paper's)", "xlabel": "side of a tile"}, TILES, [
-            ("multiply-adds", [100 * tile["share_of_network"] for tile in made["tiles"]], "C1s-"),
-            ("bytes", [100 * tile["share_of_data"] for tile in made["tiles"]], "C3v-"),
-            ("published: 9%", [9 for _ in TILES], "k:")]),
-        (log | {"title": "Aug-Conv in float32", "xlabel": "side of the image", "ylabel": "MB"},
-         sides, [(f"tiles of side {tile}" if tile else "dense: m⁴", [
-             tile_costs(tile or side, side)["bytes"] / 1e6 for side in sides], style)
-             for tile, style in ((0, "C3v-"), (16, "C0o-"), (8, "C1s-"), (4, "C2^-"))])]
-    accuracy = [
-        ({"title": "\n".join(fill(words, 56) for words in row[:2]),
-          "xlabel": "epoch", "ylabel": "test accuracy, %", "ylim": (0, 100)},
-         range(1, 1 + max(len(run["curve"]) for runs in row.runs.values() for run in runs)), [
-             (NETWORKS[name][0] if run is runs[0] else None, [
-                 100 * epoch["test_accuracy"] for epoch in run["curve"]], styles[name])
-             for name, runs in row.runs.items() for run in runs])
-        for row in in_rows(records["accuracy"])[:3]]
-    known = records.get("attacks", {}).get("known_pairs", [])
-    pairs = [({"title": "Without Aug-Conv", "xlabel": "known pairs", "ylabel": "PSNR, dB"},
-              [point["pairs"] for point in known],
-              [("recovered images", [point["psnr"] for point in known], "C0o-")])][:len(known)]
-    figures = {"overhead": overhead, "accuracy": accuracy, "known_pairs": pairs}
-    return {name: panels_png(*panels) for name, panels in figures.items() if panels}
+def plot_overhead_by_kappa(axis):
+    network, made = vgg_macs("vgg16", 10), compute_overheads()
+    morphing = [100 * morphing_macs(ENTRIES, kappa) / network for kappa in KAPPAS]
+    core = [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS]
+    aug_conv = [100 * made.composed_overhead] * len(KAPPAS)
+    axis.plot(KAPPAS, aug_conv, "C1s-", label="dense Aug-Conv, of multiply-adds")
+    axis.plot(KAPPAS, morphing, "C0o-", label="morphing, of multiply-adds")
+    axis.plot(KAPPAS, core, "C2^-", label="q·αm² entries, of the data set's")
+    axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
+    axis.axhline(5.12, color="k", ls="--", lw=1.2, label="published: 5.12% of data")
+    axis.set(title="VGG-16 on CIFAR", xscale="log", yscale="log", xlabel="κ",
+             ylabel="% of VGG-16's multiply-adds, or of the data set", ylim=(0.01, 5e3))
+    axis.set_xticks(KAPPAS, map(str, KAPPAS))
+
+
+def plot_overhead_by_tile(axis):
+    tiles = compute_overheads().tiles
+    macs = [100 * tile.share_of_network for tile in tiles]
+    sent = [100 * tile.share_of_data for tile in tiles]
+    axis.plot(TILES, macs, "C1s-", label="Aug-Conv, of VGG-16's multiply-adds")
+    axis.plot(TILES, sent, "C3v-", label="Aug-Conv, of the plain images' bytes")
+    axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
+    axis.axhline(5.12, color="k", ls="--", lw=1.2, label="published: 5.12% of data")
+    axis.set(title="The same by tiles (32: the paper's one tile)", xscale="log", yscale="log",
+             xlabel="side of a tile, pixels", ylim=(0.1, 5e4),
+             ylabel="% of multiply-adds, or of bytes")
+    axis.set_xticks(TILES, map(str, TILES))
+
+
+def plot_memory_by_side(axis):
+    dense = [cost_of_tile(side, side).bytes / 1e6 for side in SIDES]
+    axis.plot(SIDES, dense, "C3v-", label="dense: grows with m⁴")
+    for tile, style in ((16, "C0o-"), (8, "C1s-"), (4, "C2^-")):
+        sizes = [cost_of_tile(tile, side).bytes / 1e6 for side in SIDES]
+        axis.plot(SIDES, sizes, style, label=f"tiles of side {tile}")
+    axis.set(title="Size of Aug-Conv, 3 to 64 channels, float32", xscale="log", yscale="log",
+             xlabel="side of the image, pixels", ylabel="MB", ylim=(0.1, 1e7))
+    axis.set_xticks(SIDES, map(str, SIDES))
+
+
+# -- Accuracy over the epochs
+
+def draw_accuracy(rows: list[Row]) -> bytes:
+    """A panel for each row, at most PANELS; a line says how many more there are."""
+    shown, more = rows[:PANELS], len(rows) - PANELS
+    columns = min(3, len(shown))
+    lines = ceil(len(shown) / columns)
+    figure, axes = pyplot().subplots(lines, columns, squeeze=False, layout="constrained",
+                                     figsize=(max(6, 4.4 * columns), 4 * lines))
+    for axis in axes.flat[len(shown):]:
+        axis.axis("off")
+    for axis, row in zip(axes.flat, shown, strict=False):
+        plot_row(axis, row)
+    if more > 0:
+        figure.supxlabel(f"and {more} more rows: see tables.md", fontsize=10)
+    return as_png(figure)
+
+
+def plot_row(axis, row: Row):
+    for name, runs in row.runs.items():
+        if runs:
+            plot_seeds(axis, name, runs)
+    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
+    title = "\n".join(fill(words, 52) for words in (row.setting, row.morphed))
+    axis.set_title(title, fontsize=9, parse_math=False)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+
+
+def plot_seeds(axis, name: str, runs: list[TrainingRun]):
+    """The mean over seeds as a line, and a band from the lowest seed to the highest."""
+    epochs = [epoch["epoch"] for epoch in runs[0].curve]
+    curves = [[100 * epoch["test_accuracy"] for epoch in run.curve] for run in runs]
+    by_epoch = list(zip(*curves, strict=True))
+    colour, marker, line = LINES[name]
+    seeds = len({run.seed for run in runs})
+    label = RUNS[name].title if seeds == 1 else f"{RUNS[name].title} ({seeds} seeds)"
+    axis.plot(epochs, list(map(mean, by_epoch)), color=colour, marker=marker, ls=line, ms=3,
+              lw=1.2, label=label)
+    if len(curves) > 1:
+        axis.fill_between(epochs, list(map(min, by_epoch)), list(map(max, by_epoch)),
+                          color=colour, alpha=0.2, lw=0)
+
+
+# -- Known pairs
+
+def draw_known_pairs(record: dict) -> bytes:
+    """What comes back from more and more known pairs; a line marks q/κ."""
+    points = record["known_pairs"]
+    pairs = [point["pairs"] for point in points]
+    quality = [point["psnr"] for point in points]
+    least, data = points[-1]["least"], record["data"]
+    figure, axis = pyplot().subplots(figsize=(6.4, 4.4), layout="constrained")
+    axis.plot(pairs, quality, "C0o-", ms=4, label="recovered images")
+    axis.axvline(least, color="k", ls=":", label=f"q/κ = {least} pairs determine the core")
+    for point in points:
+        if point["pairs"] >= least:
+            axis.annotate(f"{point['psnr']:.0f} dB", (point["pairs"], point["psnr"]),
+                          (-6, 4), textcoords="offset points", ha="right", fontsize=8)
+    dataset = DATASETS.get(data["dataset"], data["dataset"])
+    axis.set(xlabel="known pairs of plain and morphed images", ylabel="PSNR, dB",
+             xlim=(0, None), ylim=(0, 1.15 * max(quality)))
+    axis.set_title(f"Without Aug-Conv: {dataset}, {describe_core(data)}", fontsize=10,
+                   parse_math=False)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return as_png(figure)
+
+
+def describe_core(data: dict) -> str:
+    words = f"{data['morph_distribution']} core, {describe_blocks(data)}"
+    return f"{words}, q = {core_side(data, data)}"
+
+
+# -- What morphed images alone give to a network, and to an adversary
+
+def list_controls(rows: list[Row]) -> list[Row]:
+    """The rows with a network trained without Aug-Conv, of the setting that has most of them."""
+    by_setting: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.runs["no_ac"]:
+            by_setting.setdefault(row.setting, []).append(row)
+    most = max(by_setting.values(), key=len, default=[])
+    return most if len(most) > 1 else []
+
+
+def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
+    """Accuracy of networks without Aug-Conv, and images re-identified from morphed images alone,
+    both over the side of the core."""
+    figure, (learning, attack) = pyplot().subplots(2, 1, figsize=(7, 7), sharex=True,
+                                                   layout="constrained")
+    controls = list_controls(rows)
+    plot_controls(learning, controls)
+    plot_reidentified(attack, matrix)
+    learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
+                       parse_math=False)
+    attack.set_title("Re-identified from morphed images alone", fontsize=9)
+    attack.set_xlabel("q, side of the core")
+    cores = sorted({int(q) for axis in (learning, attack) for line in axis.lines
+                    for q in line.get_xdata() if q > 1})    # the plain network's line has 0 and 1
+    for axis, label in ((learning, "test accuracy, %"), (attack, "re-identified images, %")):
+        axis.set(xscale="log", ylabel=label, ylim=(0, 105))
+        axis.minorticks_off()
+        axis.set_xticks(cores, map(str, cores), fontsize=7, rotation=45)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return as_png(figure)
+
+
+def plot_controls(axis, rows: Sequence[Row]):
+    plain = [one.mean for row in rows for one in summarise(row.runs["pretrained"])]
+    if plain:
+        axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2, label="plain")
+    for name in ("no_ac", "no_ac_standardised"):
+        for blocks in ("κ", "s"):
+            points = []
+            for row in rows:
+                if row.runs[name] and row.morphed.startswith(blocks):
+                    q = core_side(row.morphing, row.runs[name][0].data)
+                    points.append((q, mean(one.mean for one in summarise(row.runs[name]))))
+            if points:
+                colour, _, line = LINES[name]
+                words = "κ" if blocks == "κ" else "tiles"
+                axis.plot(*zip(*sorted(points), strict=True), color=colour, ls=line, ms=5,
+                          marker="o" if blocks == "κ" else "s",
+                          label=f"{RUNS[name].title}, {words}")
+
+
+def plot_reidentified(axis, matrix: dict):
+    for core in CORES:
+        for is_tiled in (False, True):
+            points = []
+            for row in matrix["table"]:
+                is_shown = (row["morph_distribution"] == core and "data_only" in row
+                            and row["private"] == ATTACKED_IMAGES
+                            and row["delivery_dtype"] == "float32"
+                            and bool(row["tile"]) == is_tiled)
+                if is_shown:
+                    points.append((side_of_case(row), 100 * row["data_only"]["reidentified"]))
+            if points:
+                colour, marker = CORE_LINES[core]
+                words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
+                axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, ms=5,
+                          ls="--" if is_tiled else "-", label=words)
+
+
+def side_of_case(row: dict) -> int:
+    channels = 1 if row["first_layer"].startswith("1→") else 3
+    if row["tile"]:
+        return channels * row["tile"] ** 2
+    return channels * row["image_size"] ** 2 // row["kappa"]

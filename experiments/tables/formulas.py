@@ -1,14 +1,23 @@
-"""The paper's figures as formulas: what MoLe costs and sends, in multiply-adds and entries.
+"""What MoLe costs and sends, as formulas in multiply-adds, entries and bytes; and tests.
 
-Symbols are the paper's (arXiv:1909.07632, section 3): images of α channels and side m, a first
-convolution of β channels of side n with p×p kernels, a core of side q = αm²/κ, κ tiles if any.
+Images have α channels and side m, the first convolution β channels of side n with p×p kernels, the
+core side q = αm²/κ; or there are tiles of side s.
 """
 
 import math
+from dataclasses import dataclass
 
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from models.vgg import GROUPS
+
+# The paper's case: VGG-16 on CIFAR.
+ALPHA, M, BETA, KERNEL, IMAGES = 3, 32, 64, 3, 60_000
+ENTRIES = ALPHA * M * M                                  # of an image: αm²
+FEATURES = BETA * M * M                                  # of the first layer's output: βn²
+KAPPAS, TILES = (1, 3, 12, 48, 192), (32, 16, 8, 4)
+GAZELLE_TRAFFIC = 1236 * 2 ** 20    # bytes for one CIFAR-10 image (GAZELLE, USENIX Security 2018)
 
 
 def vgg_macs(model: str, classes: int, channels: int = 3, side: int = 32) -> int:
@@ -16,7 +25,7 @@ def vgg_macs(model: str, classes: int, channels: int = 3, side: int = 32) -> int
     total, inputs, n = 0, channels, side
     for group in GROUPS[model]:
         for outputs in group:
-            total += 9 * inputs * outputs * n * n
+            total += KERNEL ** 2 * inputs * outputs * n * n
             inputs = outputs
         n = math.ceil(n / 2)
     return total + inputs * n * n * classes
@@ -28,9 +37,14 @@ def morphing_macs(entries: int, kappa: int = 1) -> int:
 
 
 def aug_conv_entries(alpha: int, m: int, beta: int, tile: int) -> int:
-    """Entries of Aug-Conv for a 3×3 layer padded by 1, and its multiply-adds for one tile: q·βk²,
-    q = αs², k = s + 2, whatever m is; for one tile, the paper's scheme, the dense αm²·βm²."""
-    return alpha * min(tile, m) ** 2 * beta * (tile + 2 if tile < m else m) ** 2
+    """Entries of Aug-Conv for a 3×3 layer padded by 1.
+
+    With tiles they are also its multiply-adds for one tile: q·βk², q = αs², k = s + 2, whatever m
+    is. One tile, s = m, is the paper's scheme: the dense αm²·βm².
+    """
+    if tile >= m:
+        return alpha * m ** 2 * beta * m ** 2
+    return alpha * tile ** 2 * beta * (tile + 2) ** 2
 
 
 def pairs_needed(q: int, kappa: int) -> int:
@@ -38,12 +52,89 @@ def pairs_needed(q: int, kappa: int) -> int:
     return math.ceil(q / kappa)
 
 
-def equivalence(differences: list[float], margin: float) -> dict:
-    """`low` and `high` of the 90% interval of the mean of paired differences, and `p_of_tost`, two
-    one-sided t-tests against ±margin (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987);
-    `replicated`: it is below 5%, just where the interval lies within the margin."""
-    low, high = ttest_1samp(differences, 0).confidence_interval(0.90)
-    p = max(ttest_1samp(differences, -margin, alternative="greater").pvalue,
-            ttest_1samp(differences, margin, alternative="less").pvalue)
-    return {"low": float(low), "high": float(high), "p_of_tost": float(p),
-            "replicated": bool(p < 0.05)}
+@dataclass(frozen=True)
+class TileCost:
+    """Aug-Conv by tiles of one side, for one size of images, VGG-16 and CIFAR's 60 000 images."""
+
+    tile: int
+    tiles: int                      # in an image
+    macs: int                       # multiply-adds for one image
+    bytes: int                      # of Aug-Conv in float32
+    share_of_network: float         # of VGG-16's multiply-adds
+    share_of_data: float            # of the bytes of the plain images
+
+
+def cost_of_tile(tile: int, m: int = M) -> TileCost:
+    tiles = math.ceil(m / tile) ** 2
+    entries = aug_conv_entries(ALPHA, m, BETA, tile)
+    return TileCost(tile, tiles, tiles * entries, 4 * entries,
+                    tiles * entries / vgg_macs("vgg16", 10, side=m),
+                    4 * entries / (IMAGES * ALPHA * m * m))
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What the formulas give for the paper's case; shares are of 1. Written to analysis.json."""
+
+    network_macs: int               # multiply-adds of VGG-16
+    likely_published_macs: int      # αp²m²n²: our guess at what the published 9% counts
+    likely_published_overhead: float
+    composed_overhead: float        # the dense Aug-Conv in place of the first layer
+    morphing_overhead: float        # αm²·q at κ = 1
+    published_transmission: float   # a matrix as large as M over the data set: 5.12%
+    transmission_by_entries: float  # Aug-Conv's entries over the data set's
+    transmission_by_bytes: float    # float32 images and Aug-Conv beyond uint8 images
+    plain_bytes: int
+    morphed_bytes: int
+    aug_conv_bytes: int
+    order_guess: float              # 1/64!
+    gazelle_guess: float            # 2⁻¹²⁸
+    gazelle_ratio: float
+    tiles: list[TileCost]
+
+
+def compute_overheads() -> Overheads:
+    network = vgg_macs("vgg16", 10)
+    counted = ALPHA * KERNEL ** 2 * M ** 4               # αp²m²n²
+    first_layer = ALPHA * KERNEL ** 2 * FEATURES         # αβp²n²
+    return Overheads(
+        network_macs=network, likely_published_macs=counted,
+        likely_published_overhead=counted / network,
+        composed_overhead=(ENTRIES * FEATURES - first_layer) / network,
+        morphing_overhead=morphing_macs(ENTRIES) / network,
+        published_transmission=ENTRIES / IMAGES,
+        transmission_by_entries=FEATURES / IMAGES,
+        transmission_by_bytes=3 + 4 * FEATURES / IMAGES,
+        plain_bytes=IMAGES * ENTRIES, morphed_bytes=4 * IMAGES * ENTRIES,
+        aug_conv_bytes=4 * ENTRIES * FEATURES,
+        order_guess=1 / math.factorial(BETA), gazelle_guess=2 ** -128,
+        gazelle_ratio=GAZELLE_TRAFFIC / ENTRIES,
+        tiles=[cost_of_tile(tile) for tile in TILES])
+
+
+@dataclass(frozen=True)
+class Equality:
+    """A test whether the mean of paired differences lies within ±margin."""
+
+    low: float                      # 90% confidence interval of the mean
+    high: float
+    p: float                        # of two one-sided t-tests
+    equal: bool                     # p < 5%: just where the interval lies within the margin
+    detectable: float               # a true difference that a t-test would see 4 times in 5
+
+
+def assess_equality(differences: list[float], margin: float) -> Equality:
+    """Two one-sided t-tests (TOST) of two or more paired differences against ±margin.
+
+    Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987. `detectable` is of a two-sided paired t-test
+    at 5%.
+    """
+    test = ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(0.90)
+    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = ttest_1samp(differences, margin, alternative="less").pvalue
+    p = max(above, below)
+    freedom = len(differences) - 1
+    standard_error = (high - low) / 2 / student.ppf(0.95, freedom)
+    detectable = (student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * standard_error
+    return Equality(float(low), float(high), float(p), bool(p < 0.05), float(detectable))

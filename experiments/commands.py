@@ -1,0 +1,21 @@
+"""How a program with options of its own ends: mistakes in one line, without a traceback."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from utils.errors import UserError
+
+
+def run_command(main: Callable[[], int | None]):
+    """Runs `main` and exits with its status; 1 and one line for a mistake of its user."""
+    name = Path(sys.argv[0]).name
+    try:
+        sys.exit(main())
+    except UserError as mistake:
+        sys.exit(f"{name}: {mistake}")
+    except KeyboardInterrupt:
+        sys.exit(f"\n{name}: stopped")
+    except OSError as mistake:
+        where = f"{mistake.filename}: " if mistake.filename else ""
+        sys.exit(f"{name}: {where}{mistake.strerror or mistake}")

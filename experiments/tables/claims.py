@@ -1,0 +1,292 @@
+"""The report on the paper's claims, one by one: REPRODUCTION.md, made of records.
+
+Each verdict is a rule, fixed before the runs, in a function of its own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+
+from experiments.tables.accuracy import MARGIN, Comparison, compare_with_partners
+from experiments.tables.formulas import compute_overheads
+from experiments.tables.published import not_measured
+from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
+from experiments.tables.rows import DATASETS, Row, describe_accuracy, group_in_rows, summarise
+from experiments.tables.table import write_number
+
+NOT_MEASURED = "not measured"
+ANALYSIS = "[analysis.json](analysis.json)"
+ACCURACY = "every run in [tables.md](tables.md)"
+RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as successful
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row of the report; all in words."""
+
+    claim: str
+    published: str
+    found: str
+    verdict: str
+    source: str
+
+
+# -- The rules
+
+def judge_low_accuracy(without: float, plain: float, classes: int) -> str:
+    """Very low: at most twice chance and at most a third of the plain network's (in percent)."""
+    chance = 100 / classes
+    is_low = without <= 2 * chance and without <= plain / 3
+    return "very low" if is_low else "not very low"
+
+
+def judge_equal_training(comparisons: list[Comparison]) -> str:
+    """Equal: every comparison of several seeds is, by two one-sided tests within ±1 point."""
+    tested = [one for one in comparisons if one.test is not None]
+    if not tested:
+        return "one seed: no test"
+    if all(one.verdict == "equal within ±1 point" for one in tested):
+        return "equal within ±1 point"
+    return "not shown equal within ±1 point in every row"
+
+
+def judge_equal_predictions(equal: int, images: int) -> str:
+    """Reproduced: the same class for every test image."""
+    if equal == images:
+        return "reproduced"
+    return f"not reproduced for {images - equal} images"
+
+
+def judge_overhead(published: float, found: float) -> str:
+    """Reproduced: what is really computed or sent is within a tenth of the published figure."""
+    within = abs(found - published) <= published / 10
+    return "reproduced" if within else "not reproduced"
+
+
+def judge_attack(psnr: float) -> str:
+    """The claim is refuted where images come back at 30 dB or more."""
+    if psnr >= RECOGNISABLE:
+        return "the number is reproduced; the claim is refuted: images come back"
+    return f"the number is reproduced; this attack stays below {RECOGNISABLE:.0f} dB"
+
+
+def judge_quotient(published: float, found: float) -> str:
+    """Reproduced: within one percent of the published factor."""
+    within = abs(found - published) <= published / 100
+    return "the quotient is reproduced" if within else "the quotient is not reproduced"
+
+
+def judge_guess(published: float, found: float) -> str:
+    """Reproduced: to two digits."""
+    if f"{published:.1e}" == f"{found:.1e}":
+        return "reproduced"
+    return "not reproduced: the exponent looks like a slip of the pen"
+
+
+# -- The claims
+
+def list_claims(results: Results) -> list[Claim]:
+    return [claim_equal_predictions(results), claim_equal_training(results),
+            *claims_low_accuracy(results), claim_computation(), claim_data(results),
+            claim_attack(results), *claims_gazelle(results)]
+
+
+def unmeasured(claim: str, published: str, command: str) -> Claim:
+    return Claim(claim, published, not_measured(command), NOT_MEASURED, "no record")
+
+
+def link(name: str) -> str:
+    return f"[{name}.json]({name}.json)"
+
+
+def claim_equal_predictions(results: Results) -> Claim:
+    claim, published = "No accuracy is lost: the features are the same", "“close to pretrain”"
+    record = results.records.get("agreement", {"table": []})
+    rows = [row for row in record["table"]
+            if row["morph_distribution"] == "uniform" and row["delivery_dtype"] == "float32"]
+    if not rows:
+        return unmeasured(claim, published, EXPERIMENTS["agreement"])
+    equal = min(row.get("equal", 0) for row in rows)
+    images = rows[0]["images"]
+    found = write_number("the plain network's own later layers behind Aug-Conv predict the same "
+                         "class for {0[0]:,} of {0[1]:,} test images (κ = 1, uniform core, "
+                         "float32)", (equal, images))
+    return Claim(claim, published, found, judge_equal_predictions(equal, images),
+                 f"{link('agreement')}, `{record['command']}`")
+
+
+def claim_equal_training(results: Results) -> Claim:
+    claim, published = "No accuracy is lost: training", "“close to pretrain”"
+    comparisons = compare_with_partners(results)
+    if not comparisons:
+        return unmeasured(claim, published, TRAINING)
+    found = "; ".join(describe_comparison(one) for one in comparisons)
+    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY)
+
+
+def describe_comparison(one: Comparison) -> str:
+    words = f"{one.row.setting}; {one.row.morphed}: {one.mean:+.2f} points"
+    if one.test is None:
+        return f"{words}, {one.verdict}"
+    return (f"{words}, 90% interval {one.test.low:+.2f} to {one.test.high:+.2f}, "
+            f"{len(one.differences)} seeds, {one.verdict}")
+
+
+def claims_low_accuracy(results: Results) -> list[Claim]:
+    """One claim for the paper's core, and one for other cores, which the paper does not have."""
+    published = "“very low”"
+    ours, others = [], []
+    for row in group_in_rows(results.runs):
+        if row.runs["no_ac"] and row.runs["pretrained"]:
+            (ours if row.is_papers_core else others).append(row)
+    claim = "Without Aug-Conv accuracy is very low"
+    if not ours:
+        return [unmeasured(claim, published, TRAINING)]
+    claims = [claim_low_accuracy(claim, published, ours)]
+    if others:
+        claims.append(claim_low_accuracy("The same with other cores (our extension)",
+                                         "not published", others))
+    return claims
+
+
+def claim_low_accuracy(claim: str, published: str, rows: list[Row]) -> Claim:
+    found, verdicts = [], []
+    for row in rows:
+        verdict = judge_row(row)
+        verdicts.append(verdict)
+        found.append(f"{row.setting}; {row.morphed}: {describe_accuracy(row.runs['no_ac'])} "
+                     f"beside {describe_accuracy(row.runs['pretrained'])} plain: {verdict}")
+    low = verdicts.count("very low")
+    total = f"very low in {low} of {len(verdicts)} rows"
+    return Claim(claim, published, "; ".join(found),
+                 verdicts[0] if len(verdicts) == 1 else total, ACCURACY)
+
+
+def judge_row(row: Row) -> str:
+    """By the highest accuracy without Aug-Conv and the lowest plain one, if decays differ."""
+    without = max(one.mean for one in summarise(row.runs["no_ac"]))
+    plain = min(one.mean for one in summarise(row.runs["pretrained"]))
+    return judge_low_accuracy(without, plain, row.runs["no_ac"][0].classes)
+
+
+def claim_computation() -> Claim:
+    tiles = {tile.tile: tile for tile in compute_overheads().tiles}
+    share = tiles[32].share_of_network
+    return Claim("Computation grows by 9%", "9%",
+                 f"{share:.1%} for the paper's dense Aug-Conv; "
+                 f"{tiles[8].share_of_network:.1%} with 8×8 tiles (our extension)",
+                 judge_overhead(0.09, share), f"{ANALYSIS}, `make tables`")
+
+
+def claim_data(results: Results) -> Claim:
+    made = compute_overheads()
+    found = (f"{made.published_transmission:.2%} is a matrix as large as *M*, which is not sent; "
+             f"all that is sent is {made.transmission_by_bytes:.0%} more bytes")
+    sources = [ANALYSIS]
+    for name, record in results.benches.items():
+        sent = next((row for row in record["table"] if row["name"] == "delivered"), None)
+        if sent is not None:
+            found += (f"; with 8×8 tiles in int8 (our extension) {sent['ratio']:.3f} times the "
+                      f"pixels' bytes")
+            sources.append(f"[bench/{name}.json](bench/{name}.json)")
+            break                   # it is the same on every machine
+    else:
+        found += f"; with 8×8 tiles in int8 {not_measured(BENCH)}"
+    return Claim("Data grow by 5.12%", "5.12%", found,
+                 judge_overhead(0.0512, made.transmission_by_bytes), ", ".join(sources))
+
+
+def claim_attack(results: Results) -> Claim:
+    claim, published = "An attack succeeds with 7.9·10⁻⁹⁰", "7.9·10⁻⁹⁰"
+    record = results.records.get("attacks")
+    if record is None:
+        return unmeasured(claim, published, EXPERIMENTS["attacks"])
+    known = record["known_first_layer"]
+    found = (f"1/64! = {compute_overheads().order_guess:.1e} is the chance to guess the order of "
+             f"the channels; it need not be guessed: {known['channels_right']} of "
+             f"{known['channels']} channels right, images at {known['psnr']:.0f} dB in "
+             f"{known['seconds']:.1f} s")
+    return Claim(claim, published, found, judge_attack(known["psnr"]),
+                 f"{link('attacks')}, `{record['command']}`")
+
+
+def claims_gazelle(results: Results) -> list[Claim]:
+    made = compute_overheads()
+    sent = seconds = not_measured(EXPERIMENTS["he"])
+    source = "no record"
+    if "he" in results.records:
+        record = results.records["he"]
+        sent = f"{record['bytes_ratio']:.0f}×"
+        seconds = f"{record['seconds_ratio']:.0f}×"
+        source = f"{link('he')}, `{record['command']}`"
+    quotient = write_number("{:,.0f}", made.gazelle_ratio)
+    return [
+        Claim("GAZELLE costs 421 000 times the data", "421 000×",
+              f"1236 MiB over 3072 bytes = {quotient}; CKKS for the first layer: {sent}",
+              judge_quotient(421_000, made.gazelle_ratio), source),
+        Claim("GAZELLE costs 10 000 times the computation", "10 000×",
+              f"CKKS for the first layer: {seconds}", "could not be tested: GAZELLE was not run",
+              source),
+        Claim("GAZELLE is broken with 2.9·10⁻³⁰", "2.9·10⁻³⁰",
+              f"2⁻¹²⁸ = {made.gazelle_guess:.1e}", judge_guess(2.9e-30, made.gazelle_guess),
+              ANALYSIS)]
+
+
+# -- The report
+
+def write_report(results: Results) -> str:
+    """REPRODUCTION.md: reproduction.md beside this file with what the records say."""
+    rows = [[one.claim, one.published, one.found, one.verdict, one.source]
+            for one in list_claims(results)]
+    lines = [["claim", "published", "found here", "verdict", "from"], ["---"] * 5, *rows]
+    claims = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    template = Template((Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8"))
+    return template.substitute(claims=claims, measured=describe_measurements(results),
+                               not_tried=describe_gaps(results), margin=f"{MARGIN:g}",
+                               recognisable=f"{RECOGNISABLE:.0f}")
+
+
+def describe_measurements(results: Results) -> str:
+    """Data sets, epochs, machines and versions of the code, as the records have them."""
+    lines = []
+    if results.runs:
+        datasets = sorted({DATASETS.get(run.data["dataset"], run.data["dataset"])
+                           for run in results.runs})
+        epochs = sorted({run.settings["epochs"] for run in results.runs})
+        lines += [f"- Training runs: {len(results.runs)}.",
+                  f"- Data sets: {', '.join(datasets)}.",
+                  f"- Epochs: {', '.join(map(str, epochs))}; the paper's setting has 300."]
+    else:
+        lines.append(f"- Training runs: {not_measured(TRAINING)}.")
+    lines += [f"- Machines: {'; '.join(list_machines(results)) or 'none yet'}.",
+              f"- Versions of the code: {', '.join(list_codes(results)) or 'none yet'}."]
+    return "\n".join(lines)
+
+
+def list_machines(results: Results) -> list[str]:
+    records = [record for record in results.records.values() if "machine" in record]
+    found = {machine_in_words(record) for record in records}
+    found |= {machine_in_words({"machine": run.machine}) for run in results.runs}
+    return sorted(found)
+
+
+def list_codes(results: Results) -> list[str]:
+    found = {record["code"] for record in results.records.values() if "code" in record}
+    return sorted(found | {run.code for run in results.runs})
+
+
+def describe_gaps(results: Results) -> str:
+    """What of the paper's setting no record has."""
+    gaps = []
+    runs = results.runs
+    if not any(run.settings["epochs"] >= 300 for run in runs):
+        gaps.append("- the paper's 300 epochs")
+    vgg16_seeds = {run.seed for run in runs if run.settings["model"] == "vgg16"}
+    if len(vgg16_seeds) < 2:
+        gaps.append("- VGG-16 with several seeds")
+    for name in ("cifar10", "cifar100"):
+        if not any(run.data["dataset"] == name for run in runs):
+            gaps.append(f"- {DATASETS[name]}")
+    if not any(run.machine["cuda"] for run in runs):
+        gaps.append("- training on a GPU")
+    return "\n".join([*gaps, "- asking the authors"])

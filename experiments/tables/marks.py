@@ -1,0 +1,90 @@
+"""Numbers and tables in a page, between marks that `make tables` fills.
+
+A table:    <!-- table accuracy -->          … <!-- /table -->     all rows
+            <!-- table accuracy 6 -->        … <!-- /table -->     six rows; it says how many more
+A number:   takes <!-- value he seconds_over_mole .0f -->10<!-- /value -->
+
+A value's words are a path from a record (its file's name, without .json) to a number, and a format
+as Python has it; `,` groups digits by spaces. Where the path meets a list, it goes on in all of its
+items; `key=value` keeps those that have it. All items that are left must agree, or a word before
+the format says which is meant: least, most, or total.
+
+    for <!-- value agreement table delivery_dtype=float32 equal least , -->10 000<!-- /value -->
+"""
+
+import re
+from collections.abc import Mapping
+
+from experiments.tables.reading import BENCH, EXPERIMENTS
+from experiments.tables.table import Table, write_number
+
+VALUE = re.compile(r"(<!-- value (?P<words>[^>]+?) -->).*?(<!-- /value -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n).*?(\n<!-- /table -->)",
+                   re.DOTALL)
+CHOICES = {"least": min, "most": max, "total": sum}
+WHERE_ALL_ROWS_ARE = "[results/tables.md](results/tables.md)"
+
+
+def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict]) -> str:
+    """The page with what its marks ask for. Raises ValueError with a mark that means nothing."""
+    if re.search("^ *<!-- value", page, re.MULTILINE):
+        raise ValueError("a line begins with <!-- value, which ends a paragraph in Markdown: "
+                         "begin it with a word")
+
+    def put_table(mark: re.Match) -> str:
+        if mark["name"] not in tables:
+            raise ValueError(f"there is no table {mark['name']}: {', '.join(tables)}")
+        table = tables[mark["name"]]
+        if mark["rows"]:
+            table = table.first(int(mark["rows"]), WHERE_ALL_ROWS_ARE)
+        return mark[1] + table.markdown() + mark[4]
+
+    def put_value(mark: re.Match) -> str:
+        return mark[1] + find_value(mark["words"], records) + mark[3]
+
+    return VALUE.sub(put_value, TABLE.sub(put_table, page))
+
+
+def find_value(mark: str, records: Mapping[str, dict]) -> str:
+    """The number that a mark asks for, written in its format."""
+    name, *path, form = mark.split()
+    if name not in records:
+        return f"(not measured yet: {find_command(name)})"
+    items = [records[name]]
+    choose = None
+    for word in path:
+        if word in CHOICES:
+            choose = CHOICES[word]
+        elif "=" in word:
+            key, _, wanted = word.partition("=")
+            items = [item for item in items if str(item.get(key)) == wanted]
+        else:
+            items = step_into(items, word)
+    if not items:
+        raise ValueError(f"no record has the value of the mark: {mark}")
+    if choose is not None:
+        items = [choose(items)]
+    if any(item != items[0] for item in items):
+        raise ValueError(f"the mark fits several values, say least, most or total: {mark}")
+    return write_number(f"{{:{'' if form == 'text' else form}}}", items[0])
+
+
+def step_into(items: list, key: str) -> list:
+    """What all items that have a key have there; the items of a list one by one."""
+    found = []
+    for item in items:
+        if isinstance(item, dict) and item.get(key) is not None:
+            value = item[key]
+            found += value if isinstance(value, list) else [value]
+    return found
+
+
+def find_command(name: str) -> str:
+    """What makes a record, for a mark whose record is not there."""
+    if name.startswith("bench/"):
+        return BENCH
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    if name == "accuracy":
+        return "the training scripts"
+    raise ValueError(f"there is no record {name}")

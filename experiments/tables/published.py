@@ -1,0 +1,148 @@
+"""Every figure that the abstract and the authors' README publish, beside what is so."""
+
+from dataclasses import dataclass
+
+from experiments.tables.formulas import Overheads, compute_overheads
+from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
+from experiments.tables.rows import Row, describe_accuracy, group_in_rows
+from experiments.tables.table import Table, write_number
+
+FORMULA_ONLY = "a formula: nothing to measure"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A row of the table; all in words."""
+
+    figure: str
+    published: str
+    formula: str
+    computed: str
+    measured: str = FORMULA_ONLY
+
+
+def make_published(results: Results) -> Table:
+    figures = [*accuracy_figures(results), *computation_figures(results), *data_figures(),
+               attack_figure(results), *gazelle_figures(results), *tile_figures()]
+    rows = [[one.figure, one.published, one.formula, one.computed, one.measured]
+            for one in figures]
+    return Table("Every figure that is published, and those that are left out.",
+                 ["figure", "published", "formula", "computed", "measured here"], rows,
+                 "*Published*: in the paper's abstract or its authors' README; the full text was "
+                 "not at hand. VGG-16 on CIFAR: α = 3, *m* = *n* = 32, β = 64, *p* = 3, κ = 1.")
+
+
+def not_measured(command: str) -> str:
+    """`command` in code, unless it is a sentence that has code in it already."""
+    code = command if "`" in command else f"`{command}`"
+    return f"not measured yet: {code}"
+
+
+def find_paper_row(results: Results) -> Row | None:
+    """The row of the most training with the paper's core and a plain network."""
+    for row in group_in_rows(results.runs):
+        if row.is_papers_core and row.runs["pretrained"]:
+            return row
+    return None
+
+
+def accuracy_figures(results: Results) -> list[Figure]:
+    row = find_paper_row(results)
+    return [
+        Figure("accuracy with Aug-Conv", "“close to pretrain”", "T·C_ac = D·M·M⁻¹·C = D·C",
+               "equal features", beside_plain(row, "with_ac")),
+        Figure("accuracy without Aug-Conv", "“very low”", "none", "none",
+               beside_plain(row, "no_ac"))]
+
+
+def beside_plain(row: Row | None, name: str) -> str:
+    if row is None or not row.runs[name]:
+        return not_measured(TRAINING)
+    return (f"{describe_accuracy(row.runs[name])}; plain "
+            f"{describe_accuracy(row.runs['pretrained'])} ({row.setting})")
+
+
+def on_each_processor(results: Results, form: str, *names: str) -> str:
+    """`form` filled with rows of the speed benchmark, for each processor."""
+    parts = []
+    for record in results.benches.values():
+        rows = {row["name"]: row for row in record["table"]}
+        if all(name in rows for name in names):
+            parts.append(f"{form.format_map(rows)} ({machine_in_words(record)})")
+    return "; ".join(parts) or not_measured(BENCH)
+
+
+def computation_figures(results: Results) -> list[Figure]:
+    made = compute_overheads()
+    products = write_number("{:,}", made.likely_published_macs)
+    network = write_number("{:,}", made.network_macs)
+    return [
+        Figure("computation", "9%", "αp²m²n² over the network's multiply-adds, our guess at what "
+               "was counted", f"{products} / {network} = {made.likely_published_overhead:.2%}"),
+        Figure("computation of the developer", "not published", "(αm²·βn² − αβp²n²) over the "
+               "network's: the dense Aug-Conv in place of the first layer",
+               f"{made.composed_overhead:.1%}",
+               on_each_processor(results, "an epoch takes {epoch_not_kept[ratio]:.2f} times a "
+                                 "plain one; {epoch[ratio]:.2f} times with Aug-Conv's output kept",
+                                 "epoch_not_kept", "epoch")),
+        Figure("computation of the provider", "not published", "αm²·q over the network's, once "
+               "for each image", f"{made.morphing_overhead:.2%}",
+               on_each_processor(results, "{morphing[here]:.0f} images/s", "morphing"))]
+
+
+def data_figures() -> list[Figure]:
+    made = compute_overheads()
+    return [
+        Figure("data transmission", "5.12%", "q·αm² over the data set's entries, 60 000·αm²: a "
+               "matrix as large as M, which is not sent",
+               f"3072/60000 = {made.published_transmission:.2%}"),
+        Figure("data transmission, what is sent", "not published", "entries of Aug-Conv, αm²·βn², "
+               "over the data set's", f"{made.transmission_by_entries:.0%}"),
+        Figure("data transmission, bytes", "not published", "float32 morphed images and Aug-Conv "
+               "over uint8 images", describe_bytes(made))]
+
+
+def describe_bytes(made: Overheads) -> str:
+    morphed = write_number("{:,}", made.morphed_bytes)
+    aug_conv = write_number("{:,}", made.aug_conv_bytes)
+    plain = write_number("{:,}", made.plain_bytes)
+    return f"{made.transmission_by_bytes:.0%} more: {morphed} and {aug_conv} for {plain}"
+
+
+def attack_figure(results: Results) -> Figure:
+    measured = not_measured(EXPERIMENTS["attacks"])
+    if "attacks" in results.records:
+        found = results.records["attacks"]["known_first_layer"]
+        measured = (f"no guess is needed: {found['channels_right']} of {found['channels']} "
+                    f"channels right, images at {found['psnr']:.0f} dB, {found['seconds']:.1f} s")
+    return Figure("chance of an attack's success", "7.9·10⁻⁹⁰", "1/64!, guessing the order of 64 "
+                  "channels", f"{compute_overheads().order_guess:.1e}", measured)
+
+
+def gazelle_figures(results: Results) -> list[Figure]:
+    made = compute_overheads()
+    seconds = sent = not_measured(EXPERIMENTS["he"])
+    if "he" in results.records:
+        record = results.records["he"]
+        seconds = f"{record['seconds_ratio']:.0f}× for CKKS, first layer"
+        sent = f"{record['bytes_ratio']:.0f}× 3072 bytes for CKKS, first layer"
+    return [
+        Figure("GAZELLE, computation", "10 000×", "could not be derived: published only",
+               "no formula", seconds),
+        Figure("GAZELLE, data", "421 000×", "1236 MiB (GAZELLE, USENIX Security 2018) over 3072 "
+               "bytes", write_number("{:,.0f}×", made.gazelle_ratio), sent),
+        Figure("GAZELLE, chance of success", "2.9·10⁻³⁰", "could not be derived; 2⁻¹²⁸ has the "
+               "digits, so the exponent looks like a slip of the pen",
+               f"{made.gazelle_guess:.1e}")]
+
+
+def tile_figures() -> list[Figure]:
+    found = []
+    for tile in compute_overheads().tiles:
+        macs = write_number("{:,}", tile.macs)
+        sent = write_number("{:,}", tile.bytes)
+        found.append(Figure(
+            f"tiles of side {tile.tile}", "not published", "Aug-Conv: multiply-adds, of the "
+            "network's; bytes, of the images'",
+            f"{macs} = {tile.share_of_network:.1%}; {sent} = {tile.share_of_data:.1%}"))
+    return found

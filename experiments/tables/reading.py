@@ -1,0 +1,183 @@
+"""Reads folders of results: which of their JSON files are records, and of what."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from utils.errors import UserError, user_errors
+from utils.records import RUNS
+
+# The experiments' records by the names of their files, and the command that makes each.
+EXPERIMENTS = {
+    "agreement": "python -m experiments.agreement",
+    "attack_matrix": "make attack-matrix",
+    "attacks": "python attack.py --score --results_dir results",
+    "defects": "python -m experiments.defects",
+    "he": "make tables-he",
+    "inputs": "python -m tests.inputs",
+    "kappa": "python -m experiments.kappa",
+    "repairs": "python -m experiments.repairs",
+    "stress": "make stress",
+}
+BENCH = "make bench"                # one record for each processor, in the folder bench/
+TRAINING = "the training scripts with `--results_dir DIR`"
+OWN_OUTPUT = {"analysis.json"}      # what reproduce_tables.py itself has written
+MORPHING = {"kappa", "tile", "morph_distribution", "image_padding", "delivery_dtype",
+            "shuffle_channels"}
+SETTINGS = {"model", "init", "epochs", "batch_size", "lr", "schedule", "decay_epochs", "momentum",
+            "weight_decay", "dropout", "augment", "precision", "standardise", "seed", "processes"}
+DATA = {"dataset", "class_names", "channels", "image_size", "image_fit", "train_images",
+        "test_images", "train_digest", "test_digest", "normalisation", "morphing", "keys",
+        "deliveries"}
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training run, as its record has it."""
+
+    run: str                        # a key of RUNS
+    accuracy: float                 # of the test images after the last epoch, from 0 to 1
+    settings: dict
+    data: dict
+    frozen_layer: str | None        # fingerprint of a first layer that was not trained
+    seconds: float
+    peak_mb: float
+    trained_parameters: int
+    curve: list[dict]               # of each epoch: epoch, train_loss, test_accuracy, …
+    command: str
+    code: str
+    machine: dict
+    versions: dict
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    @property
+    def morphing(self) -> dict | None:
+        """How the images were morphed; None for plain images."""
+        return self.data["morphing"]
+
+    @property
+    def classes(self) -> int:
+        return len(self.data["class_names"])
+
+
+@dataclass
+class Results:
+    """All records that were found in some folders."""
+
+    runs: list[TrainingRun] = field(default_factory=list)
+    demo: list[TrainingRun] = field(default_factory=list)       # of `make demo`, in demo/
+    records: dict[str, dict] = field(default_factory=dict)      # "kappa", "bench/amd-epyc", …
+    benches: dict[str, dict] = field(default_factory=dict)      # of them the speed benchmark's
+    earlier: list[Path] = field(default_factory=list)   # training records of earlier versions
+    other: list[Path] = field(default_factory=list)     # JSON files that are no records
+
+    def ignored(self) -> list[str]:
+        """A line for each kind of file that was not used."""
+        lines = []
+        if self.earlier:
+            lines.append(f"{count_files(self.earlier)} of an earlier version: not used")
+        if self.other:
+            names = ", ".join(sorted(path.name for path in self.other)[:5])
+            more = f" and {len(self.other) - 5} more" if len(self.other) > 5 else ""
+            lines.append(f"JSON that is not a record of this program: not used ({names}{more})")
+        return lines
+
+
+def count_files(paths: list[Path]) -> str:
+    return "1 file is a record" if len(paths) == 1 else f"{len(paths)} files are records"
+
+
+def read_results(folders: list[Path]) -> Results:
+    """The records in folders, in their accuracy/ and bench/, and the runs in their demo/.
+
+    Raises UserError where a folder is missing or has no record, where a file is not JSON, and where
+    two folders have different records of one experiment.
+    """
+    results, seen = Results(), set()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: name one with records, as the steps write "
+                            "them with --results_dir")
+        records = 0
+        for place in (folder, folder / "accuracy", folder / "bench", folder / "demo"):
+            for path in sorted(place.glob("*.json")):
+                if path.resolve() not in seen:
+                    seen.add(path.resolve())
+                    add_file(path, results)
+                records += path not in results.other and path.name not in OWN_OUTPUT
+        if not records:
+            raise UserError(f"{folder} has no record: the steps write theirs with "
+                            f"--results_dir {folder}")
+    return results
+
+
+def add_file(path: Path, results: Results):
+    """Puts one JSON file where it belongs."""
+    if path.name in OWN_OUTPUT:
+        return
+    record = read_json(path)
+    if is_training(record):
+        (results.demo if path.parent.name == "demo" else results.runs).append(as_run(record))
+    elif is_earlier_training(record):
+        results.earlier.append(path)
+    elif is_bench(record):
+        add_experiment(path, record, f"bench/{path.stem}", results)
+        results.benches[path.stem] = record
+    elif path.stem in EXPERIMENTS and is_record(record):
+        add_experiment(path, record, path.stem, results)
+    else:
+        results.other.append(path)
+
+
+def add_experiment(path: Path, record: dict, name: str, results: Results):
+    if results.records.get(name, record) != record:
+        raise UserError(f"{path} is a second record of `{record['command']}`: give one of the "
+                        "folders only")
+    results.records[name] = record
+
+
+def read_json(path: Path):
+    with user_errors(f"{path} is not JSON, remove it or run its command again"):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_record(record) -> bool:
+    """Whether a file's content says at least which command made it."""
+    return isinstance(record, dict) and isinstance(record.get("command"), str)
+
+
+def is_bench(record) -> bool:
+    return is_record(record) and "medians" in record and "size" in record
+
+
+def is_training(record) -> bool:
+    """Whether a file's content is a training run's record of this version."""
+    if not (is_record(record) and record.get("run") in RUNS):
+        return False
+    settings, data = record.get("settings"), record.get("data")
+    if not (isinstance(settings, dict) and isinstance(data, dict)):
+        return False
+    morphing = data.get("morphing")
+    return (settings.keys() == SETTINGS and data.keys() == DATA
+            and (morphing is None or morphing.keys() == MORPHING)
+            and all(f.name in record for f in fields(TrainingRun)))
+
+
+def is_earlier_training(record) -> bool:
+    """Whether a file's content is a training run's record of another version."""
+    return isinstance(record, dict) and {"run", "accuracy", "curve"} <= record.keys()
+
+
+def as_run(record: dict) -> TrainingRun:
+    return TrainingRun(**{f.name: record[f.name] for f in fields(TrainingRun)})
+
+
+def machine_in_words(record: dict) -> str:
+    """Where a record was measured, such as "2 cores of AMD EPYC" or the CUDA devices' names."""
+    machine = record["machine"]
+    if machine["cuda"]:
+        return ", ".join(machine["cuda"])
+    return f"{machine['cores']} cores of {machine['processor']}"

@@ -1,0 +1,225 @@
+"""Puts training runs that may be compared into rows, and says in words what rows differ in."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from experiments.tables.reading import TrainingRun
+from experiments.tables.table import write_number
+from utils.records import RUNS
+
+# What runs of one row may differ in. Each seed has a frozen layer and a key of its own; the weight
+# decay of plain and of morphed runs differs in the paper, so cells name it where it does.
+FREE_SETTINGS = {"seed", "weight_decay", "standardise"}
+FREE_DATA = {"morphing", "keys", "deliveries"}
+PAPER_MORPHING = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
+                  "delivery_dtype": "float32", "shuffle_channels": True}
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
+PLAIN = "plain images only"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that agree in all but seed, key, frozen layer and weight decay."""
+
+    title: str                      # data set, network, number of images, epochs
+    differs_in: str                 # what tells it from other rows of this title, or empty
+    morphing: dict | None           # None where only plain runs are there
+    runs: dict[str, list[TrainingRun]]      # by the keys of RUNS; a list may be empty
+
+    @property
+    def setting(self) -> str:
+        return f"{self.title}, {self.differs_in}" if self.differs_in else self.title
+
+    @property
+    def morphed(self) -> str:
+        return describe_morphing(self.morphing)
+
+    @property
+    def is_papers_core(self) -> bool:
+        return self.morphing == PAPER_MORPHING
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The accuracy of runs that differ in their seeds alone, in percent."""
+
+    weight_decay: float
+    mean: float
+    deviation: float | None         # standard deviation over seeds; None for one seed
+    seeds: int
+
+
+def setting_of(run: TrainingRun) -> dict:
+    """What runs of one row agree in, whatever their morphing."""
+    found = {}
+    for name, value in run.settings.items():
+        if name not in FREE_SETTINGS:
+            found[name] = value
+    for name, value in run.data.items():
+        if name not in FREE_DATA:
+            found[name] = value
+    return found
+
+
+def as_key(facts: dict | None) -> str:
+    return json.dumps(facts, sort_keys=True)
+
+
+def group_in_rows(runs: list[TrainingRun]) -> list[Row]:
+    """A row for each setting and each way of morphing; plain runs stand in every row of theirs.
+
+    The most training comes first, and within a setting the paper's core, tiles, then other κ.
+    """
+    by_setting = defaultdict(list)
+    for run in runs:
+        by_setting[as_key(setting_of(run))].append(run)
+    settings = {key: setting_of(group[0]) for key, group in by_setting.items()}
+    rows = []
+    for key, group in by_setting.items():
+        title = title_of(settings[key])
+        alike = [other for other in settings.values() if title_of(other) == title]
+        words = describe_differences(settings[key], alike)
+        for morphing in morphings_of(group):
+            rows.append(Row(title, words, morphing, runs_of_row(group, morphing)))
+    return sorted(rows, key=order_of_row)
+
+
+def morphings_of(group: list[TrainingRun]) -> list[dict | None]:
+    """The ways in which runs were morphed; [None] where there are plain runs alone."""
+    found = {as_key(run.morphing): run.morphing for run in group if run.morphing is not None}
+    return list(found.values()) or [None]
+
+
+def runs_of_row(group: list[TrainingRun], morphing: dict | None) -> dict[str, list[TrainingRun]]:
+    """Runs of a setting with one way of morphing, and the plain runs that they compare with."""
+    found = {name: [] for name in RUNS}
+    for run in group:
+        if run.morphing is None or run.morphing == morphing:
+            found[run.run].append(run)
+    if found["with_ac"]:
+        pairs = {pair_of(run) for run in found["with_ac"]}
+        partners = [run for run in found["pretrained_frozen"] if pair_of(run) in pairs]
+        found["pretrained_frozen"] = partners
+    return found
+
+
+def pair_of(run: TrainingRun) -> tuple[str | None, int]:
+    """What an Aug-Conv run and its fair partner agree in: the frozen first layer and the seed."""
+    return run.frozen_layer, run.seed
+
+
+def partners_left_out(rows: list[Row], runs: list[TrainingRun]) -> int:
+    """How many partners have no Aug-Conv run of their first layer and seed, and so no row."""
+    shown = [partner for row in rows for partner in row.runs["pretrained_frozen"]]
+    partners = [run for run in runs if run.run == "pretrained_frozen"]
+    return sum(partner not in shown for partner in partners)
+
+
+def order_of_row(row: Row) -> tuple:
+    run = next(run for runs in row.runs.values() for run in runs)
+    training = run.data["train_images"] * run.settings["epochs"]
+    return -training, row.setting, order_of_morphing(row.morphing)
+
+
+def order_of_morphing(morphing: dict | None) -> tuple:
+    """The paper's core first, then tiles from small to large, then other κ."""
+    if morphing is None:
+        return (0,)
+    kappa = morphing["kappa"] or 0
+    unusual = kappa > 1
+    return (unusual, morphing != PAPER_MORPHING, morphing["tile"], kappa, as_key(morphing))
+
+
+def title_of(setting: dict) -> str:
+    dataset = DATASETS.get(setting["dataset"], setting["dataset"])
+    model = setting["model"].replace("vgg", "VGG-")
+    epochs = "1 epoch" if setting["epochs"] == 1 else f"{setting['epochs']} epochs"
+    images = write_number("{:,} images", setting["train_images"])
+    return f"{dataset}, {model}, {images}, {epochs}"
+
+
+def describe_differences(setting: dict, alike: list[dict]) -> str:
+    """In words, the facts of a setting in which others of the same title differ from it."""
+    words = []
+    for name, value in setting.items():
+        if any(other[name] != value for other in alike):
+            words.append(describe_fact(name, value))
+    return ", ".join(words)
+
+
+def describe_fact(name: str, value) -> str:
+    """A setting or fact of the data in a few words."""
+    readable = name.replace("_", " ")
+    if name == "init":
+        return "from random weights" if value is None else f"from weights {value[:8]}"
+    if name.endswith("_digest"):
+        return f"{readable.removesuffix(' digest')} images {value[:8]}"
+    if name == "class_names":
+        return f"classes {', '.join(value[:3])}…"
+    if name == "lr":
+        return f"learning rate {value:g}"
+    if name == "augment" and value == "none":
+        return "not augmented"
+    if name == "normalisation":
+        return f"normalised with {value}"
+    if value is None:
+        return f"no {readable}"
+    return f"{readable} {value}"
+
+
+def describe_morphing(morphing: dict | None) -> str:
+    """κ or the tile's side s, the core, and what is not as in the paper."""
+    if morphing is None:
+        return PLAIN
+    if morphing["tile"]:
+        words = [f"s = {morphing['tile']}", morphing["morph_distribution"]]
+    else:
+        words = [f"κ = {morphing['kappa']}", morphing["morph_distribution"]]
+    if morphing["image_padding"]:
+        words.append(f"padded by {morphing['image_padding']}")
+    if morphing["delivery_dtype"] != "float32":
+        words.append(morphing["delivery_dtype"])
+    if not morphing["shuffle_channels"]:
+        words.append("channels in order")
+    return ", ".join(words)
+
+
+def core_side(morphing: dict, data: dict) -> int:
+    """q, the side of the core (q, q)."""
+    if morphing["tile"]:
+        return data["channels"] * morphing["tile"] ** 2
+    side = data["image_size"] + 2 * morphing["image_padding"]
+    return data["channels"] * side ** 2 // morphing["kappa"]
+
+
+def summarise(runs: list[TrainingRun]) -> list[Summary]:
+    """Accuracy over seeds, for each weight decay; the mean where one seed ran several times."""
+    by_decay = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        by_decay[run.settings["weight_decay"]][run.seed].append(100 * run.accuracy)
+    found = []
+    for decay, seeds in sorted(by_decay.items()):
+        values = [mean(same_seed) for same_seed in seeds.values()]
+        deviation = stdev(values) if len(values) > 1 else None
+        found.append(Summary(decay, mean(values), deviation, len(values)))
+    return found
+
+
+def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
+    """Such as "84.15%" or "66.74 ± 0.43%, 5 seeds", with the weight decay if it is asked for."""
+    parts = []
+    for summary in summarise(runs):
+        text = f"{summary.mean:.2f}%"
+        if summary.deviation is not None:
+            text = f"{summary.mean:.2f} ± {summary.deviation:.2f}%, {summary.seeds} seeds"
+        if name_decay:
+            text += f", weight decay {summary.weight_decay:g}"
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def decays_differ(row: Row) -> bool:
+    decays = {run.settings["weight_decay"] for runs in row.runs.values() for run in runs}
+    return len(decays) > 1
