@@ -3,7 +3,7 @@
 Written from their description: M is made and inverted whole, the first layer is written out as a
 matrix C and multiplied densely, the loader morphs images one at a time, and Aug-Conv is a dense
 product in every batch; all in float32 and the default memory layout. Their mistakes
-(DIFFERENCES.md) are not repeated, so both sides compute the same.
+(docs/differences.md) are not repeated, so both sides compute the same.
 """
 
 import time
