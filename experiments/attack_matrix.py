@@ -2,8 +2,8 @@
 
 Every delivery is made in memory. First layers are trained where --first_layers has one
 (MODEL.pt, as pretrain.py writes first_layer.pt), and else as a new network has them. Reads
-CIFAR-10 in --data/datasets, and a tree of train/ and test/ by classes in --data/clothing. Rows
-that attack_matrix.json in --output has stay as they are, but for those of --only.
+CIFAR-10 and CIFAR-100 in --data/datasets, and a tree of train/ and test/ by classes in
+--data/clothing. Rows that attack_matrix.json in --output has stay, but for those of --only.
 """
 
 import argparse
@@ -17,23 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary
-from attacks.adversary import IMAGES, Truth, View, evenly_spaced, in_parts, measured, normal
-from attacks.colours import best_colour_fit
+from attacks.samples import evenly_spaced, in_parts
+from attacks.view import UNDER_ATTACK, Truth, View
 from experiments.commands import run_command
-from experiments.in_memory import deliver_in_memory, draw_key, morph_in_blocks
 from experiments.inverse_training import inverse_training
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
-from mole import first_layer
-from mole.morphing import secret_generator, unrolled
+from mole.first_layer import find_first_layer
+from mole.morphing import unroll
 from parameter import Parameters
-from utils.artifacts import read_tensors, write_alone
-from utils.delivery import Geometry
-from utils.devices import full_float32
+from utils.artifacts import write_alone
+from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
+from utils.devices import use_full_float32
+from utils.first_layers import read_first_layer
+from utils.geometry import Geometry
+from utils.keys import draw_key, draw_order
 from utils.provenance import provenance
 from utils.records import to_json
 
-CIFAR, CLOTHING = ("cifar10", 32), ("clothing", 64)
+CIFAR, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 64)
 PAIRS = 4000                        # public images whose morphed ones are known, at most
 EPOCHS = 8                          # of the authors' own attack
 SECRET_SEED = 0                     # every run attacks the same keys
@@ -79,7 +81,7 @@ class Played(NamedTuple):
 
 def list_cases() -> list[Case]:
     return [*cases_of_cores(), *cases_of_int8(), *cases_of_counts(), *cases_of_layers(),
-            *cases_of_patches(), case_of_the_authors()]
+            *cases_of_patches(), *cases_of_cifar100(), case_of_the_authors()]
 
 
 def cases_of_cores() -> list[Case]:
@@ -120,6 +122,11 @@ def cases_of_patches() -> list[Case]:
             for model in ("convnext_tiny", "vit_b_16")]
 
 
+def cases_of_cifar100() -> list[Case]:
+    """Other images, with public ones of the same kind."""
+    return [Case("data", *CIFAR_100, "vgg11", core, 1, 0, private=10_000) for core in CORES]
+
+
 def case_of_the_authors() -> Case:
     return Case("aug training", *CIFAR, "vgg11", "uniform", 96, 0, private=9999)
 
@@ -144,11 +151,10 @@ def load_first_layer(model: str, side: int, folder: Path | None) -> tuple[nn.Con
     """A network's first layer, and whether it is trained or untrained."""
     path = folder / f"{model}.pt" if folder else None
     if path is not None and path.exists():
-        layer, *_ = first_layer.from_file(read_tensors(path, "name a folder of first layers"))
-        return layer.requires_grad_(False), "trained"
+        return read_first_layer(path).layer, "trained"
     torch.manual_seed(0)
     network = networks.build(model, 10, (3, side, side))
-    layer = network.get_submodule(first_layer.find(network, (3, side, side)))
+    layer = network.get_submodule(find_first_layer(network, (3, side, side)))
     return layer.requires_grad_(False), "untrained"
 
 
@@ -164,19 +170,19 @@ def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
 
     layer, weights = load_first_layer(case.model, case.image_size, first_layers)
     key = draw_key(shape, case.kappa, case.tile, case.morph_distribution, SECRET_SEED)
-    generator = secret_generator(SECRET_SEED, purpose=1)
-    order = torch.from_numpy(generator.permutation(layer.out_channels))
+    order = draw_order(layer.out_channels, SECRET_SEED)
     images = Prepared(secret, mean, std, 0)[:]
     delivered = deliver_in_memory(images, layer, key, case.delivery_dtype, order)
 
     pairs = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
-    paired = morph_in_blocks(Prepared(public.images[pairs], mean, std, 0)[:], key)
+    values, scale = morph_in_memory(Prepared(public.images, mean, std, 0)[pairs], key)
     geometry = Geometry("", shape, 0, "crop", case.kappa, case.tile, case.morph_distribution,
                         case.delivery_dtype, mean, std)
-    known = unrolled(Prepared(public.images, mean, std, 0)[:], case.tile)
+    known = unroll(Prepared(public.images, mean, std, 0)[:], case.tile)
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer, known)
-    attacked = secret[evenly_spaced(len(secret), IMAGES)].double() / 255
-    return Played(view, Truth(order, attacked, secret, mean, std), paired, weights)
+    attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
+    return Played(view, Truth(order, attacked, secret, mean, std), as_morphed(values, scale),
+                  weights)
 
 
 # -- The attacks
@@ -194,10 +200,10 @@ def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dic
     if "training" in attacks:
         row["inverse_training"] = play_authors_attack(view, truth)
     if "data" in attacks:
-        _, row["data_only"] = adversary.attack_data(view, truth)
+        row["data_only"] = adversary.attack_data(view, truth).report
     if "pairs" in attacks:
         some = evenly_spaced(len(view.public), PAIRS)
-        row["known_pairs"] = adversary.known_pairs(
+        row["known_pairs"] = adversary.attack_known_pairs(
             view._replace(public=view.public[some]), paired, truth)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
@@ -221,11 +227,10 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
         view.all_morphed / spread, features.clone(), view.geometry.shape,
         view.layer.kernel_size[0], view.layer.padding[0], EPOCHS)
     images = (view.morphed / spread @ matrix).view(-1, *view.geometry.shape).double()
-    plain = normal(truth.pixels, truth.mean, truth.std)
-    up_to_colour = measured(best_colour_fit(images, plain), truth)
     unexplained = curve[-1]["loss"] / float(features.square().mean())
-    return up_to_colour | {"as_it_is": measured(images, truth), "epochs": EPOCHS, "curve": curve,
-                           "unexplained": unexplained}
+    return truth.score(images, up_to_colour=True)._asdict() | {
+        "as_it_is": truth.score(images)._asdict(), "epochs": EPOCHS, "curve": curve,
+        "unexplained": unexplained}
 
 
 # -- The program
@@ -234,7 +239,7 @@ def main():
     arguments = parse_arguments()
     path = arguments.output / "attack_matrix.json"
     rows = read_rows(path)
-    full_float32()
+    use_full_float32()
     cases = list_cases()
     for case in cases:
         if not is_wanted(case.name, rows, arguments.only):
@@ -244,7 +249,8 @@ def main():
         rows[case.name] = {"name": case.name, **row, "code": about["code"]}
         print(describe_row(rows[case.name]), flush=True)
         table = [rows[one.name] for one in cases if one.name in rows]
-        write_alone(path, to_json(about | {"table": table}))
+        write_alone(path, to_json(about | {"complete": len(table) == len(cases),
+                                           "table": table}))
     print(f"{path} has {len(rows)} rows")
 
 

@@ -5,13 +5,12 @@ figures/kappa.png to --results_dir, or results/.
 """
 
 from pathlib import Path
-from statistics import fmean
 
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 import utils.step
-from attacks.adversary import evenly_spaced
+from attacks import scores
+from attacks.samples import evenly_spaced
 from experiments.tables.formulas import KAPPAS
 from images.datasets import Prepared, dataset_name, load_images
 from mole.morphing import relative_error
@@ -64,8 +63,8 @@ def sweep(p: Parameters, layer: nn.Conv2d, pixels: Tensor, plain: Tensor
         points.append({
             "kappa": kappa, "q": len(key.core),
             "condition_number": key.condition,
-            "ssim": mean_ssim(pixels, looks),
-            "psnr": float(peak_signal_noise_ratio(pixels.numpy(), looks.numpy())),
+            "ssim": scores.ssim(looks.double(), pixels.double()),
+            "psnr": scores.psnr(looks.double(), pixels.double()),
             "error_of_the_features": relative_error(found, features)})
         print(points[-1], flush=True)
         q = len(key.core)
@@ -74,14 +73,6 @@ def sweep(p: Parameters, layer: nn.Conv2d, pixels: Tensor, plain: Tensor
             maps = stretch(found[SHOWN, brightest][:, None])
             rows.append((f"first-layer features of them through Aug-Conv, κ = {kappa}", maps))
     return points, rows_png(rows, zoom=3)
-
-
-def mean_ssim(pixels: Tensor, looks: Tensor) -> float:
-    """Structural similarity of pairs of images (N, α, m, m) in [0, 1]."""
-    found = []
-    for one, other in zip(pixels.numpy(), looks.numpy(), strict=True):
-        found.append(float(structural_similarity(one, other, data_range=1, channel_axis=0)))
-    return fmean(found)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Repairs of Aug-Conv, attacked and trained behind: `python -m experiments.repairs`.
 
 The delivery is made in memory (experiments.attack_matrix), of the paper's dense Aug-Conv with an
-orthogonal core. Reads CIFAR-10 in --data/datasets. Writes repairs.json to --output.
+orthogonal core. Reads CIFAR-10 in --data/datasets; the first
+layer is trained where --first_layers has vgg11.pt. Writes repairs.json to --output.
 """
 
 import argparse
@@ -16,18 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import adversary, algebra
-from attacks.adversary import Truth, View, evenly_spaced
 from attacks.algebra import deconvolve
+from attacks.samples import evenly_spaced
+from attacks.view import Truth, View, remove_padding
 from experiments.attack_matrix import CIFAR, PAIRS, Case, load_both_splits, play
 from experiments.commands import run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.devices import compute_dtype, processes
+from utils.devices import Context, joined_processes
+from utils.examples import Features, FrozenLayer, Source, keep_features
 from utils.provenance import provenance
 from utils.records import Run, to_json
-from utils.training import Data, new_network, through_frozen_layers, train
+from utils.training import Model, new_network, train
 
 CASE = Case("aug pairs", *CIFAR, "vgg11", "orthogonal", 1, 0, private=10_000)
 TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1)
@@ -51,18 +54,19 @@ def main():
     arguments = parse_arguments()
     p = Parameters(**TRAINING)
     about, table = provenance(p), []
-    with processes(p) as device:
-        view, truth, paired, _ = play(CASE, arguments.data)
-        data = make_data(arguments.data, view, paired)
+    with joined_processes(p) as context:
+        view, truth, paired, weights = play(CASE, arguments.data, arguments.first_layers)
+        images = choose_images(arguments.data, view, paired)
         for repair in REPAIRS:
             layer = repair_aug_conv(view.aug_conv, repair)
-            accuracy = train_behind(layer, data, p, view.geometry.shape, device)
+            accuracy = train_behind(layer, images, p, view.geometry.shape, context)
             row = repair._asdict() | attack_repair(repair, layer, view, truth)
             row = {"repair": row.pop("kind")} | row | {"accuracy": accuracy}
             table.append(row)
             print(describe_row(row), flush=True)
-            record = {"case": CASE._asdict(), "train_images": PAIRS, "test_images": TESTED,
-                      "table": table}
+            record = {"case": CASE._asdict(), "weights": weights, "model": p.model,
+                      "train_images": PAIRS, "test_images": TESTED,
+                      "complete": len(table) == len(REPAIRS), "table": table}
             write_alone(arguments.output / "repairs.json", to_json(about | record))
 
 
@@ -70,29 +74,50 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
+    parser.add_argument("--first_layers", type=Path, help="a folder with MODEL.pt of trained first "
+                        "layers (default: none)")
     parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
     return parser.parse_args()
 
 
-def make_data(folder: Path, view: View, paired: Tensor) -> Data:
-    """Morphed training images, those of the known pairs, and TESTED morphed test images."""
-    train_set, test_set = load_both_splits(folder, *CIFAR)
+class Images(NamedTuple):
+    """Morphed images (N, αm²) and their labels."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+
+def choose_images(folder: Path, view: View, paired: Tensor) -> Images:
+    """Training images are those of the known pairs; TESTED of the images under attack are tested.
+    """
+    train_set, test_set = load_both_splits(folder, CASE.dataset, CASE.image_size)
     trained = evenly_spaced(len(train_set.labels), PAIRS)
     tested = evenly_spaced(len(view.all_morphed), TESTED)
-    return Data(paired, train_set.labels[trained], view.all_morphed[tested],
-                test_set.labels[tested], lambda x: x)
+    return Images(paired, train_set.labels[trained], view.all_morphed[tested],
+                  test_set.labels[tested])
 
 
-def train_behind(layer: AugConv, data: Data, p: Parameters, shape: tuple, device) -> float:
+def train_behind(layer: AugConv, images: Images, p: Parameters, shape: tuple,
+                 context: Context) -> float:
     """The test accuracy of a network that is trained behind a repaired Aug-Conv."""
-    network, _ = new_network(p, 10, shape)
+    network = new_network(p, Model(p.model, 10, shape, p.dropout))
     behind = BehindFirstLayer(network, shape)
     fit_channels(behind, layer.out_shape[0])
-    data = through_frozen_layers([(layer, data)], p.feature_cache, compute_dtype(p, device), device)
+    frozen = FrozenLayer(layer)
+    train_part = Features([(frozen, Source(images.train, keep))], [images.train_labels], context)
+    test_part = Features([(frozen, Source(images.test, keep))], [images.test_labels], context)
+    data = keep_features(train_part, test_part, p.feature_cache, False, context)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), "with_ac", {})
-        curve = train(behind, data, p, run, p.morphed_weight_decay, device)
+        run = Run(Path(folder), "with_ac", {"weight_decay": p.morphed_weight_decay}, {}, [])
+        curve = train(behind, data, p, run, context)
     return curve[-1]["test_accuracy"]
+
+
+def keep(morphed: Tensor) -> Tensor:
+    """What is done to morphed images that are in memory already: nothing."""
+    return morphed
 
 
 def fit_channels(behind: nn.Module, channels: int):
@@ -176,8 +201,9 @@ def attack_repair(repair: Repair, layer: AugConv, view: View, truth: Truth) -> d
         features = algebra.feature_maps(view.morphed, exact)
         error = (found.features - features).norm() / features.norm()
         report["error_of_the_features"] = float(error)
-        if found.order is not None:
-            report["known_first_layer_denoised"] = attack_noise(view, truth, found.order)
+        order = found.known_layer.order
+        if order is not None:
+            report["known_first_layer_denoised"] = attack_noise(view, truth, order)
     return report
 
 
@@ -187,8 +213,8 @@ def attack_local_mixing(view: View, truth: Truth) -> dict:
     images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
     missing_rim = kernel - 1 - view.layer.padding[0]
     inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
-    score = adversary.measured(images, inner, up_to_colour=True)
-    return {"up_to_colour": score, "seconds": adversary.since(began)}
+    score = inner.score(images, up_to_colour=True)._asdict()
+    return {"up_to_colour": score, "seconds": adversary.seconds_since(began)}
 
 
 def attack_noise(view: View, truth: Truth, order: Tensor) -> dict:
@@ -198,8 +224,8 @@ def attack_noise(view: View, truth: Truth, order: Tensor) -> dict:
     padding = view.layer.padding[0] - view.geometry.image_padding
     inverse = denoised_inverse(view.aug_conv.weight, view.aug_conv.out_shape, filters, padding,
                                view.all_morphed, view.public)
-    images = adversary.unpadded(view.morphed.double() @ inverse, view.geometry)
-    return adversary.measured(images, truth) | {"seconds": adversary.since(began)}
+    images = remove_padding(view.morphed.double() @ inverse, view.geometry)
+    return truth.score(images)._asdict() | {"seconds": adversary.seconds_since(began)}
 
 
 def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: Tensor, padding: int,

@@ -14,8 +14,7 @@ from attacks.colours import best_colour_fit, find_colours
 from attacks.data_only import images_from_statistics
 from attacks.scores import psnr, score_images, share_reidentified, ssim
 from attacks.view import tiles_to_blocks, to_normalised, to_pixels
-from experiments.repairs import blind_pixels, denoised_inverse
-from experiments.repairs import repair as repair_weight
+from experiments.repairs import blind_pixels, denoised_inverse, repair_weight
 from images.datasets import CIFAR, Prepared
 from mole.aug_conv import AugConv
 from mole.morphing import (

@@ -17,7 +17,7 @@ from experiments.tables.rows import group_in_rows
 from experiments.tables.table import Column, Table, table_of_records
 from models.vgg import GROUPS, VGG
 from mole import AugConv, morph
-from tests.records import TILES_8, results_of, sweep_records, training_run, write_records
+from tests.records import KAPPA_1, TILES_8, results_of, sweep_records, training_run, write_records
 from tests.steps import ROOT
 from utils.errors import UserError
 
@@ -436,8 +436,7 @@ def test_pictures_of_all_records(records):
          "first_layer": "3→64, 3×3"} for core in measured.CORES for tile in (0, 8)]}
     results.records["attacks"] = {
         "known_pairs": [{"pairs": pairs, "least": 20, "psnr": pairs * 2.0} for pairs in (10, 20)],
-        "data": {"dataset": "cifar10", "morph_distribution": "uniform", "kappa": 1, "tile": 0,
-                 "channels": 3, "image_size": 32, "image_padding": 0}}
+        "data": {"dataset": "cifar10", "morphing": KAPPA_1, "channels": 3, "image_size": 32}}
     drawn = figures.draw_figures(results)
     assert set(drawn) == {"overhead", "accuracy", "known_pairs", "without_aug_conv"}
     assert all(picture.startswith(PNG) for picture in drawn.values())

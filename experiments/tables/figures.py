@@ -15,9 +15,16 @@ from experiments.tables.formulas import (
     morphing_macs,
     vgg_macs,
 )
-from experiments.tables.measured import ATTACKED_IMAGES, CORES, describe_blocks
+from experiments.tables.measured import ATTACKED_IMAGES, CORES
 from experiments.tables.reading import Results, TrainingRun
-from experiments.tables.rows import DATASETS, Row, core_side, group_in_rows, summarise
+from experiments.tables.rows import (
+    DATASETS,
+    Row,
+    core_side,
+    describe_morphing,
+    group_in_rows,
+    summarise,
+)
 from utils.plots import as_png, pyplot
 from utils.records import RUNS
 
@@ -170,8 +177,8 @@ def draw_known_pairs(record: dict) -> bytes:
 
 
 def describe_core(data: dict) -> str:
-    words = f"{data['morph_distribution']} core, {describe_blocks(data)}"
-    return f"{words}, q = {core_side(data, data)}"
+    morphing = data["morphing"]
+    return f"{describe_morphing(morphing)} core, q = {core_side(morphing, data)}"
 
 
 # -- What morphed images alone give to a network, and to an adversary

@@ -2,6 +2,7 @@
 
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
 from experiments.tables.reading import Results, machine_in_words
+from experiments.tables.rows import describe_morphing
 from experiments.tables.table import Column, Table, table_of_records, write_number
 
 ATTACKED_IMAGES = 10_000            # private images of the rows in the README's table of attacks
@@ -160,18 +161,6 @@ DELIVERY_COLUMNS = [
 
 def make_attacks(results: Results) -> Table:
     """What came back in one attack on the project's own delivery."""
-<<<<<<< HEAD
-    record = records["attacks"]
-    rows = [{"attack": "first layer known, by its developer"} | record["known_first_layer"],
-            {"attack": "blind: first layer unknown"} | record["blind"],
-            {"attack": "morphed images alone, no Aug-Conv"} | record["data_only"],
-            *({"attack": f"{point['pairs']} known pairs ({point['least']} determine the core)"}
-              | point for point in record["known_pairs"])]
-    return table("Attacks on the project's own delivery.", rows,
-                 "attack psnr ssim exact reidentified seconds channels_right", formatted(
-        "`{command}`, {images} test images, {data[morph_distribution]} core, on {on}. Exact: 8-bit "
-        "values that come back.", record))
-=======
     record = results.records["attacks"]
     rows = [record["known_first_layer"] | {"attack": "first layer known, by its developer"},
             record["blind"] | {"attack": "blind: first layer unknown"},
@@ -179,13 +168,9 @@ def make_attacks(results: Results) -> Table:
     for point in record["known_pairs"]:
         words = f"{point['pairs']} known pairs ({point['least']} determine the core)"
         rows.append(point | {"attack": words})
-    search = record["seed_search"]
     note = (f"`{record['command']}`, {record['images']} test images, "
-            f"{record['data']['morph_distribution']} core, on {machine_in_words(record)}. Trying "
-            f"all seeds of {search['bits']} bits finds a core of q = {search['q']}; 2³² seeds at "
-            f"q = {search['full_q']} would take one process {search['years_for_2_32']:.1f} years.")
+            f"{describe_morphing(record['data']['morphing'])}, on {machine_in_words(record)}.")
     return table_of_records("Attacks on the project's own delivery.", DELIVERY_COLUMNS, rows, note)
->>>>>>> e370dd6 (Tables read records of the new form, by functions of one idea each)
 
 
 NOT_PLAYED = "not played"
