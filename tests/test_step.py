@@ -111,7 +111,7 @@ def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
 
 def test_ctrl_c_in_a_step_without_epochs(tmp_path):
     result = run("gen_morphing_matrix.py", "--data_dir", tmp_path / "data", *SMALL,
-                 before=killed_before("replace", 1, signal.SIGINT))
+                 before=killed_before("rename", "morphing_matrix.pt", by=signal.SIGINT))
     assert result.status == 1
     assert result.message == f"gen_morphing_matrix.py: stopped; {AGAIN}"
 
