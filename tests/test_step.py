@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.steps import killed_before, options_of, run, start, wait_until
+from tests.steps import killed_before, options_of, refusing, run, start, wait_until
 from utils import step
 
 SMALL = ("--dataset", "shapes", "--image_size", "8")
@@ -111,7 +111,7 @@ def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
 
 def test_ctrl_c_in_a_step_without_epochs(tmp_path):
     result = run("gen_morphing_matrix.py", "--data_dir", tmp_path / "data", *SMALL,
-                 before=killed_before("replace", 1, signal.SIGINT))
+                 before=killed_before("rename", "morphing_matrix.pt", by=signal.SIGINT))
     assert result.status == 1
     assert result.message == f"gen_morphing_matrix.py: stopped; {AGAIN}"
 
@@ -132,3 +132,15 @@ def test_the_lock_goes_with_the_step(tmp_path):
     another = pytest.raises(step.UserError, match="another step is running on")
     with step.locked(folder), another, step.locked(folder):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP],
+                         ids=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, number):
+    """Also where an earlier step has left its lock file."""
+    command = ("gen_morphing_matrix.py", "--data_dir", tmp_path / "data", *SMALL, "--tile", "2")
+    assert run(*command).err == ""
+    result = run(*command, before=refusing("fcntl.flock", number))
+    assert result.status == 0
+    assert result.message.startswith("warning: ") and len(result.message.splitlines()) == 1
+    assert "cannot be locked: run one step at a time" in result.message
