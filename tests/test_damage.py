@@ -12,13 +12,13 @@ import torch
 from tests.damage import DAMAGE, change, place, refused, same, snapshot, step, vouch
 from tests.misfits import CHECKPOINT, DELIVERY, LAYER, MISFITS, READERS, Reader
 from utils import artifacts
-from utils.artifacts import Saving, load, load_array, read_manifest, write_array_header, write_rows
+from utils.artifacts import Saving, load_array, read_manifest, write_array_header, write_rows
 from utils.errors import UserError
 
 SOME = ("truncated", "removed", "code, vouched for")     # each is refused in a place of its own
 EVERYWHERE = [Reader(DELIVERY, "train_no_ac.py", "gen_augconv.py"),
               Reader("delivery/morphed_train.npy", "train_no_ac.py --restart", "gen_augconv.py"),
-              Reader("delivery/aug_conv.pt", "train_with_ac.py", "gen_augconv.py"),
+              Reader("delivery/aug_conv.pt", "train_with_ac.py --restart", "gen_augconv.py"),
               Reader(LAYER, "gen_augconv.py", "the developer")]
 
 
