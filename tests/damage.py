@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from images import shapes
-from tests.steps import INFERENCE, STEPS, TINY, Result, killed_before, run
+from tests.steps import INFERENCE, STEPS, TINY, Result, call, killed_before, run
 
 SEED = "918273645546372819"             # a seed that appears nowhere by chance
 SETTINGS = (*TINY, "--schedule", "onecycle", "--morph_seed", SEED)
@@ -27,10 +27,17 @@ COMPARED = (".pt", ".npy", ".png")      # files that are equal byte for byte
 OF_THE_MOMENT = ("seconds", "command", "peak_mb", "code", "load")      # of a record
 
 
-def step(script: str, data: Path, *arguments, settings: tuple = (), **also) -> Result:
-    """Runs a step on a data folder of make_stages, with SETTINGS and those that it uses of more."""
-    return run(script, "--data_dir", data, *arguments, settings=with_settings(data, settings),
-               **also)
+def step(script: str, data: Path, *arguments, settings: tuple = (),
+         before: Callable[[], object] | None = None) -> Result:
+    """Runs a step on a data folder of make_stages, with SETTINGS and those that it uses of more.
+
+    In a process of its own where something is done to it before.
+    """
+    command = (script, "--data_dir", data, *arguments)
+    settings = with_settings(data, settings)
+    if before is None:
+        return call(*command, settings=settings)
+    return run(*command, settings=settings, before=before)
 
 
 def with_settings(data: Path, more: tuple = ()) -> tuple:
@@ -121,6 +128,13 @@ def key_folder(data: Path) -> Path:
     return provider / "keys" / json.loads((provider / "current.json").read_text())["key"]
 
 
+def place(data: Path, file: str) -> Path:
+    """A file of a data folder; KEY/ stands for the folder of the current key."""
+    if file.startswith("KEY/"):
+        return key_folder(data) / file.removeprefix("KEY/")
+    return data / file
+
+
 def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -200,10 +214,12 @@ DAMAGE: dict[str, tuple[Callable, bool]] = {
 
 
 def vouch(path: Path):
-    """Makes the manifest agree with a file; a checkpoint is in none."""
+    """Makes the manifest of its folder agree with a file, where it is in one."""
     file = path.parent / "manifest.json"
-    if "checkpoint" not in path.name:
-        manifest = json.loads(file.read_text())
+    if not file.exists() or path.suffix == ".json":
+        return
+    manifest = json.loads(file.read_text())
+    if path.name in manifest["files"]:
         manifest["files"][path.name] = entry_of(path)
         file.write_text(json.dumps(sealed(manifest)))
 
@@ -216,14 +232,22 @@ def sealed(manifest: dict) -> dict:
 
 
 def change(path: Path, **values):
-    """Other values in a file of tensors, in an array (`array`), or in a manifest: it vouches for
-    them. A function is given the old value."""
+    """Puts other values into a file of tensors, an array (`array`), or a manifest.
+
+    A function is given the old value. The manifest vouches for the new ones.
+    """
     if path.suffix == ".json":
-        manifest = json.loads(path.read_text())
-        path.write_text(json.dumps(sealed(manifest | values)))
-        return
-    old = {"array": np.load(path)} if path.suffix == ".npy" else torch.load(path, weights_only=True)
-    new = old | {key: value(old[key]) if callable(value) else value
-                 for key, value in values.items()}
-    np.save(path, new["array"]) if path.suffix == ".npy" else torch.save(new, path)
+        content = json.loads(path.read_text())
+    elif path.suffix == ".npy":
+        content = {"array": np.load(path)}
+    else:
+        content = torch.load(path, weights_only=True)
+    for name, value in values.items():
+        content[name] = value(content[name]) if callable(value) else value
+    if path.suffix == ".json":
+        path.write_text(json.dumps(sealed(content)))
+    elif path.suffix == ".npy":
+        np.save(path, content["array"])
+    else:
+        torch.save(content, path)
     vouch(path)

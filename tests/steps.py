@@ -1,12 +1,13 @@
 """Runs the steps as programs, many times and cheaply.
 
-A process that has imported all that the steps import, and computed nothing, is forked for each
-run: a step starts in milliseconds, in a process of its own that can be killed.
+A process that has imported all that the steps import is forked for each run: a step starts in
+milliseconds, in a process of its own that can be killed.
 
     result = run("pretrain.py", "--data_dir", folder, settings=TINY)
     assert result.status == 0, result.err
 """
 
+import io
 import multiprocessing
 import os
 import re
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.delivery",
-    "utils.training", "utils.first_layers", "utils.step", "tests.steps"])
+    "utils.training", "utils.first_layers", "utils.step", "tests.drawn", "tests.steps"])
 
 
 class Result(NamedTuple):
@@ -127,6 +128,26 @@ def start(script: str, *arguments, settings: tuple = (), cwd: Path = ROOT,
 def run(*command, timeout: float = 300, **also) -> Result:
     """Runs a step, as `start` takes it, to its end."""
     return start(*command, **also).wait(timeout)
+
+
+def call(script: str, *arguments, settings: tuple = ()) -> Result:
+    """Runs a step in this process, which is faster: for one that needs nothing done to it."""
+    from tests import drawn
+    drawn.remember()
+    argv, out, err = sys.argv, io.StringIO(), io.StringIO()
+    sys.argv = [script, *options_of(script, settings), *map(str, arguments)]
+    status = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):                      # Python prints it, and ends with 1
+            err.write(f"{status}\n")
+            status = 1
+    finally:
+        sys.argv = argv
+    return Result(status or 0, out.getvalue(), err.getvalue())
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 120):
@@ -295,6 +316,9 @@ def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, 
     import gc
 
     import torch
+
+    from tests import drawn
+    drawn.remember()
     gc.freeze()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
