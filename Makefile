@@ -1,15 +1,21 @@
-# make demo: the five steps and the inference stage on the embedded data set.
-# make test: ruff and pytest.
-# make attack: plays the adversary on what make demo delivered.   make tables: the README's tables.
-# make attack-matrix: the attacks over first layers, cores and blocks, on images in data/; 40 minutes.
-# make tables-he: a first layer on encrypted images (TenSEAL) beside MoLe, then the tables.
-# make stress: kills, full disks and hostile files, hundreds of them; 25 minutes.
-# make paper: the paper's setting, 300 epochs on CIFAR-10, a GPU's job; says how long it will take.
-# make bench: each step's speed beside the reference's algorithm; 25 minutes, nothing else running.
+# make demo         the five steps and the inference stage on an embedded data set
+# make test         ruff and pytest
+# make test-lowest  the tests with the lowest versions that requirements.txt allows
+# make attack       plays the adversary on what make demo delivered
+# make tables       tables, figures and numbers of all pages from the records in results/
+# make evidence     runs the commands behind all results that are still missing; says how long
+# make paper        the paper's setting, 300 epochs on CIFAR-10: a GPU's job; says how long
+# make bench        each step's speed beside the reference's algorithm; nothing else may run
+# make attack-matrix  the attacks over first layers, cores and blocks, on images in data/
+# make tables-he    a first layer on encrypted images (TenSEAL) beside MoLe, then the tables
+# make stress       kills, full disks and hostile files, hundreds of them
 PYTHON ?= python3
 STEP = .venv/bin/python
 
-.PHONY: demo test attack attack-matrix tables tables-he stress bench paper clean
+# The tests run two processes side by side, whose waiting threads would slow each other down.
+QUIET = OMP_WAIT_POLICY=PASSIVE
+
+.PHONY: demo test test-lowest attack attack-matrix tables tables-he evidence stress bench paper clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -24,7 +30,10 @@ demo: .venv/runtime
 
 test: .venv/tests
 	.venv/bin/ruff check .
-	$(STEP) -m pytest
+	$(QUIET) $(STEP) -m pytest
+
+test-lowest: .venv-lowest/tests
+	$(QUIET) .venv-lowest/bin/python -m pytest
 
 attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
@@ -40,8 +49,11 @@ tables-he: .venv/he
 	$(STEP) -m experiments.homomorphic
 	$(STEP) reproduce_tables.py
 
+evidence: .venv/runtime
+	$(STEP) -m experiments.evidence
+
 stress: .venv/tests
-	$(STEP) -m tests.stress
+	$(QUIET) $(STEP) -m tests.stress
 
 bench: .venv/runtime
 	$(STEP) -m experiments.speed
@@ -65,4 +77,12 @@ clean:
 
 .venv/he: .venv/bin/python requirements.txt requirements-he.txt
 	$(STEP) -m pip install --quiet -r requirements-he.txt
+	touch $@
+
+# The lowest versions, in an environment of their own: "torch>=2.9,<3" becomes "torch==2.9".
+.venv-lowest/tests: requirements.txt requirements-test.txt
+	$(PYTHON) -m venv .venv-lowest
+	sed -nE 's/^([A-Za-z-]+)>=([0-9.]+).*/\1==\2/p' requirements.txt > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/lowest.txt -r requirements-test.txt
 	touch $@
