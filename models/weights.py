@@ -1,8 +1,8 @@
 """Starting from weights that were trained before, in the forms that people save them in."""
 
+from collections import Counter
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mole.first_layer import find_first_layer
@@ -10,8 +10,6 @@ from mole.first_layer import find_first_layer
 # Keys under which training programs keep a state_dict among other things.
 KEYS = ("network", "state_dict", "model", "model_state_dict", "net", "weights", "model_ema", "ema",
         "state_dict_ema", "params")
-# Prefixes that wrappers put before names: DataParallel, torch.compile, Lightning, EMA.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "ema_model.")
 
 
 class Found(NamedTuple):
@@ -22,32 +20,49 @@ class Found(NamedTuple):
 
 
 def find_weights(content: dict, network: nn.Module) -> Found:
-    """The state_dict in what a file holds: as it is, under a key of KEYS, or behind PREFIXES.
+    """A network's state_dict in what a file holds: as it is, or under a key of KEYS.
+
+    Names may have a prefix more than the network's own, as after DataParallel, torch.compile,
+    Lightning or an average of weights; what has not that prefix is left out.
 
     Raises ValueError where there is none.
     """
-    names = set(network.state_dict())
+    own = set(network.state_dict())
     key = ""
-    for name in KEYS:
-        inner = content.get(name)
-        if isinstance(inner, dict) and not names & set(content):
-            content, key = inner, f", key {name!r}"
-            break
-    if not content or not all(isinstance(name, str) for name in content):
-        raise ValueError("it holds no state_dict: its keys must be the names of weights")
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if isinstance(content, dict) and not own.intersection(content):
+        key = next((name for name in KEYS if _tensors_in(content.get(name))), "")
+    weights = _tensors_in(content[key] if key else content)
     if not weights:
-        raise ValueError("it holds no state_dict: none of its values is a tensor")
-    removed = ""
-    while not names & set(weights):
-        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in weights)), None)
-        if prefix is None:
-            break
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()
+        raise ValueError("it holds no state_dict: a dictionary of tensors by the names of weights")
+    prefix = _find_prefix(own, weights)
+    where = ""
+    if key:
+        where += f", key {key!r}"
+    if prefix:
+        where += f", without the prefix {prefix!r}"
+        weights = {name.removeprefix(prefix): weight for name, weight in weights.items()
                    if name.startswith(prefix)}
-        removed += prefix
-    where = key + (f", without the prefix {removed!r}" if removed else "")
     return Found(weights, where)
+
+
+def _tensors_in(content: object) -> dict[str, Tensor]:
+    """The tensors that a dictionary has by name; none of anything else."""
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items()
+            if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _find_prefix(own: set[str], weights: dict[str, Tensor]) -> str:
+    """What stands before the most names of weights that are a network's own; none in doubt."""
+    counts = Counter({"": len(own & set(weights))})
+    for name in weights:
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            if ".".join(parts[i:]) in own:
+                counts[".".join(parts[:i]) + "."] += 1
+    prefix, _ = counts.most_common(1)[0]                 # the first of several
+    return prefix
 
 
 def start_from(network: nn.Module, weights: dict[str, Tensor],
@@ -84,11 +99,11 @@ def start_from(network: nn.Module, weights: dict[str, Tensor],
 
 
 def _is_for_colour(weight: Tensor | None, own: Tensor) -> bool:
-    if weight is None or weight.ndim != 4 or own.shape[1] != 1 or weight.shape[1] != 3:
+    if weight is None or not weight.is_floating_point():
         return False
-    return weight.shape[::2] == own.shape[::2] and weight.shape[3] == own.shape[3] and (
-        torch.is_floating_point(weight))
+    filters, _, rows, columns = own.shape
+    return own.shape[1] == 1 and weight.shape == (filters, 3, rows, columns)
 
 
 def _differs(name: str) -> str:
-    return (f"the weights are of another network: {name} is not in both, or of another shape")
+    return f"the weights are of another network: {name} is not in both, or of another shape"

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mole.first_layer import Convolution, describe
-from mole.morphing import core_size
+from mole.first_layer import Convolution, check_description, describe
+from mole.morphing import check_core, core_size
 
 ROWS_AT_ONCE = 16                   # rows of M'⁻¹ whose products stay in the processor's cache
 
@@ -18,8 +18,9 @@ class AugConv(nn.Module):
     (B, q, t, t); its output begins `offset` entries before the features. `bias` (β) or None.
     Weight and bias are buffers: they move with the layer, are saved with it, and are never trained.
 
-    It computes in the dtype of its weight, float32, also under autocast: it undoes a morphing whose
-    entries are large against the features. Raises ValueError where shapes do not fit each other.
+    It computes in the dtype of its weight, also under autocast: it undoes a morphing whose entries
+    are large against the features, for which bfloat16 is too coarse. Raises ValueError where shapes
+    do not fit each other.
     """
 
     def __init__(self, weight: Tensor, out_shape: tuple[int, int, int], bias: Tensor | None = None,
@@ -47,13 +48,21 @@ class AugConv(nn.Module):
         Channel j of Aug-Conv is channel order[j] of the layer; no order leaves the channels as they
         are. `tile` is that of the morphing. The layer's bias comes along.
 
-        Raises ValueError where Aug-Conv cannot represent the layer, or it does not fit the images.
+        Raises ValueError where Aug-Conv cannot represent the layer, or where layer, inverse, order
+        and images do not fit each other.
         """
         convolution = describe(layer)
+        convolution.features_shape(shape)                # raises where they do not fit
+        if isinstance(layer, nn.Conv2d):
+            check_description(layer, convolution, shape)
+        check_core(inverse, shape, tile)
+        channels = torch.arange(convolution.channels[1])
         if order is None:
-            order = torch.arange(convolution.channels[1])
+            order = channels
+        if not torch.equal(order.cpu().sort().values, channels):
+            raise ValueError(f"order must have each of the layer's {len(channels)} channels once")
         order = order.to(convolution.weight.device)
-        bias = None if convolution.bias is None else convolution.bias[order]
+        bias = None if convolution.bias is None else convolution.bias[order].to(inverse)
         if tile:
             return cls(bias=bias, **compose_by_tiles(convolution, inverse, shape, order, tile))
         weight = compose_matrix(convolution, inverse, shape, order)
@@ -78,7 +87,7 @@ class AugConv(nn.Module):
             if self.tiled:
                 features = self._convolve(morphed)
             else:
-                features = (morphed.flatten(1) @ self.weight).view(-1, *self.out_shape)
+                features = (morphed @ self.weight).view(-1, *self.out_shape)
             if self.bias is None:
                 return features
             return features + self.bias.view(-1, 1, 1)
@@ -98,8 +107,11 @@ class AugConv(nn.Module):
         if self.tiled and morphed.ndim != 4:
             raise ValueError(f"this Aug-Conv is for images morphed by tiles, (B, {len(self.weight)}"
                              f", t, t), not for {tuple(morphed.shape)}: morph with the same tile")
-        entries = morphed.shape[1] if self.tiled else morphed[:1].numel()
-        if len(morphed) and entries != len(self.weight):
+        if not self.tiled and morphed.ndim != 2:
+            raise ValueError(f"this Aug-Conv is for images morphed without tiles, (B, "
+                             f"{len(self.weight)}), not for {tuple(morphed.shape)}: morph without "
+                             "tiles, or compose Aug-Conv with the same tile")
+        if morphed.shape[1] != len(self.weight):
             raise ValueError(f"this Aug-Conv is for morphed images of {len(self.weight)} entries"
                              f"{' a tile' if self.tiled else ''}, not for {tuple(morphed.shape)}: "
                              "morph with the core and tile that it was composed for")
@@ -115,7 +127,7 @@ def _fits(weight: Tensor, out_shape: tuple, step: tuple, offset: tuple) -> bool:
 
 def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, int],
                    order: Tensor) -> Tensor:
-    """C_ac = M⁻¹·C (αm², βn²) float32, its β blocks of columns in `order`.
+    """C_ac = M⁻¹·C (αm², βn²) in the dtype of M'⁻¹, its β blocks of columns in `order`.
 
     A row of M⁻¹ is an image of `shape` (α, m, m), and the layer applied to it is that row of
     M⁻¹·C. So neither C nor the whole M⁻¹ is ever made (own derivation).
@@ -124,9 +136,9 @@ def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, i
     entries = core_size(shape)
     beta, rows, columns = layer.features_shape(shape)
     # Filters over all channels: those of a group are zero on the other groups' channels.
-    filters = torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups))[order]
+    filters = torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups))[order].to(inverse)
     top, bottom, left, right = layer.padding
-    weight = torch.empty(entries, beta * rows * columns, device=inverse.device)
+    weight = inverse.new_empty(entries, beta * rows * columns)
     with torch.inference_mode():
         for start in range(0, entries, q):               # a copy of M'⁻¹ on the diagonal
             for first in range(0, q, ROWS_AT_ONCE):
@@ -150,7 +162,7 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
     tile, is what an entry of T adds to the features: a transposed convolution of stride
     tile/stride. The least such padding is dilation·(kernel - 1), rounded up to the layer's own
     modulo its stride; the features begin `offset` windows after the first (own derivation).
-    `weight` (q, β, k, l) float32 does not depend on m.
+    `weight` (q, β, k, l), in the dtype of M'⁻¹, does not depend on m.
 
     Raises ValueError where the tile is no multiple of the stride.
     """
@@ -168,8 +180,8 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
         offset.append((enough - own) // stride)
     with torch.inference_mode():
         tiles = inverse.view(-1, shape[0], tile, tile)
-        weight = F.conv2d(tiles, layer.weight, None, layer.stride, padding, layer.dilation,
-                          layer.groups)[:, order]
+        weight = F.conv2d(tiles, layer.weight.to(inverse), None, layer.stride, padding,
+                          layer.dilation, layer.groups)[:, order]
     step = tile // layer.stride[0], tile // layer.stride[1]
     return {"weight": weight.contiguous(), "out_shape": out_shape, "step": step,
             "offset": tuple(offset)}

@@ -91,6 +91,25 @@ def describe(layer: nn.Conv2d | Convolution) -> Convolution:
     return Convolution(weight, bias, layer.stride, layer.dilation, layer.groups, _padding_of(layer))
 
 
+def check_description(layer: nn.Conv2d, described: Convolution, shape: tuple[int, int, int]):
+    """Raises ValueError where a layer computes something else than its weights say.
+
+    A subclass with a forward of its own does, or a hook. Both are applied to a random image (α, m,
+    m); what subclasses and hooks leave as it is, is no difference.
+    """
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, *shape, generator=generator).to(described.weight)
+    with torch.no_grad():
+        expected, found = described(image), layer(image)
+    allowed = 0.02 * float(expected.std(correction=0))   # TF32 and bfloat16 differ by less
+    same = (isinstance(found, Tensor) and found.shape == expected.shape
+            and torch.allclose(found, expected, rtol=0, atol=allowed))
+    if not same:
+        raise ValueError(f"the first layer, a {type(layer).__name__}, does not compute the "
+                         "convolution of its weights (a forward of its own, or a hook): Aug-Conv "
+                         "cannot represent it")
+
+
 def _padding_of(layer: nn.Conv2d) -> tuple[int, int, int, int]:
     """(top, bottom, left, right); `same` pads one more to the right and below where it must."""
     if layer.padding == "valid":
@@ -115,46 +134,63 @@ class _Reached(Exception):
 def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     """The name of a network's first layer, for images of `shape` (α, m, m).
 
-    That is the first module without children that a forward pass reaches. Raises ValueError, naming
-    it, where it is no convolution of the image itself.
+    That is the first module without children that a forward pass reaches (an nn.Identity does not
+    count). Raises ValueError, naming it, where it is no convolution of the image itself.
     """
     parameter = next(network.parameters(), torch.empty(0))
-    image = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+    generator = torch.Generator().manual_seed(0)         # the global one is left alone
+    image = torch.randn(1, *shape, generator=generator).to(parameter)
+    layer, inputs = _first_reached(network, image.clone())
 
+    names = [name for name, module in network.named_modules(remove_duplicate=False)
+             if module is layer]
+    if not isinstance(layer, nn.Conv2d) or not names[0]:
+        raise ValueError(f"the network's first operation is {names[0] or 'the network itself'} "
+                         f"({type(layer).__name__}), not a convolution inside it")
+    if len(names) > 1:
+        raise ValueError(f"the network has its first layer under several names: "
+                         f"{', '.join(names)}")
+    if not inputs or not torch.equal(inputs[0], image):
+        raise ValueError(f"the network changes the image before its first layer {names[0]}")
+    describe(layer)
+    return names[0]
+
+
+def _first_reached(network: nn.Module, image: Tensor) -> tuple[nn.Module, tuple]:
+    """The first module without children that a network calls, and what it calls it with."""
     def stop(module, inputs):
         raise _Reached(module, inputs)
 
-    leaves = [module for module in network.modules() if not list(module.children())]
-    hooks = [module.register_forward_pre_hook(stop) for module in leaves]
+    hooks = []
+    for module in network.modules():
+        if not list(module.children()) and not isinstance(module, nn.Identity):
+            hooks.append(module.register_forward_pre_hook(stop))
     try:
-        network(image)
+        with torch.no_grad():
+            network(image)
     except _Reached as reached:
-        layer, inputs = reached.module, reached.inputs
-    else:
-        raise ValueError("the network reaches none of its modules")
+        return reached.module, reached.inputs
     finally:
         for hook in hooks:
             hook.remove()
-
-    name = next(name for name, module in network.named_modules() if module is layer)
-    if not isinstance(layer, nn.Conv2d) or not name:
-        raise ValueError(f"the network's first operation is {name or 'the network itself'} "
-                         f"({type(layer).__name__}), not a convolution inside it")
-    if inputs[0].data_ptr() != image.data_ptr() or inputs[0].shape != image.shape:
-        raise ValueError(f"the network changes the image before its first layer {name}")
-    describe(layer)
-    return name
+    raise ValueError("the network reaches none of its modules")
 
 
 class GivenFeatures(nn.Module):
-    """Stands where the first layer was, and returns features that were computed elsewhere."""
+    """Stands where the first layer was, and returns features that were computed elsewhere.
+
+    It gives them once, and keeps no hold of them. Raises ValueError for a second time.
+    """
 
     def __init__(self):
         super().__init__()
         self.features: Tensor | None = None
 
     def forward(self, _: Tensor) -> Tensor:
-        return self.features
+        features, self.features = self.features, None
+        if features is None:
+            raise ValueError("the network uses its first layer more than once for an image")
+        return features
 
 
 class BehindFirstLayer(nn.Module):
@@ -173,12 +209,9 @@ class BehindFirstLayer(nn.Module):
         self.network = network
 
     def forward(self, features: Tensor) -> Tensor:
-        place = self.network.get_submodule(self.name)
-        place.features = features
+        self.network.get_submodule(self.name).features = features
         image = torch.zeros((), device=features.device).expand(len(features), *self.shape)
-        output = self.network(image)
-        place.features = None                            # or they would stay in memory
-        return output
+        return self.network(image)
 
 
 class SplitNetwork(nn.Module):

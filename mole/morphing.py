@@ -33,6 +33,21 @@ def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int
     return entries // kappa
 
 
+def check_core(core: Tensor, shape: tuple[int, int, int], tile: int = 0):
+    """Raises ValueError where a core or its inverse does not fit images of `shape` (α, m, m)."""
+    size = "x".join(map(str, shape))
+    if core.ndim != 2 or core.shape[0] != core.shape[1]:
+        raise ValueError(f"a core must be a square matrix, not {tuple(core.shape)}")
+    q = len(core)
+    entries = core_size(shape, tile=tile)
+    if tile and q != entries:
+        raise ValueError(f"the core is {q}x{q}, but tiles of {tile} of images {size} have "
+                         f"{entries} entries: give the tile that the core was drawn for")
+    if not tile and entries % q:
+        raise ValueError(f"the core is {q}x{q}, but {q} does not divide the {entries} entries of "
+                         f"images {size}")
+
+
 def secret_generator(seed: int | None = None, purpose: int = 0) -> np.random.Generator:
     """A random generator for the provider's secrets, seeded with 256 bits of the operating system.
 
@@ -167,8 +182,9 @@ def roll(vectors: Tensor, shape: tuple[int, int, int], tile: int = 0) -> Tensor:
 def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or with tiles (B, q, t, t).
 
-    T has the dtype of the images.
+    T has the dtype of the images. Raises ValueError where the core does not fit them.
     """
+    check_core(core, images.shape[1:], tile)
     core = core.double()
     vectors = unroll(images, tile).double()
     if not tile:
