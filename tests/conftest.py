@@ -26,7 +26,8 @@ def at(stages, tmp_path):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A data folder after the five steps, and the images that it was made of; not to be changed."""
+    """images/, and data/ after four steps on them and a query `whole` of all test images with
+    their names; not to be changed."""
     folder = tmp_path_factory.mktemp("inference")
     images = tree(folder / "images")
     steps(folder / "data", "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
@@ -37,4 +38,5 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def data(made, tmp_path):
+    """A copy of that data folder, to be changed."""
     return shutil.copytree(made / "data", tmp_path / "data")

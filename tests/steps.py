@@ -161,23 +161,25 @@ def wait_until(condition: Callable[[], object], timeout: float = 120):
 
 # What can be done to a step before it starts.
 
-def full_disk(name: str, size: int = 100, nth: int = 1) -> Callable[[], None]:
-    """The disk is full once `size` bytes of the nth file of that name are written (RLIMIT_FSIZE,
-    so that the system itself refuses; lifted when the step has ended, for its message)."""
-    return partial(_full_disk, name, size, nth)
+def full_disk(file: str, size: int = 100, nth: int = 1) -> Callable[[], None]:
+    """The disk is full once `size` bytes of a file are written for the nth time.
+
+    `file` is the end of its path, "" of any. It is RLIMIT_FSIZE, so that the system itself refuses;
+    lifted when the step has ended, for its message.
+    """
+    return partial(_full_disk, file, size, nth)
 
 
-def _full_disk(name: str, size: int, nth: int):
-    true_open, seen = os.open, []
+def _full_disk(file: str, size: int, nth: int):
+    seen = []
 
-    def limited_open(path, flags, *rest, **also):
-        if flags & os.O_WRONLY and Path(os.fsdecode(path)).name.startswith(name):
-            seen.append(os.fsdecode(path))
+    def limit(path: str):
+        if is_end_of(path, file):
+            seen.append(path)
             if len(seen) == nth:                         # a picture's warning must find room
-                limit_files(3000 if ".png" in seen[-1] else size)
-        return true_open(path, flags, *rest, **also)
+                limit_files(3000 if path.endswith(".png") else size)
 
-    os.open = limited_open
+    _watch("write", limit)
 
 
 def limit_files(size: int):
@@ -203,7 +205,7 @@ def _killed_before(call: str, file: str, nth: int, by: int):
     seen = []
 
     def kill(path: str):
-        if f"/{path}".endswith(f"/{file}"):
+        if is_end_of(path, file):
             seen.append(path)
             if len(seen) == nth:
                 os.kill(os.getpid(), by)
@@ -220,6 +222,10 @@ def _noting(call: str, notes: Path):
     notes.touch()
     descriptor = os.open(notes, os.O_WRONLY | os.O_APPEND)
     _watch(call, lambda path: os.write(descriptor, f"{path}\n".encode()))
+
+
+def is_end_of(path: str, file: str) -> bool:
+    return not file or f"/{path}".endswith(f"/{file}")
 
 
 def _watch(call: str, act: Callable[[str], object]):

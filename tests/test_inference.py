@@ -1,6 +1,6 @@
 """The inference stage."""
 
-import json
+import csv
 import os
 import shutil
 from pathlib import Path
@@ -8,13 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from images.datasets import load_images, normalise
 from models.build import build
 from parameter import Parameters
-from tests.damage import refused
-from tests.inference import SETTINGS, classes, ends, manifest, predictions, steps
-from tests.steps import full_disk, run
+from tests.damage import change, key_folder, refused
+from tests.inference import (
+    SETTINGS,
+    classes,
+    ends,
+    manifest,
+    predictions,
+    record,
+    steps,
+    tree,
+)
+from tests.steps import call, full_disk
 
 
 def test_queries_are_morphed_as_the_delivery_was(made):
@@ -22,20 +32,21 @@ def test_queries_are_morphed_as_the_delivery_was(made):
     query, delivery = made / "data" / "queries" / "whole", made / "data" / "delivery"
     for name in ("morphed", "labels"):
         assert (query / f"{name}.npy").read_bytes() == (delivery / f"{name}_test.npy").read_bytes()
-    assert manifest(query)["names"] == [str(f.relative_to(made / "images" / "test")) for f in
-                                        sorted((made / "images" / "test").rglob("*.png"))]
+    files = sorted((made / "images" / "test").rglob("*.png"))
+    assert manifest(query)["names"] == [
+        str(file.relative_to(made / "images" / "test")) for file in files]
 
 
 def test_the_developer_predicts_alone_what_training_reported(data):
     """Without data/provider/ and plain images; the accuracy is the very one of train_with_ac.py."""
     shutil.rmtree(data / "provider")
     shutil.rmtree(data / "datasets")
-    accuracy = json.loads((data / "developer" / "with_ac.json").read_text())["accuracy"]
+    accuracy = record(data, "with_ac")["accuracy"]
     for name in ("test", "whole"):
         out = steps(data, f"predict.py --name {name}")
         assert f"accuracy {accuracy:.2%}, {round(40 * accuracy)} of 40 right" in out
-        assert all((data / "developer" / "predictions" / name / f"{picture}.png").exists()
-                   for picture in ("predictions", "confusion"))
+        for picture in ("predictions", "confusion"):
+            assert (data / "developer" / "predictions" / name / f"{picture}.png").exists()
     assert classes(data, "test") == classes(data, "whole")
     best = predictions(data, "whole")[0]
     assert best["file"] == "blue/000.png"
@@ -50,61 +61,138 @@ def test_how_many_are_predicted_at_once_changes_no_class(data):
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 
 
-def test_a_trained_plain_network_predicts_the_same_behind_aug_conv(data, made):
-    """For every image, with no retraining: what the paper's inference stage promises."""
-    steps(data, "predict.py --name test --network pretrained")
+def plain_predictions(data: Path, images: Path) -> list[str]:
+    """What pretrained.pt predicts for the plain test images."""
     saved = torch.load(data / "developer" / "pretrained.pt", weights_only=True)
     layer = torch.load(data / "developer" / "first_layer.pt", weights_only=True)
     network = build(**saved["model"]).eval()
     network.load_state_dict(saved["network"])
-    plain = load_images(Parameters(dataset="folder", dataset_dir=str(made / "images"), image_size=8,
+    plain = load_images(Parameters(dataset="folder", dataset_dir=str(images), image_size=8,
                                    data_dir=str(data)), "test")
     with torch.no_grad():
         best = network(normalise(plain.images, layer["mean"], layer["std"])).argmax(1)
-    assert classes(data, "test-pretrained") == [plain.classes[i] for i in best]
+    return [plain.classes[i] for i in best]
 
 
-def test_files_without_labels_and_names_that_stay_with_the_provider(data, made, tmp_path):
+def test_a_trained_plain_network_predicts_the_same_behind_aug_conv(data, made):
+    """For every image, with no retraining: what the paper's inference stage promises."""
+    steps(data, "predict.py --name test --network pretrained")
+    assert classes(data, "test-pretrained") == plain_predictions(data, made / "images")
+
+
+# Classes, by name
+
+def test_classes_in_another_order_are_mapped_by_name(data, made, tmp_path):
+    """A provider whose classes sort otherwise, and a network trained on the developer's own."""
+    expected = plain_predictions(data, made / "images")
+    other = tmp_path / "other"
+    shutil.copytree(data / "developer", other / "developer")
+    steps(other, "gen_morphing_matrix.py")
+    steps(other, "gen_augconv.py", dataset_dir=made / "images")
+    delivery = other / "delivery"
+    names = manifest(delivery)["classes"][::-1]
+    for split in ("train", "test"):
+        change(delivery / f"labels_{split}.npy", array=lambda labels: 3 - labels)
+    change(delivery / "manifest.json", classes=names)
+    out = steps(other, "predict.py --name test --network pretrained")
+    assert classes(other, "test-pretrained") == expected
+    right = sum(name == truth for name, truth in zip(
+        expected, np.repeat(sorted(names), 10), strict=True))
+    assert f"{right} of 40 right" in out
+
+
+def test_other_classes_are_refused_with_the_names_that_differ(data, tmp_path):
+    images = tree(tmp_path / "images", names={"white": "yellow"})
+    steps(data, "gen_augconv.py", dataset_dir=images)
+    ends(data, "predict.py", "--name", "test", "--network", "pretrained",
+         words=["pretrained.pt has other classes than", "'white'", "'yellow'"])
+
+
+def test_labels_of_a_query_count_the_classes_of_its_own_delivery(data, made):
+    """They are mapped to those of the delivery that predicts, or refused."""
+    expected = steps(data, "predict.py --name whole").splitlines()[1]
+    earlier = shutil.copytree(data / "delivery", data / "earlier")
+    query = data / "queries" / "whole"
+    change(query / "manifest.json", classes=manifest(query)["classes"][::-1])
+    change(query / "labels.npy", array=lambda labels: 3 - labels)
+    assert expected.startswith("accuracy")
+    assert expected in steps(data, f"predict.py --name whole --delivery {earlier}")
+    change(query / "manifest.json", classes=["blue", "green", "red", "yellow"])
+    ends(data, "predict.py", "--name", "whole", words=["other classes", "'white'", "'yellow'"])
+
+
+# Names and labels that go along, or not
+
+def test_names_stay_with_the_provider_unless_shown(data, made, tmp_path):
     files = sorted((made / "images" / "test").rglob("*.png"))[:6]
     (tmp_path / "new" / "deep").mkdir(parents=True)
     for i, file in enumerate(files):
         shutil.copy(file, tmp_path / "new" / ("deep" if i > 2 else ".") / f"secret{i}.png")
     (tmp_path / "new" / "notes.txt").write_text("no image")
-    out = steps(data, f"morph_images.py --name all --show_names --images {tmp_path}/new",
-                f"morph_images.py --name hidden --images {tmp_path}/new",
-                f"morph_images.py --name two --images {tmp_path}/new/secret0.png {files[1]}")
-    assert "2 images are morphed" in out
-    folder = data / "queries"
-    assert manifest(folder / "all")["names"] == [
-        "deep/secret3.png", "deep/secret4.png", "deep/secret5.png", "secret0.png", "secret1.png",
-        "secret2.png"]
-    assert manifest(folder / "hidden")["names"] == list("012345")
-    assert b"secret" not in b"".join(f.read_bytes() for f in (folder / "hidden").iterdir())
-    assert not any((folder / name / "labels.npy").exists() for name in ("all", "hidden", "two"))
+    out = steps(data, f"morph_images.py --name hidden --images {tmp_path}/new")
+    query, names = data / "queries" / "hidden", data / "provider" / "names-hidden.csv"
+    assert manifest(query)["names"] == list("012345")
+    assert b"secret" not in b"".join(file.read_bytes() for file in query.iterdir())
+    assert str(names) in out and names.stat().st_mode & 0o077 == 0
+    true_names = ["deep/secret3.png", "deep/secret4.png", "deep/secret5.png", "secret0.png",
+                  "secret1.png", "secret2.png"]
+    rows = list(csv.DictReader(names.read_text().splitlines()))
+    assert rows == [{"file": str(i), "name": name} for i, name in enumerate(true_names)]
+
+    steps(data, f"morph_images.py --name hidden --show_names --images {tmp_path}/new")
+    assert manifest(query)["names"] == true_names and not names.exists()
+
+
+def test_files_given_one_by_one_are_predicted_as_in_their_folder(data, made, tmp_path):
+    steps(data, "predict.py --name whole")
+    rows = {row["file"]: row["class"] for row in predictions(data, "whole")}
+    names = ["white/003.png", "blue/001.png"]
+    for i, name in enumerate(names):
+        shutil.copy(made / "images" / "test" / name, tmp_path / f"{i}.png")
+    steps(data, f"morph_images.py --name two --images {tmp_path}/0.png {tmp_path}/1.png")
+    assert not (data / "queries" / "two" / "labels.npy").exists()
     assert "accuracy" not in steps(data, "predict.py --name two")
-    assert classes(data, "two") == [
-        dict(zip(manifest(folder / "whole")["names"], classes_of(data), strict=True))[
-            str(file.relative_to(made / "images" / "test"))] for file in files[:2]]
+    assert classes(data, "two") == [rows[name] for name in names]
 
 
-def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made):
+def test_a_query_written_again_without_labels_leaves_none(data, made, tmp_path):
+    shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
+    assert (data / "queries" / "whole" / "labels.npy").exists()
+    steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png")
+    assert not (data / "queries" / "whole" / "labels.npy").exists()
+    assert "accuracy" not in steps(data, "predict.py --name whole")
+
+
+def test_folders_of_which_some_are_named_like_classes_are_refused(data, made, tmp_path):
+    images = shutil.copytree(made / "images" / "test", tmp_path / "new")
+    shutil.move(images / "red", images / "unsorted")
+    ends(data, "morph_images.py", "--name", "mixed", "--images", images,
+         words=["30 of 40 images", "unsorted", "morph them under two --name"])
+    assert not (data / "queries" / "mixed").exists()
+
+
+def test_images_of_one_name_are_refused(data, made, tmp_path):
+    for folder in "ab":
+        (tmp_path / "new" / folder).mkdir(parents=True)
+        shutil.copy(made / "images" / "test" / "red" / "000.png",
+                    tmp_path / "new" / folder / "x.png")
+    ends(data, "morph_images.py", "--images", f"{tmp_path}/new/a", f"{tmp_path}/new/b",
+         words=["2 images are named x.png"])
+    steps(data, f"morph_images.py --name above --show_names --images {tmp_path}/new")
+    assert manifest(data / "queries" / "above")["names"] == ["a/x.png", "b/x.png"]
+
+
+def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made, tmp_path):
     """Neither another network's nor, for images without labels, an earlier confusion matrix."""
     steps(data, "predict.py --name whole --network pretrained")
-    out = steps(data, "predict.py --name whole")
+    assert "earlier predictions" not in steps(data, "predict.py --name whole")
     folder = data / "developer" / "predictions"
-    assert "earlier predictions" not in out
     assert (folder / "whole-pretrained" / "confusion.png").exists()
-    file = next((made / "images" / "test").rglob("*.png"))
-    (data / "one.png").write_bytes(file.read_bytes())
-    out = steps(data, f"morph_images.py --name whole --images {data}/one.png",
+    shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
+    out = steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png",
                 "predict.py --name whole")
     assert f"earlier predictions in {folder}/whole/ are replaced" in out
     assert not (folder / "whole" / "confusion.png").exists()
-
-
-def classes_of(data: Path) -> list[str]:
-    steps(data, "predict.py --name whole")
-    return classes(data, "whole")
 
 
 def test_int8_queries_bring_their_own_scale(data, made):
@@ -114,25 +202,66 @@ def test_int8_queries_bring_their_own_scale(data, made):
           "predict.py --name whole --network pretrained",
           "predict.py --name test --network pretrained")
     assert np.load(data / "queries" / "whole" / "morphed.npy").dtype == np.int8
-    same = [a == b for a, b in zip(classes(data, "whole-pretrained"),
-                                   classes(data, "test-pretrained"), strict=True)]
-    assert sum(same) >= 38
+    one, other = classes(data, "whole-pretrained"), classes(data, "test-pretrained")
+    assert sum(a == b for a, b in zip(one, other, strict=True)) >= 38
 
 
-# What is refused
+# Keys
 
-def test_queries_of_another_key_are_refused_with_both_keys(data, made):
-    """Networks go on with a new key where channels are not shuffled."""
-    old, before = manifest(data / "delivery")["key"], classes_of(data)
-    steps(data, "gen_morphing_matrix.py --morph_seed 8")
-    ends(data, "morph_images.py", "--images", made / "images" / "test",
-         words=[f"of key {old}", "run `python gen_augconv.py` again"])
-    steps(data, "gen_augconv.py", dataset_dir=made / "images")
-    ends(data, "predict.py", "--name", "whole", "--network", "pretrained",
-         words=[old, manifest(data / "delivery")["key"], "run `python morph_images.py` again"])
+def test_a_new_key_lies_beside_the_old_one_which_still_answers(data, made):
+    """A query for an earlier delivery names its key; each delivery predicts its own queries."""
+    old = key_folder(data)
+    earlier = shutil.copytree(data / "delivery", data / "earlier")
+    out = steps(data, "gen_morphing_matrix.py --morph_seed 8")
+    new = key_folder(data)
+    assert new != old and old.exists() and f"earlier keys are kept: {old.name}" in out
+    images = made / "images" / "test"
+    ends(data, "morph_images.py", "--images", images,
+         words=[f"nothing has been delivered with key {new.name}", "gen_augconv.py", "--key"])
+    steps(data, "gen_augconv.py --morph_seed 8", dataset_dir=made / "images")
+    ends(data, "predict.py", "--name", "whole",
+         words=[old.name, new.name, f"--key {new.name}", "--delivery"])
+
+    steps(data, f"morph_images.py --name now --images {images}", "predict.py --name now")
+    steps(data, f"morph_images.py --name then --images {images} --key {old.name}",
+          f"predict.py --name then --delivery {earlier}")
+    assert classes(data, "now") == classes(data, "then")
+    then = (data / "queries" / "then" / "morphed.npy").read_bytes()
+    assert then == (data / "queries" / "whole" / "morphed.npy").read_bytes()
+    assert then != (data / "queries" / "now" / "morphed.npy").read_bytes()
+    ends(data, "morph_images.py", "--images", images, "--key", "0000",
+         words=["no key 0000", old.name, new.name])
+
+
+def test_networks_go_on_with_a_new_key_where_channels_keep_their_order(data, made):
+    steps(data, "predict.py --name test")
+    before = classes(data, "test")
+    steps(data, "gen_morphing_matrix.py --morph_seed 8", "gen_augconv.py",
+          dataset_dir=made / "images")
     steps(data, "predict.py --name test")
     assert classes(data, "test") == before
 
+
+def test_the_pixel_range_stays_with_the_key(data, tmp_path):
+    """Of files with 12 bits: what one delivery was made with, the next and all queries are."""
+    images = tree(tmp_path / "images")
+    for file in images.rglob("*.png"):
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(grey * 16).save(file)
+    steps(data, "gen_augconv.py --pixel_range 0 4095", dataset_dir=images)
+    first = (data / "delivery" / "morphed_test.npy").read_bytes()
+    out = steps(data, "gen_augconv.py", dataset_dir=images)
+    assert "pixel_range is that of the key's last delivery: 0.0 4095.0" in out
+    assert (data / "delivery" / "morphed_test.npy").read_bytes() == first
+    steps(data, f"morph_images.py --name deep --images {images}/test")
+    assert (data / "queries" / "deep" / "morphed.npy").read_bytes() == first
+    ends(data, "morph_images.py", "--images", images / "test", "--pixel_range", "0", "255",
+         words=["pixel_range is (0.0, 255.0)", "has (0.0, 4095.0)"])
+    steps(data, "gen_augconv.py --pixel_range 0 8190", dataset_dir=images)
+    assert (data / "delivery" / "morphed_test.npy").read_bytes() != first
+
+
+# What is refused
 
 def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
     steps(data, "gen_augconv.py", dataset_dir=made / "images", shuffle_channels="yes")
@@ -142,69 +271,63 @@ def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
                     "--shuffle_channels no"])
 
 
-def test_images_of_one_name_are_refused_or_numbered(data, made, tmp_path):
-    files = sorted((made / "images" / "test").rglob("*.png"))[:2]
-    for file, folder in zip(files, "ab", strict=True):
-        (tmp_path / "new" / folder).mkdir(parents=True)
-        shutil.copy(file, tmp_path / "new" / folder / "x.png")
-    both = f"{tmp_path}/new/a {tmp_path}/new/b"
-    ends(data, "morph_images.py", "--name", "two", "--show_names", "--images", *both.split(),
-         words=["several images are named x.png"])
-    steps(data, f"morph_images.py --name two --images {both}",
-          f"morph_images.py --name above --show_names --images {tmp_path}/new")
-    assert manifest(data / "queries" / "two")["names"] == ["0", "1"]
-    assert manifest(data / "queries" / "above")["names"] == ["a/x.png", "b/x.png"]
-
-
 @pytest.mark.parametrize("arguments, words", [
     ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
-    ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read", "repair or replace it"]),
+    ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read"]),
     ("--images {0}/absent.png", ["absent.png"]),
-    ("--images {0}/bad.png --name test", ["name test means the delivered test images"])])
+    ("--images {0}/bad.png --name test", ["name test means the delivered test images"])],
+    ids=["none", "an empty folder", "a damaged file", "no file", "the name test"])
 def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
     whole = next((made / "images").rglob("*.png")).read_bytes()
     (tmp_path / "bad.png").write_bytes(whole[:90])
     (tmp_path / "nothing").mkdir()
-    result = run("morph_images.py", *arguments.format(tmp_path).split(), "--data_dir", data,
-                 settings=SETTINGS)
+    result = call("morph_images.py", *arguments.format(tmp_path).split(), "--data_dir", data,
+                  settings=SETTINGS)
     assert refused(result, *words)
-    assert {f.name for f in (data / "queries").iterdir()} == {"whole"}
+    assert {file.name for file in (data / "queries").iterdir()} == {"whole"}
     assert not list(data.rglob("*.partial"))
 
 
 def test_a_name_that_leads_elsewhere_is_refused(data, made, tmp_path):
-    result = run("morph_images.py", "--images", made / "images", "--name", "../../elsewhere",
-                 "--data_dir", data, settings=SETTINGS)
+    result = call("morph_images.py", "--images", made / "images", "--name", "../../elsewhere",
+                  "--data_dir", data, settings=SETTINGS)
     assert result.status == 2 and "name is '../../elsewhere'" in result.message
     assert not list(data.parent.rglob("elsewhere")) and not list(tmp_path.rglob("elsewhere"))
 
 
-@pytest.mark.parametrize("spoil, words", [
-    (lambda q: os.truncate(q / "morphed.npy", 500), ["morphed.npy is damaged", "morph_images.py"]),
-    (lambda q: (q / "labels.npy").unlink(), ["labels.npy is missing", "morph_images.py"]),
-    (lambda q: (q / "manifest.json").unlink(), ["manifest.json is missing", "morph_images.py"]),
-    (lambda q: (q / "manifest.json").write_text("{"), ["manifest.json is damaged", "morph_images"]),
-    (shutil.rmtree, ["manifest.json is missing", "morph_images.py"])])
-def test_queries_that_are_damaged(data, spoil, words):
-    spoil(data / "queries" / "whole")
-    ends(data, "predict.py", "--name", "whole", words=words)
+def test_a_query_without_its_files_is_refused(data):
+    query = data / "queries" / "whole"
+    (query / "labels.npy").unlink()
+    ends(data, "predict.py", "--name", "whole", words=["labels.npy is missing", "morph_images.py"])
+    shutil.rmtree(query)
+    ends(data, "predict.py", "--name", "whole",
+         words=["manifest.json is missing", "run `python morph_images.py` first"])
 
 
-def test_queries_are_no_delivery(data):
+def test_a_query_is_no_delivery(data):
     ends(data, "predict.py", "--name", "test", "--delivery", data / "queries" / "whole",
-         words=["whole/manifest.json is of no delivery"])
+         words=["whole/manifest.json is not a valid delivery", "gen_augconv.py"])
 
 
-def test_queries_of_another_size_are_refused(data, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(data / "provider", other / "provider")
-    shutil.copytree(data / "developer", other / "developer")
-    steps(other, "gen_augconv.py --dataset shapes --image_size 12 --train_limit 20 --test_limit 20")
-    ends(data, "predict.py", "--name", "whole", "--delivery", other / "delivery",
-         words=["holds other images than"])
+def test_a_query_of_another_delivery_is_refused(data, made):
+    """Of the same key, but in another dtype."""
+    steps(data, "gen_augconv.py --delivery_dtype float16", dataset_dir=made / "images")
+    ends(data, "predict.py", "--name", "whole",
+         words=["for another delivery than", "run `python morph_images.py` again"])
 
 
 @pytest.mark.parametrize("name", ["morphed.npy", "labels.npy", "manifest.json"])
-def test_a_full_disk_leaves_the_queries_as_they_were(data, made, name):
+def test_a_full_disk_leaves_the_query_as_it_was(data, made, name):
     ends(data, "morph_images.py", "--name", "whole", "--images", made / "images" / "test",
-         words=[name, "File too large"], before=full_disk(name, 50))
+         words=[name, "File too large"], before=full_disk(f"whole/{name}", 50))
+
+
+def test_a_query_in_a_table_is_no_formula(data, made, tmp_path):
+    """Names that a spreadsheet would run are shown as they are."""
+    name = "=1+1.png"
+    shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / name)
+    shutil.copy(made / "images" / "test" / "red" / "001.png", tmp_path / "plain.png")
+    steps(data, f"morph_images.py --name odd --show_names --images {tmp_path}/{name} "
+          f"{tmp_path}/plain.png", "predict.py --name odd")
+    assert [row["file"] for row in predictions(data, "odd")] == ["'=1+1.png", "plain.png"]
+    assert os.path.exists(data / "developer" / "predictions" / "odd" / "predictions.png")

@@ -1,18 +1,19 @@
 """Training on the images of several providers, each with a key of its own."""
 
-import json
 import shutil
 
 import pytest
 
-from tests.inference import ends, steps, tree
+from tests.damage import change
+from tests.inference import ends, manifest, record, steps, tree
 
 
 @pytest.fixture(scope="module")
 def second(made, tmp_path_factory):
     """Another provider's data folder: other images and another key, the same first layer."""
     folder = tmp_path_factory.mktemp("second")
-    shutil.copytree(made / "data" / "developer", folder / "data" / "developer")
+    (folder / "data" / "developer").mkdir(parents=True)
+    shutil.copy(made / "data" / "developer" / "first_layer.pt", folder / "data" / "developer")
     steps(folder / "data", "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py",
           dataset_dir=tree(folder / "images", seed=7))
     return folder
@@ -22,11 +23,16 @@ def test_one_network_learns_from_two_providers(data, second):
     """Each has many images of the classes of which the other has few."""
     both = f"--delivery {data}/delivery {second}/data/delivery"
     out = steps(data, f"train_with_ac.py {both} --epochs 10")
-    result = json.loads((data / "developer" / "with_ac.json").read_text())
-    assert result["data"]["providers"] == 2 and result["data"]["train_images"] == 80
-    assert out.count("delivery of 40 + 40 images") == 2
+    result = record(data, "with_ac")
+    assert len(result["data"]["deliveries"]) == 2 and result["data"]["train_images"] == 80
+    assert out.count("40 training and 40 test images of images") == 2
     curve = [epoch["train_loss"] for epoch in result["curve"]]
     assert curve[-1] < 0.8 * curve[0]
+    accuracies = []
+    for line in out.splitlines():
+        if line.startswith("test accuracy on "):
+            accuracies.append(float(line.split(": ")[1].split("%")[0]) / 100)
+    assert sum(accuracies) / 2 == pytest.approx(result["accuracy"])
     ends(data, "predict.py", "--name", "test", *both.split(), words=["give one --delivery"])
     for folder in (data / "delivery", second / "data" / "delivery"):
         out = steps(data, f"predict.py --name test --delivery {folder}")
@@ -34,12 +40,42 @@ def test_one_network_learns_from_two_providers(data, second):
         assert right >= 20                               # chance is 10
 
 
-def test_providers_whose_features_differ_are_refused(data, second, made, tmp_path):
-    third = tmp_path / "third"
-    shutil.copytree(second / "data", third)
+def test_classes_of_several_providers_are_mapped_by_name(data, made, tmp_path):
+    """A delivery whose classes are listed the other way round trains the same network."""
+    other = shutil.copytree(data, tmp_path / "other")
+    steps(other, "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py",
+          dataset_dir=made / "images")
+    command = f"train_with_ac.py --restart --delivery {data}/delivery {other}/delivery"
+    steps(data, command)
+    expected = [epoch["train_loss"] for epoch in record(data, "with_ac")["curve"]]
+    delivery = other / "delivery"
+    for split in ("train", "test"):
+        change(delivery / f"labels_{split}.npy", array=lambda labels: 3 - labels)
+    change(delivery / "manifest.json", classes=manifest(delivery)["classes"][::-1])
+    steps(data, command)
+    assert [epoch["train_loss"] for epoch in record(data, "with_ac")["curve"]] == expected
+
+
+def test_the_same_delivery_twice_is_refused(data):
+    copy = shutil.copytree(data / "delivery", data / "copy")
+    for other in (data / "delivery", copy):
+        ends(data, "train_with_ac.py", "--delivery", data / "delivery", other,
+             words=["is the same delivery as", "name it once"])
+
+
+def test_providers_whose_features_differ_are_refused(data, second, tmp_path):
+    third = shutil.copytree(second / "data", tmp_path / "third")
     both = ("--delivery", data / "delivery", third / "delivery")
     steps(third, "gen_augconv.py", dataset_dir=second / "images", shuffle_channels="yes")
     ends(data, "train_with_ac.py", *both, words=["channels in the same order",
                                                  "--shuffle_channels no"])
     steps(third, "pretrain.py --seed 5", "gen_augconv.py", dataset_dir=second / "images")
     ends(data, "train_with_ac.py", *both, words=["another first layer"])
+
+
+def test_providers_of_other_classes_are_refused_by_name(data, second, tmp_path):
+    third = shutil.copytree(second / "data", tmp_path / "third")
+    steps(third, "gen_augconv.py",
+          dataset_dir=tree(tmp_path / "images", seed=7, names={"red": "rose"}))
+    ends(data, "train_with_ac.py", "--delivery", data / "delivery", third / "delivery",
+         words=["other classes", "'red'", "'rose'"])

@@ -12,6 +12,7 @@ from tests.damage import (
     SEED,
     TRAINING,
     contents,
+    key_folder,
     refused,
     same,
     snapshot,
@@ -31,32 +32,51 @@ from utils.step import locked
 
 # Kills
 
-@pytest.mark.parametrize("script, function, nth", [
-    *(("pretrain.py", "replace", nth) for nth in (2, 4, 7, 8)), ("pretrain.py", "unlink", 12),
-    *(("gen_morphing_matrix.py", "replace", nth) for nth in (1, 2, 3)),
-    *(("gen_augconv.py", "replace", nth) for nth in (2, 6, 7, 8, 9)),
-    ("train_with_ac.py", "replace", 5), ("morph_images.py", "replace", 4),
-    ("predict.py", "replace", 1)])
-def test_killed_while_files_take_their_places(at, stages, script, function, nth):
+# A step, and the file before whose rename, write or removal it is killed.
+KILLS = [
+    ("pretrain.py", "rename", "pretrained.checkpoint.pt"),
+    ("pretrain.py", "rename", "developer/first_layer.pt"),
+    ("pretrain.py", "rename", "developer/manifest.json"),
+    ("pretrain.py", "write", "pretrained.png"),
+    ("pretrain.py", "remove", "pretrained.checkpoint.pt"),
+    ("gen_morphing_matrix.py", "rename", "morphing_matrix.pt"),
+    ("gen_morphing_matrix.py", "rename", "manifest.json"),
+    ("gen_morphing_matrix.py", "rename", "provider/current.json"),
+    ("gen_augconv.py", "rename", "delivery/labels_train.npy"),
+    ("gen_augconv.py", "rename", "delivery/manifest.json"),
+    ("gen_augconv.py", "rename", "channel_order.pt"),
+    ("gen_augconv.py", "rename", "morphed.png"),
+    ("train_with_ac.py", "rename", "developer/with_ac.json"),
+    ("morph_images.py", "rename", "queries/labels.npy"),
+    ("morph_images.py", "rename", "queries/manifest.json"),
+    ("morph_images.py", "write", "names-queries.csv"),
+    ("predict.py", "rename", "predictions.csv")]
+
+
+@pytest.mark.parametrize("script, call, file", KILLS)
+def test_killed_while_files_are_saved(at, stages, script, call, file):
     """Between the renames of one folder, or of several: the same command ends as if undisturbed."""
     data = at(script)
-    assert step(script, data, before=killed_before(function, nth)).status == -signal.SIGKILL
+    killed = step(script, data, before=killed_before(call, file))
+    assert killed.status == -signal.SIGKILL
     assert step(script, data).status == 0
     assert same(data, stages, script)
 
 
-@pytest.mark.parametrize("nth, names", [(2, {"aug_conv.pt"}), (5, {
-    "aug_conv.pt", "labels_train.npy", "labels_test.npy", "morphed_train.npy"})])
-def test_half_a_delivery_is_not_taken_for_one(at, nth, names):
+@pytest.mark.parametrize("file, renamed", [
+    ("delivery/labels_train.npy", {"aug_conv.pt"}),
+    ("delivery/manifest.json", {"aug_conv.pt", "labels_train.npy", "labels_test.npy",
+                                "morphed_train.npy", "morphed_test.npy"})])
+def test_half_a_delivery_is_not_taken_for_one(at, file, renamed):
     """Of another key, killed between two renames over a finished one: who reads it says so."""
     data = at("end")
     before = snapshot(data / "delivery")
     more = ("--train_limit", "60", "--test_limit", "30", "--kappa", "3")
     assert step("gen_morphing_matrix.py", data, settings=more).status == 0
-    assert step("gen_augconv.py", data, settings=more,
-                before=killed_before("replace", nth)).status == -signal.SIGKILL
+    killed = step("gen_augconv.py", data, settings=more, before=killed_before("rename", file))
+    assert killed.status == -signal.SIGKILL
     after = snapshot(data / "delivery")
-    assert {name for name in before if before[name] != after[name]} == names
+    assert {name for name in before if before[name] != after[name]} == renamed
     assert refused(step("train_with_ac.py", data, "--restart"), "aug_conv.pt is damaged, or not "
                    "the file", "run `python gen_augconv.py` again")
     assert step("gen_augconv.py", data, settings=more).status == 0
@@ -64,15 +84,16 @@ def test_half_a_delivery_is_not_taken_for_one(at, nth, names):
     assert contents(data)
 
 
-def test_killed_before_the_first_rename_the_old_files_are_whole(at, stages):
+def test_a_key_that_was_half_saved_does_not_become_the_current_one(at, stages):
     data = at("end")
     before = snapshot(data / "provider")
-    killed = step("gen_morphing_matrix.py", data, settings=("--kappa", "3"),
-                  before=killed_before("replace", 1))
-    assert killed.status == -signal.SIGKILL
-    assert before.items() <= snapshot(data / "provider").items()
+    for file in ("morphing_matrix.pt", "current.json"):
+        killed = step("gen_morphing_matrix.py", data, settings=("--kappa", "3"),
+                      before=killed_before("rename", file))
+        assert killed.status == -signal.SIGKILL
+        assert before.items() <= snapshot(data / "provider").items()
     assert step("gen_augconv.py", data).status == 0
-    assert contents(data) == contents(stages["end"])
+    assert (contents(data / "delivery")) == contents(stages["end"] / "delivery")
 
 
 # Resuming
@@ -89,9 +110,11 @@ def test_going_on_where_it_stopped(at, stages):
 @pytest.mark.parametrize("name, value, words", [
     ("lr", "0.5", "lr = 0.003, not 0.5"), ("epochs", "3", "epochs = 2, not 3"),
     ("schedule", "halve", "schedule = 'onecycle', not 'halve'"), ("seed", "1", "seed = 0, not 1"),
-    ("train_limit", "60", "other pixels"), ("test_limit", "16", "other pixels"),
-    ("model", "vgg13", "model = 'vgg11', not 'vgg13'")])
-def test_checkpoint_of_other_parameters(stages, name, value, words):
+    ("train_limit", "60", "other number of training images"),
+    ("test_limit", "16", "other number of test images"),
+    ("dropout", "0.2", "dropout = 0.1, not 0.2"), ("augment", "crop", "augment = 'none'"),
+    ("model", "vgg11", "model = 'vgg_small', not 'vgg11'")])
+def test_checkpoint_of_other_settings(stages, name, value, words):
     data = stages["unfinished"]
     before = snapshot(data)
     result = step("pretrain.py", data, f"--{name}", value)
@@ -99,7 +122,7 @@ def test_checkpoint_of_other_parameters(stages, name, value, words):
     assert snapshot(data) == before
 
 
-def test_restart_begins_anew(at, stages):
+def test_restart_begins_again(at, stages):
     data = at("unfinished")
     result = step("pretrain.py", data, "--restart")
     assert "going on" not in result.out and "epoch   1" in result.out
@@ -116,24 +139,35 @@ def test_a_finished_run_says_so_and_changes_nothing(stages, script):
 
 # Full disks
 
-@pytest.mark.parametrize("script, name, size, nth", [
-    *(("gen_morphing_matrix.py", name, 50, 1) for name in (
-        "morphing_matrix.pt", "inverse_matrix.pt", "manifest.json")),
-    *(("gen_augconv.py", name, 50, 1) for name in (
-        "aug_conv.pt", "labels_train.npy", "morphed_test.npy", "channel_order.pt")),
-    ("gen_augconv.py", "morphed_train.npy", 46_000, 1), ("gen_augconv.py", "labels_test", 200, 1),
-    ("gen_augconv.py", "manifest.json", 50, 1), ("gen_augconv.py", "manifest.json", 50, 2),
-    ("morph_images.py", "morphed.npy", 4000, 1), ("morph_images.py", "labels.npy", 150, 1),
-    ("morph_images.py", "manifest.json", 50, 1), ("predict.py", "predictions.csv", 50, 1)])
-def test_full_disk_leaves_all_as_it_was(stages, script, name, size, nth):
+@pytest.mark.parametrize("script, file, size", [
+    ("gen_morphing_matrix.py", "morphing_matrix.pt", 50),
+    ("gen_morphing_matrix.py", "inverse_matrix.pt", 50),
+    ("gen_morphing_matrix.py", "manifest.json", 50),
+    ("gen_morphing_matrix.py", "current.json", 5),
+    ("gen_augconv.py", "aug_conv.pt", 50), ("gen_augconv.py", "labels_train.npy", 50),
+    ("gen_augconv.py", "labels_test.npy", 200), ("gen_augconv.py", "morphed_train.npy", 46_000),
+    ("gen_augconv.py", "morphed_test.npy", 50), ("gen_augconv.py", "channel_order.pt", 50),
+    ("gen_augconv.py", "delivery/manifest.json", 50),
+    ("gen_augconv.py", "{key}/manifest.json", 50),
+    ("morph_images.py", "morphed.npy", 4000), ("morph_images.py", "labels.npy", 150),
+    ("morph_images.py", "manifest.json", 50), ("predict.py", "predictions.csv", 50)])
+def test_full_disk_leaves_all_as_it_was(stages, script, file, size):
     """With other settings, so that every file would change; in the header of an array, and in the
     last of its rows, which a raw write would leave out without an error."""
-    before = snapshot(stages["end"])
-    more = ("--kappa", "3", "--train_limit", "60", "--test_limit", "30", "--predict_batch", "1")
-    result = step(script, stages["end"], settings=more if script != "morph_images.py" else (),
-                  before=full_disk(name, size, nth))
-    assert refused(result, name, "File too large", "existing files are unchanged")
-    assert snapshot(stages["end"]) == before
+    data = stages["end"]
+    before = snapshot(data)
+    more = ()
+    if script == "gen_augconv.py":
+        more = ("--train_limit", "60", "--test_limit", "30", "--delivery_dtype", "float32")
+    if script == "gen_morphing_matrix.py":
+        more = ("--kappa", "3")
+    file = file.format(key=key_folder(data).name)
+    result = step(script, data, settings=more, before=full_disk(file, size))
+    assert refused(result, file, "File too large", "existing files are unchanged")
+    after = snapshot(data)
+    assert before.items() <= after.items()
+    if file != "current.json":                           # then the new key lies there, unused
+        assert after == before
 
 
 @pytest.mark.parametrize("name", ["queries-3x8x8.npy", "queries-3x8x8.json"])
@@ -145,23 +179,26 @@ def test_full_disk_for_decoded_images(at, stages, name):
 
 
 @pytest.mark.parametrize("script, name", [
-    ("gen_augconv.py", "provider/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
+    ("gen_augconv.py", "{key}/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
     ("predict.py", "developer/predictions/queries/confusion.png")])
 def test_full_disk_for_a_picture_costs_no_more_than_it(at, stages, script, name):
     data = at(script)
-    result = step(script, data, before=full_disk(name.split("/")[-1]))
+    key = key_folder(stages["end"]).relative_to(stages["end"])
+    name = name.format(key=key)
+    result = step(script, data, before=full_disk(name))
     assert result.status == 0 and result.message.startswith("warning: ") and name in result.message
     assert same(data, stages, script, but=name)
-    assert step(script, data, *(["--restart"] if script in TRAINING else [])).status == 0
+    restart = ["--restart"] if script in TRAINING else []
+    assert step(script, data, *restart).status == 0
     assert same(data, stages, script)
 
 
 def test_full_disk_while_training(at, stages):
     """At the second checkpoint and at files of the end; with space again, it completes."""
     data = at("pretrain.py")
-    result = step("pretrain.py", data, before=full_disk("pretrained.checkpoint.pt", 10**6, 2))
+    result = step("pretrain.py", data, before=full_disk("pretrained.checkpoint.pt", 10**5, nth=2))
     assert refused(result, "pretrained.checkpoint.pt", "File too large")
-    result = step("pretrain.py", data, before=full_disk("pretrained.pt", 10**6))
+    result = step("pretrain.py", data, before=full_disk("pretrained.pt", 10**5))
     assert "going on after epoch 1" in result.out
     before = snapshot(data)
     for name in ("first_layer.pt", "pretrained.csv", "pretrained.json", "manifest.json"):
@@ -211,11 +248,13 @@ def test_ctrl_c(at):
     assert read_tensors(checkpoint, "")["curve"]
 
 
-@pytest.mark.parametrize("function, nth", [("fsync", 2), ("replace", 2), ("replace", 3)])
-def test_ctrl_c_while_saving(at, stages, function, nth):
+@pytest.mark.parametrize("call, file", [
+    ("flush", "inverse_matrix.pt"), ("rename", "inverse_matrix.pt"), ("rename", "manifest.json")])
+def test_ctrl_c_while_saving(at, stages, call, file):
     data = at("gen_morphing_matrix.py")
     command = ("gen_morphing_matrix.py", data)
-    assert refused(step(*command, before=killed_before(function, nth, signal.SIGINT)), "stopped")
+    stopped = step(*command, before=killed_before(call, file, by=signal.SIGINT))
+    assert refused(stopped, "stopped")
     assert not list(data.rglob("*.partial"))
     assert step(*command).status == 0 and same(data, stages, "gen_morphing_matrix.py")
 
@@ -225,19 +264,21 @@ def test_ctrl_c_while_saving(at, stages, function, nth):
 def test_secrets_stay_with_the_provider(stages):
     """Neither the seed nor a piece of core, inverse or order is anywhere else, logs included."""
     provider = stages["end"] / "provider"
-    assert provider.stat().st_mode & 0o777 == 0o700
-    assert {f.name for f in provider.iterdir()} == {
+    key = key_folder(stages["end"])
+    for path in (provider, *provider.rglob("*")):
+        others = path.stat().st_mode & 0o077
+        assert not others or path == provider / "keys", path     # no one enters provider/
+    assert {file.name for file in key.iterdir()} == {
         "manifest.json", "morphing_matrix.pt", "inverse_matrix.pt", "channel_order.pt",
         "morphed.png"}
-    assert all(f.stat().st_mode & 0o777 == 0o600 for f in provider.iterdir())
 
     secret = [SEED.encode(), int(SEED).to_bytes(8, "little"), hex(int(SEED))[2:].encode()]
     for name in ("morphing_matrix", "inverse_matrix"):
-        core = load(provider / f"{name}.pt")["core"]
+        core = load(key / f"{name}.pt")["core"]
         for rows in (core, core.T.contiguous(), core.double()):
             secret += [bytes(rows[i, 5:9].numpy()) for i in (0, 77, 191)]
         secret += [f"{core[0, 0]:.6g}".encode()]
-    order = load(provider / "channel_order.pt")["order"]
+    order = load(key / "channel_order.pt")["order"]
     secret += [bytes(order[:4].numpy()), bytes(order[:4].int().numpy()),
                b", ".join(str(x).encode() for x in order[:5].tolist())]
     public = [f for folder in (stages["end"], stages["results"]) for f in folder.rglob("*")
@@ -246,7 +287,7 @@ def test_secrets_stay_with_the_provider(stages):
     for file in public:
         content = file.read_bytes()
         assert not [x for x in secret if x in content], file
-    own = (provider / "morphing_matrix.pt").read_bytes()
+    own = (key / "morphing_matrix.pt").read_bytes()
     assert any(x in own for x in secret), "the search would find nothing anywhere"
 
 
