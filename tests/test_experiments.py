@@ -5,7 +5,7 @@ import json
 import pytest
 
 import pretrain
-from experiments import agreement, kappa, paper_setting
+from experiments import agreement, defects, kappa, paper_setting
 from experiments.tables import measured
 from experiments.tables.reading import Results
 from utils.settings import parse
@@ -51,3 +51,37 @@ def test_the_estimate_grows_with_epochs_and_images():
     one = parse("", [*TINY, "--epochs", "1000", "--train_limit", "100000"])
     seconds = paper_setting.estimate_training(one)
     assert seconds > 60
+
+
+def measure_defects(monkeypatch, out, *more) -> dict:
+    words = ["--dataset", "shapes", "--train_limit", "64", "--test_limit", "40", "--epochs", "2",
+             "--output", str(out), *more]
+    monkeypatch.setattr("sys.argv", ["defects", *words])
+    defects.main()
+    return json.loads((out / "defects.json").read_text())
+
+
+def test_what_the_defects_cost(tmp_path, monkeypatch):
+    """A row for each defect; without one it is the training of the steps."""
+    record = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")
+    rows = {row["change"]: row for row in record["table"]}
+    assert list(rows) == [change.name for change in defects.CHANGES] and record["complete"]
+    assert all(row["best"] == max(row["test_accuracies"]) for row in rows.values())
+    data_dir = tmp_path / "data"
+    pretrain.main(parse("", [
+        "--dataset", "shapes", "--train_limit", "64", "--test_limit", "40", "--epochs", "2",
+        "--model", "vgg_small", "--schedule", "onecycle", "--lr", "0.01", "--dropout", "0.1",
+        "--precision", "fp32", "--device", "cpu", "--data_dir", str(data_dir)]))
+    plain = json.loads((data_dir / "developer" / "pretrained.json").read_text())
+    as_here = [epoch["test_accuracy"] for epoch in plain["curve"]]
+    assert rows["as here"]["test_accuracies"] == as_here
+    assert len(measured.make_defects(Results(records={"defects": record})).rows) == len(rows)
+
+
+def test_rows_of_other_settings_are_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(defects, "CHANGES", defects.CHANGES[:1])
+    one = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")
+    monkeypatch.setattr(defects, "train_with", lambda change, *_: {"change": change.name})
+    assert measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")["table"] == one["table"]
+    other = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small", "--lr", "0.1")
+    assert other["table"] == [{"change": "as here"}]
