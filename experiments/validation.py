@@ -47,7 +47,7 @@ def save_array(path: Path, array: np.ndarray):
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--dataset_dir", default="data/datasets", help="where CIFAR-10 is "
                         "(default: data/datasets)")
     parser.add_argument("--output", type=Path, default=Path("results/validation"),
