@@ -380,6 +380,10 @@ def test_a_missing_value_is_an_error_unless_its_column_has_words_for_it():
         table_of_records("t", columns, [{"met": True}])
 
 
+def test_a_command_with_a_pipe_does_not_break_the_table():
+    assert Table("t", ["a"], [["`x | y`"]]).markdown().splitlines()[2] == r"| `x \| y` |"
+
+
 def test_latex_is_escaped():
     made = Table("50% & more", ["a_b", "κ"], [["`make x_y`", "10⁻³ × 2"]], "a *note* #1")
     assert made.latex().splitlines() == [
