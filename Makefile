@@ -39,7 +39,7 @@ attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
 
 attack-matrix: .venv/runtime
-	$(STEP) -m experiments.attack_matrix
+	$(STEP) -m experiments.attack_matrix --first_layers results/first_layers
 	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
@@ -49,7 +49,7 @@ tables-he: .venv/he
 	$(STEP) -m experiments.homomorphic
 	$(STEP) reproduce_tables.py
 
-evidence: .venv/runtime
+evidence: .venv/runtime .venv/he
 	$(STEP) -m experiments.evidence
 
 stress: .venv/tests

@@ -3,7 +3,7 @@
     python reproduce_tables.py                      the project's own: results/ and the pages
     python reproduce_tables.py DIR [DIR ...]        yours, as --results_dir DIR has them
 
-A folder may have the records itself, or in accuracy/, bench/ and demo/. Of your folders the output
+A folder may have the records itself, or in accuracy/, bench/, demo/ and validation/. The output
 goes to DIR/tables/, or to --output: tables.md, tables.tex, REPRODUCTION.md, analysis.json and
 figures/. Nothing else is written.
 """
@@ -43,8 +43,8 @@ OF_RECORDS = {
     "inputs": (measured.make_inputs, "inputs"),
     "stress": (measured.make_stress, "stress"),
 }
-ORDER = ("accuracy", "equality", "published", "defects", "kappa", "agreement", "protection",
-         "attack", "matrix", "repairs", "he", "bench", "inputs", "stress", "runs")
+ORDER = ("accuracy", "equality", "validation", "published", "defects", "kappa", "agreement",
+         "protection", "attack", "matrix", "repairs", "he", "bench", "inputs", "stress", "runs")
 
 
 def main():
@@ -99,6 +99,8 @@ def make_tables(results: Results) -> dict[str, Table]:
                      else unmeasured("bench", f"`{BENCH}`"))
     made["demo"] = (accuracy.make_demo(results) if results.demo
                     else unmeasured("demo", "`make demo`"))
+    made["validation"] = (accuracy.make_validation(results) if results.validation
+                          else unmeasured("validation", "`make evidence`"))
     if not made["equality"].rows:
         made["equality"] = unmeasured("equality", f"{TRAINING}, and `pretrain.py` with "
                                       "`--frozen_first_layer`")
@@ -111,7 +113,8 @@ def unmeasured(name: str, command: str) -> Table:
 
 TITLES = {                          # of tables that lack their records
     "accuracy": "Test accuracy", "equality": "Equality", "runs": "Every training run",
-    "kappa": "What κ changes", "agreement": "Equal predictions", "demo": "The demo",
+    "validation": "Learning rates", "kappa": "What κ changes",
+    "agreement": "Equal predictions", "demo": "The demo",
     "defects": "What the defects of the reference scripts cost", "bench": "Speed",
     "he": "Homomorphic encryption", "attack": "Attacks on the project's own delivery",
     "protection": "What an adversary gets", "matrix": "The attacks over first layers",

@@ -4,10 +4,15 @@ import json
 
 import pytest
 
+import gen_augconv
+import gen_morphing_matrix
 import pretrain
-from experiments import agreement, kappa, paper_setting
-from experiments.tables import measured
-from experiments.tables.reading import Results
+import reproduce_tables
+import train_no_ac
+import train_with_ac
+from experiments import agreement, defects, kappa, paper_setting
+from experiments.tables import accuracy, measured
+from experiments.tables.reading import Results, read_results
 from utils.settings import parse
 
 TINY = ["--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "40",
@@ -51,3 +56,63 @@ def test_the_estimate_grows_with_epochs_and_images():
     one = parse("", [*TINY, "--epochs", "1000", "--train_limit", "100000"])
     seconds = paper_setting.estimate_training(one)
     assert seconds > 60
+
+
+def measure_defects(monkeypatch, out, *more) -> dict:
+    words = ["--dataset", "shapes", "--train_limit", "64", "--test_limit", "40", "--epochs", "2",
+             "--output", str(out), *more]
+    monkeypatch.setattr("sys.argv", ["defects", *words])
+    defects.main()
+    return json.loads((out / "defects.json").read_text())
+
+
+def test_what_the_defects_cost(tmp_path, monkeypatch):
+    """A row for each defect; without one it is the training of the steps."""
+    record = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")
+    rows = {row["change"]: row for row in record["table"]}
+    assert list(rows) == [change.name for change in defects.CHANGES] and record["complete"]
+    assert all(row["best"] == max(row["test_accuracies"]) for row in rows.values())
+    data_dir = tmp_path / "data"
+    pretrain.main(parse("", [
+        "--dataset", "shapes", "--train_limit", "64", "--test_limit", "40", "--epochs", "2",
+        "--model", "vgg_small", "--schedule", "onecycle", "--lr", "0.01", "--dropout", "0.1",
+        "--precision", "fp32", "--device", "cpu", "--data_dir", str(data_dir)]))
+    plain = json.loads((data_dir / "developer" / "pretrained.json").read_text())
+    as_here = [epoch["test_accuracy"] for epoch in plain["curve"]]
+    assert rows["as here"]["test_accuracies"] == as_here
+    assert len(measured.make_defects(Results(records={"defects": record})).rows) == len(rows)
+
+
+def test_rows_of_other_settings_are_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(defects, "CHANGES", defects.CHANGES[:1])
+    one = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")
+    monkeypatch.setattr(defects, "train_with", lambda change, *_: {"change": change.name})
+    assert measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")["table"] == one["table"]
+    other = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small", "--lr", "0.1")
+    assert other["table"] == [{"change": "as here"}]
+
+
+def test_the_records_of_the_steps_make_one_row(tmp_path, monkeypatch):
+    """As a user does it: --results_dir DIR/accuracy in each training step, then the tables."""
+    shared = ["--data_dir", str(tmp_path / "data")]
+    saved = [*shared, "--results_dir", str(tmp_path / "mine" / "accuracy")]
+    training = ["--epochs", "1", "--batch_size", "16", "--model", "vgg_small", "--device", "cpu",
+                "--precision", "fp32"]
+    images = ["--dataset", "shapes", "--image_size", "8", "--train_limit", "64",
+              "--test_limit", "40"]
+    layer = str(tmp_path / "data" / "developer" / "first_layer.pt")
+    partner = ["--frozen_first_layer", layer, "--weight_decay", "5e-7"]
+    for step, words in [(pretrain, [*images, *training, *saved]),
+                        (pretrain, [*images, *training, *partner, *saved]),
+                        (gen_morphing_matrix, shared),
+                        (gen_augconv, [*images[:2], *images[4:], *shared]),
+                        (train_with_ac, [*training, *saved]),
+                        (train_no_ac, [*training, *saved]),
+                        (train_no_ac, [*training, "--standardise", *saved])]:
+        step.main(parse("", words, step=f"{step.__name__}.py"))
+    monkeypatch.setattr("sys.argv", ["reproduce_tables.py", str(tmp_path / "mine")])
+    reproduce_tables.main()
+    [row] = accuracy.make_accuracy(read_results([tmp_path / "mine"])).rows
+    assert row[1] == "κ = 1, uniform" and not any("not measured" in cell for cell in row)
+    [equality] = accuracy.make_equality(read_results([tmp_path / "mine"])).rows
+    assert equality[-1] == "one seed: no test"

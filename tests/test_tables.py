@@ -17,7 +17,15 @@ from experiments.tables.rows import group_in_rows
 from experiments.tables.table import Column, Table, table_of_records
 from models.vgg import GROUPS, VGG
 from mole import AugConv, morph
-from tests.records import KAPPA_1, TILES_8, results_of, sweep_records, training_run, write_records
+from tests.records import (
+    KAPPA_1,
+    TILES_8,
+    results_of,
+    sweep_records,
+    training_record,
+    training_run,
+    write_records,
+)
 from tests.steps import ROOT
 from utils.errors import UserError
 
@@ -205,6 +213,15 @@ def test_the_first_rows_say_how_many_more_there_are():
     assert whole.first(7, "there").note.startswith("1 more row is in there.")
 
 
+def test_learning_rates_are_told_apart_from_the_results(records):
+    tried = [training_record("pretrained", 0.6 + lr, lr=lr) for lr in (0.02, 0.01)]
+    write_records(records / "validation", tried)
+    results = read_results([records])
+    assert len(results.runs) == 10
+    rows = accuracy.make_validation(results).rows
+    assert [row[1:3] for row in rows] == [["0.01", "61.00%"], ["0.02", "62.00%"]]
+
+
 # -- Pairs and the test of equality
 
 def test_a_partner_has_the_same_frozen_layer_and_seed():
@@ -361,6 +378,10 @@ def test_a_missing_value_is_an_error_unless_its_column_has_words_for_it():
     assert made.note == "*PSNR*: of images."
     with pytest.raises(ValueError, match="no value psnr"):
         table_of_records("t", columns, [{"met": True}])
+
+
+def test_a_command_with_a_pipe_does_not_break_the_table():
+    assert Table("t", ["a"], [["`x | y`"]]).markdown().splitlines()[2] == r"| `x \| y` |"
 
 
 def test_latex_is_escaped():

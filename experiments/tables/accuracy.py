@@ -148,6 +148,17 @@ def machine_of_run(run: TrainingRun) -> str:
     return machine_in_words({"machine": run.machine})
 
 
+def make_validation(results: Results) -> Table:
+    """Learning rates, tried on training images that were left out."""
+    rows = []
+    for run in sorted(results.validation, key=lambda run: run.settings["lr"]):
+        rows.append([title_of(run.settings | run.data), f"{run.settings['lr']:g}",
+                     f"{run.accuracy:.2%}", f"`{run.command}`"])
+    return Table("Learning rates, on training images that were left out.",
+                 ["setting", "learning rate", "accuracy", "command"], rows,
+                 "No test image was seen; the best rate is that of the runs.")
+
+
 def make_demo(results: Results) -> Table:
     """Accuracy of the three networks of `make demo`."""
     rows = []

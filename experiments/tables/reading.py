@@ -18,9 +18,11 @@ EXPERIMENTS = {
     "kappa": "python -m experiments.kappa",
     "repairs": "python -m experiments.repairs",
     "stress": "make stress",
+    "validation": "python -m experiments.validation FOLDER",
 }
 BENCH = "make bench"                # one record for each processor, in the folder bench/
 TRAINING = "the training scripts with `--results_dir DIR`"
+PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
 OWN_OUTPUT = {"analysis.json"}      # what reproduce_tables.py itself has written
 MORPHING = {"kappa", "tile", "morph_distribution", "image_padding", "delivery_dtype",
             "shuffle_channels"}
@@ -69,6 +71,7 @@ class Results:
 
     runs: list[TrainingRun] = field(default_factory=list)
     demo: list[TrainingRun] = field(default_factory=list)       # of `make demo`, in demo/
+    validation: list[TrainingRun] = field(default_factory=list)     # of choosing a learning rate
     records: dict[str, dict] = field(default_factory=dict)      # "kappa", "bench/amd-epyc", …
     benches: dict[str, dict] = field(default_factory=dict)      # of them the speed benchmark's
     earlier: list[Path] = field(default_factory=list)   # training records of earlier versions
@@ -91,7 +94,7 @@ def count_files(paths: list[Path]) -> str:
 
 
 def read_results(folders: list[Path]) -> Results:
-    """The records in folders, in their accuracy/ and bench/, and the runs in their demo/.
+    """The records in folders, and in the folders of PLACES in them.
 
     Raises UserError where a folder is missing or has no record, where a file is not JSON, and where
     two folders have different records of one experiment.
@@ -102,8 +105,8 @@ def read_results(folders: list[Path]) -> Results:
             raise UserError(f"{folder} is not a folder: name one with records, as the steps write "
                             "them with --results_dir")
         records = 0
-        for place in (folder, folder / "accuracy", folder / "bench", folder / "demo"):
-            for path in sorted(place.glob("*.json")):
+        for place in PLACES:
+            for path in sorted((folder / place).glob("*.json")):
                 if path.resolve() not in seen:
                     seen.add(path.resolve())
                     add_file(path, results)
@@ -120,7 +123,8 @@ def add_file(path: Path, results: Results):
         return
     record = read_json(path)
     if is_training(record):
-        (results.demo if path.parent.name == "demo" else results.runs).append(as_run(record))
+        runs = {"demo": results.demo, "validation": results.validation}
+        runs.get(path.parent.name, results.runs).append(as_run(record))
     elif is_earlier_training(record):
         results.earlier.append(path)
     elif is_bench(record):
