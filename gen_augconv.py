@@ -24,13 +24,16 @@ from utils.devices import joined_processes, rank, say
 from utils.errors import UserError, user_errors, warn
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.geometry import Geometry
-from utils.keys import describe_last_delivery, draw_order, read_key, read_last_delivery
+from utils.keys import describe_last_delivery, draw_order, find_last_delivery, read_key
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import data_digest
 
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
-SHOWN = 10
+SHOWN = 10                          # images in the picture
+WHAT_IS_GIVEN_AWAY = (
+    "Whoever holds Aug-Conv and the morphed images can compute the plain images. Without Aug-Conv, "
+    "morphed images alone still give much away (README, What MoLe does and does not protect).")
 
 
 def main(p):
@@ -56,16 +59,18 @@ def main(p):
                    for split, images in sets.items()}
         morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)
         sample = sources["test"][:64].to(context.device)
-        morphed = as_morphed(morpher(sample), morpher.scale)
+        morphed = as_morphed(morpher(sample), morpher.scale)     # through the delivery's dtype
         convolution = describe(layer).with_less_padding(key.image_padding)
-        check_features(aug_conv, convolution, morphed, sample, order, p, key)
+        check_precision(aug_conv, convolution, morphed, sample, order, p, key)
         if mirrored is not None:
-            check_features(mirrored, convolution.mirrored(key.shape), morphed, sample, order, p,
-                           key)
+            check_precision(mirrored, convolution.mirrored(key.shape), morphed, sample, order, p,
+                            key)
         warn_of_few_images(first, len(sets["train"].labels), layer_path)
 
-        geometry = Geometry(key.id, key.shape, key.image_padding, p.image_fit, key.kappa, key.tile,
-                            key.morph_distribution, p.delivery_dtype, first.mean, first.std)
+        geometry = Geometry(
+            key=key.id, shape=key.shape, image_padding=key.image_padding, image_fit=p.image_fit,
+            kappa=key.kappa, tile=key.tile, morph_distribution=key.morph_distribution,
+            delivery_dtype=p.delivery_dtype, mean=first.mean, std=first.std)
         about = dict(
             scale=morpher.scale, dataset=dataset_name(p), classes=sets["train"].classes,
             out_shape=aug_conv.out_shape, layer=first.fingerprint, model=first.model,
@@ -85,11 +90,8 @@ def keep_pixel_range(p, provider: Path, key):
     """The settings with the pixel_range of the key's last delivery, unless another is given."""
     if p.dataset != "folder" or "pixel_range" in p.given:
         return p
-    try:
-        last = read_last_delivery(provider, key)
-    except UserError:                                    # it is the first one, or damaged
-        return p
-    if last.pixel_range is None:
+    last = find_last_delivery(provider, key)
+    if last is None or last.pixel_range is None:
         return p
     say("pixel_range is that of the key's last delivery:", *last.pixel_range)
     return replace(p, pixel_range=last.pixel_range)
@@ -108,12 +110,12 @@ def check_shapes(p, first, key, layer_path: Path):
                         "`python gen_morphing_matrix.py` again")
 
 
-def check_features(aug_conv, convolution, morphed, plain, order, p, key):
+def check_precision(aug_conv, convolution, morphed, plain, order, p, key):
     """Says how close Aug-Conv's features are to the plain ones; raises UserError if too far."""
     features = aug_conv(morphed)
     expected = convolution(plain)[:, order.to(plain.device)]
     error = relative_error(features, expected)
-    if not error < LARGEST_ERROR:
+    if not error < LARGEST_ERROR:                        # also where it is NaN
         reason = ("the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
                   if p.delivery_dtype == "float32" else
                   f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core; "
@@ -129,7 +131,7 @@ def warn_of_few_images(first, delivered: int, layer_path: Path):
     """Says where the first layer has seen far fewer images than are delivered."""
     if 10 * first.train_images < delivered and rank() == 0:
         warn(f"{layer_path} was trained on {first.train_images} images, but {delivered} are "
-             "delivered")
+             "delivered: a first layer trained on more images may give a better accuracy")
 
 
 def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
@@ -150,9 +152,10 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
         for split, source in sources.items():
             write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
         delivery.describe(**asdict(geometry), **about)
-        id = delivery.prepare()["id"]
-        secret.save("channel_order.pt", {"order": order.cpu(), "delivery": id})
-        secret.describe(**describe_last_delivery(id, geometry, about["classes"], pixel_range))
+        delivery_id = delivery.prepare()["id"]
+        secret.save("channel_order.pt", {"order": order.cpu(), "delivery": delivery_id})
+        secret.describe(**describe_last_delivery(delivery_id, geometry, about["classes"],
+                                                 pixel_range))
         secret.prepare()                                 # so that a full disk stops both
     return delivery
 
@@ -182,11 +185,6 @@ def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed)
              stretch(geometry.as_images(morphed[:SHOWN])))]
     if draw(picture, rows_png, rows, mode=0o600):
         print(f"{picture} shows private images beside their morphed versions")
-
-
-WHAT_IS_GIVEN_AWAY = (
-    "whoever holds Aug-Conv can compute the plain images; without it, morphed images alone still "
-    "give much away (README, what MoLe protects)")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ Images in folders that are named like the delivery's classes take their labels a
 the files stay in data/provider/names-<name>.csv, unless --show_names hands them over.
 """
 
-import csv
-import io
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -23,7 +21,7 @@ from images.arrays import read_array_images
 from images.cache import read_image_files
 from images.datasets import Prepared
 from images.folders import list_images, shown
-from utils.artifacts import Saving, write_alone
+from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes, rank
 from utils.errors import UserError
@@ -56,18 +54,19 @@ def main(p):
                 names = [str(i) for i in range(len(names))]
             new.describe(**asdict(geometry), scale=morpher.scale, names=names,
                          classes=last.classes)
-        keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
+            # Before the query takes its place: no query without its names.
+            keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:
-        print("their labels go along, since they lie in folders named like the classes: move them "
-              "elsewhere to keep their labels")
+        print("the developer also gets their labels, because their folders are named like classes; "
+              "to withhold labels, move the images elsewhere and run this again")
 
 
 def keep_names(path: Path, names: list[str], handed_over: bool):
     """Writes which file has which number, for the provider alone, and says where names are."""
     if handed_over:
         path.unlink(missing_ok=True)                     # of an earlier query of this name
-        print("the files' names go along")
+        print("the developer also gets the names of the files")
         return
     write_alone(path, names_csv(names), 0o600)
     print(f"the developer sees numbers; {path} has the names of the files, and stays here")
@@ -100,7 +99,8 @@ def find_images(p, last: LastDelivery) -> Found:
     files, names = find_files(paths)
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise UserError(f"{times} images are named {name}: name the folder above theirs")
+        raise UserError(f"{times} images are named {name}: pass their common parent folder to "
+                        "--images")
     labels = find_labels(files, last.classes)
     images, _ = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
                                  p.pixel_range, Path(p.data_dir) / "datasets", "queries")
@@ -137,17 +137,14 @@ def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:
     if len(labelled) < len(files):
         other = next(file for file in files if file.parent.name not in classes)
         raise UserError(f"{len(labelled)} of {len(files)} images lie in folders named like "
-                        f"classes, but {shown(other)} does not: morph them under two --name")
+                        f"classes, but {shown(other)} does not: morph them in two runs, each with "
+                        "a --name of its own")
     return torch.tensor([classes.index(file.parent.name) for file in files])
 
 
 def names_csv(names: list[str]) -> str:
-    """A line for each image: its number in the query and its name."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", "name"])
-    table.writerows(enumerate(names))
-    return text.getvalue()
+    """A line for each image: its number in the query, as the developer sees it, and its name."""
+    return to_csv([["file", "name"], *([str(i), name] for i, name in enumerate(names))])
 
 
 if __name__ == "__main__":

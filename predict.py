@@ -2,11 +2,9 @@
 
 Reads data/queries/<name>/, Aug-Conv in data/delivery/, and a network of data/developer/: with_ac,
 or pretrained, which needs no retraining behind an Aug-Conv whose channels are not shuffled. Writes
-data/developer/predictions/<name>/, or <name>-pretrained/.
+data/developer/predictions/with_ac/<name>/, or predictions/pretrained/<name>/.
 """
 
-import csv
-import io
 import sys
 import time
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import utils.step
 from images.folders import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
-from utils.artifacts import load, write_alone
+from utils.artifacts import load, to_csv, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_delivery, read_query
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
@@ -30,7 +28,6 @@ from utils.plots import confusion_png, draw, predictions_png
 from utils.training import make_forward
 
 SHOWN = 20                          # images in the picture
-FORMULA = ("=", "+", "-", "@", "\t", "\r")               # what a spreadsheet takes for a formula
 
 
 def main(p):
@@ -40,8 +37,10 @@ def main(p):
     queries = read_queries(p, delivery)
     with joined_processes(p) as context:
         network = read_network(p, delivery)
+        aug_conv = FrozenLayer(delivery.aug_conv()).to(context.device)
+        behind = network.behind.to(context.device, memory_format=torch.channels_last).eval()
         began = time.perf_counter()
-        logits = predict(network.behind, delivery, queries, p.predict_batch, context)
+        logits = predict(behind, aug_conv, queries, p.predict_batch, context)
         seconds = time.perf_counter() - began
     logits = logits[:, network.places]                   # in the delivery's order of classes
     save_predictions(p, delivery, queries, logits, seconds)
@@ -126,11 +125,9 @@ def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None
 
 
 @torch.inference_mode()
-def predict(behind: BehindFirstLayer, delivery: Delivery, queries: Queries, batch_size: int,
+def predict(behind: BehindFirstLayer, aug_conv: FrozenLayer, queries: Queries, batch_size: int,
             context: Context) -> Tensor:
     """Logits (N, classes) float32 of the queries."""
-    aug_conv = FrozenLayer(delivery.aug_conv()).to(context.device)
-    behind = behind.to(context.device, memory_format=torch.channels_last).eval()
     forward = make_forward(behind, context)
     logits = []
     batches = queries.values.split(batch_size)
@@ -143,14 +140,14 @@ def predict(behind: BehindFirstLayer, delivery: Delivery, queries: Queries, batc
 
 def save_predictions(p, delivery: Delivery, queries: Queries, logits: Tensor, seconds: float):
     """Writes the table and the pictures, and says the accuracy where labels are known."""
-    name = p.name if p.network == "with_ac" else f"{p.name}-{p.network}"
-    folder = Path(p.data_dir) / "developer" / "predictions" / name
+    folder = Path(p.data_dir) / "developer" / "predictions" / p.network / p.name
     if folder.exists():
         print(f"earlier predictions in {folder}/ are replaced")
     classes = [shown(name) for name in delivery.classes]
     probabilities = logits.softmax(1)
     write_alone(folder / "predictions.csv", predictions_csv(probabilities, queries.names, classes))
-    (folder / "confusion.png").unlink(missing_ok=True)   # drawn again where there are labels
+    for picture in ("predictions.png", "confusion.png"):
+        (folder / picture).unlink(missing_ok=True)       # of earlier predictions
     print(f"{len(logits)} images, {len(logits) / seconds:.0f} images/s: {folder}/predictions.csv")
     predicted = logits.argmax(1)
     if queries.labels is not None:
@@ -167,25 +164,18 @@ def save_predictions(p, delivery: Delivery, queries: Queries, logits: Tensor, se
 
 def predictions_csv(probabilities: Tensor, names: list[str], classes: list[str]) -> str:
     """A line for each image: its name, and the three likeliest classes with their probabilities."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
     places = ("", "second_", "third_")[:len(classes)]
     header = ["file"]
     for place in places:
         header += [f"{place}class", f"{place}probability"]
-    table.writerow(header)
+    rows = [header]
     best = probabilities.topk(len(places))
     for i, name in enumerate(names):
-        row = [no_formula(name)]
+        row = [name]
         for value, index in zip(best.values[i].tolist(), best.indices[i].tolist(), strict=True):
-            row += [no_formula(classes[index]), f"{value:.4f}"]
-        table.writerow(row)
-    return text.getvalue()
-
-
-def no_formula(text: str) -> str:
-    """A text that a spreadsheet shows as it is: an apostrophe goes before a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+            row += [classes[index], f"{value:.4f}"]
+        rows.append(row)
+    return to_csv(rows)
 
 
 if __name__ == "__main__":

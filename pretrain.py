@@ -2,7 +2,8 @@
 
 Its first layer goes to the provider; its accuracy is what morphed training is compared with. With
 --frozen_first_layer the network is trained behind that layer, which does not change: the fair
-partner of Aug-Conv, whose first layer comes trained. Writes data/developer/.
+baseline for Aug-Conv, where too the first layer is fixed and trained already. Writes
+data/developer/.
 """
 
 import sys
@@ -49,7 +50,7 @@ def main(p):
         model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)
         network = new_network(p, model)
         if frozen:
-            check_features(frozen, network, model, p)
+            check_features_shape(frozen, network, model, p)
         run = Run(
             folder=Path(p.data_dir) / "developer",
             name="pretrained_frozen" if frozen else "pretrained",
@@ -67,29 +68,37 @@ def main(p):
                 train_whole(network, model, sources, labels, p, run, context)
         if not frozen:
             say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
-        finished = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
-        say(*compare(run.folder, finished, []), sep="\n")
+        names = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
+        say(*compare(run.folder, names, []), sep="\n")
 
 
-def check_features(frozen: FirstLayer, network, model: Model, p):
+def check_features_shape(frozen: FirstLayer, network, model: Model, p):
     """Raises UserError where the frozen layer does not give what the network's own layer does."""
+    if frozen.shape != model.shape:
+        raise UserError(f"{p.frozen_first_layer} is for images {'x'.join(map(str, frozen.shape))}, "
+                        f"but {p.dataset} has {'x'.join(map(str, model.shape))}: choose --dataset "
+                        "or another first layer")
     own = describe(network.get_submodule(find_first_layer(network, model.shape)))
     expected = own.features_shape(model.shape)
     features = describe(frozen.layer).features_shape(frozen.shape)
-    if features != expected or frozen.shape != model.shape:
+    if features != expected:
         raise UserError(f"{p.frozen_first_layer} gives {'x'.join(map(str, features))} features, "
-                        f"but the first layer of {p.model} {'x'.join(map(str, expected))}: it is "
-                        f"the first layer of {frozen.model}, see --model")
+                        f"but the first layer of {p.model} gives {'x'.join(map(str, expected))}: "
+                        f"it is the first layer of {frozen.model}, see --model")
 
 
 def train_whole(network, model, sources, labels, p, run, context):
     """Trains all of the network, and saves its first layer for the provider too."""
-    data = Data(*(Images(source, of, context) for source, of in zip(sources, labels, strict=True)))
+    train_part, test_part = (Images(source, labels_of_part, context)
+                             for source, labels_of_part in zip(sources, labels, strict=True))
     split = SplitNetwork(network, model.shape)
     augmentation = augment_images(p, split.first_layer.stride[0])
-    curve = train(split, data, p, run, context, augmentation)
-    first = FirstLayer(split.first_layer, *run.data["normalisation"], model.shape[-1], p.image_fit,
-                       p.model, run.data["dataset"], run.data["train_images"])
+    curve = train(split, Data(train_part, test_part), p, run, context, augmentation)
+    mean, std = run.data["normalisation"]
+    first = FirstLayer(
+        layer=split.first_layer, mean=mean, std=std, image_size=model.shape[-1],
+        image_fit=p.image_fit, model=p.model, dataset=run.data["dataset"],
+        train_images=run.data["train_images"])
     trained = Trained(split.whole_state(), model, layer=first.fingerprint)
     save_result(run, p, curve, trained, count_trained(split),
                 {"first_layer.pt": first.to_dict()})
@@ -98,16 +107,17 @@ def train_whole(network, model, sources, labels, p, run, context):
 def train_behind(frozen, network, model, sources, labels, p, run, context):
     """Trains what stands behind a first layer that does not change."""
     behind = BehindFirstLayer(network, model.shape)
-    layer, flips = frozen.layer, p.augment == "crop_flip"
-    mirrored = describe(layer.to(context.device)).mirrored(model.shape) if flips else None
+    layer = frozen.layer.to(context.device)
+    flips = p.augment == "crop_flip"
+    mirrored = describe(layer).mirrored(model.shape) if flips else None
     train_part, test_part = (
-        Features([(FrozenLayer(layer, mirrored), source)], [of], context)
-        for source, of in zip(sources, labels, strict=True))
+        Features([(FrozenLayer(layer, mirrored), source)], [labels_of_part], context)
+        for source, labels_of_part in zip(sources, labels, strict=True))
     data = keep_features(train_part, test_part, p.feature_cache, flips, context)
     augmentation = augment_features(p, layer.stride[0], layer.bias)
     curve = train(behind, data, p, run, context, augmentation)
     state = {f"{behind.name}.{name}": weight for name, weight in layer.state_dict().items()}
-    trained = Trained(state | network.state_dict(), model, layer=frozen.fingerprint)
+    trained = Trained(state | behind.network.state_dict(), model, layer=frozen.fingerprint)
     save_result(run, p, curve, trained, count_trained(behind))
 
 

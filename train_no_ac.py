@@ -49,10 +49,11 @@ def main(p):
 
 
 def image_shape(delivery: Delivery) -> tuple[int, int, int]:
-    """(α, m, m) of morphed images as images, less the zeros that were put around plain ones.
+    """(α, m, m) of the images that the network is built for.
 
-    The network pads by that much less, so that it is as large as behind Aug-Conv. Tiles may reach
-    beyond the image.
+    T has image_padding zeros on each side morphed in. The network is built for the smaller image,
+    and its first layer pads by that much less (pad_less), so that feature maps are as large as with
+    Aug-Conv. Tiles may reach beyond the image.
     """
     g = delivery.geometry
     side = g.shape[-1]
@@ -83,12 +84,16 @@ def train_on_morphed(network, model: Model, delivery: Delivery, p, run: Run, con
 
 
 def pad_less(layer: nn.Conv2d, image_padding: int):
-    """Takes off the layer's padding what the images bring along; raises ValueError."""
+    """Reduces a layer's padding by the zeros that the images bring along.
+
+    Raises ValueError where it pads less than that, or one side more than the other.
+    """
     if image_padding:
         top, bottom, left, right = describe(layer).with_less_padding(image_padding).padding
         if (top, left) != (bottom, right):
-            raise ValueError("the first layer pads one side more than the other, which "
-                             "image_padding does not work with")
+            raise ValueError("the first layer pads one side more than the other, which does not "
+                             "work with the delivery's image_padding: ask the provider for one "
+                             "without padding")
         layer.padding = top, left
 
 

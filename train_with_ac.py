@@ -61,12 +61,12 @@ def main(p):
 
 def check_layer(layer, model: Model, deliveries: list[Delivery], p):
     """Raises UserError where the network's first layer does not give what Aug-Conv does."""
-    own = layer.features_shape(model.shape)
+    expected = layer.features_shape(model.shape)
     for d in deliveries:
-        if d.out_shape != own:
+        if d.out_shape != expected:
             raise UserError(f"Aug-Conv gives {'x'.join(map(str, d.out_shape))} features, but the "
-                            f"first layer of {p.model} {'x'.join(map(str, own))}: it was composed "
-                            f"with the first layer of {d.model}, see --model")
+                            f"first layer of {p.model} gives {'x'.join(map(str, expected))}: it "
+                            f"was composed with the first layer of {d.model}, see --model")
         if p.augment == "crop_flip" and not d.mirrored:
             raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "
                             "provider to run `python gen_augconv.py --mirrored`, or choose "
@@ -108,7 +108,8 @@ def train_behind(network, stride: int, model: Model, deliveries: list[Delivery],
             source = Source(values, partial(as_morphed, scale=d.scale))
             parts[split].append((frozen, source))
             labels[split].append(map_labels(own_labels, d.classes, deliveries[0].classes))
-    bias = parts["train"][0][0].layer.bias               # the same in all: channels are in order
+    # Several deliveries have one first layer and unshuffled channels (read_deliveries): one bias.
+    bias = parts["train"][0][0].layer.bias
     train_part, test_part = (Features(parts[split], labels[split], context) for split in parts)
     data = keep_features(train_part, test_part, p.feature_cache, flips, context)
     curve = train(behind, data, p, run, context, augment_features(p, stride, bias))
@@ -116,7 +117,7 @@ def train_behind(network, stride: int, model: Model, deliveries: list[Delivery],
         counts = {str(d.folder): d.test_images for d in deliveries}
         say_accuracies(behind, data.test, counts, context)
     shuffled = any(d.shuffle_channels for d in deliveries)
-    trained = Trained(network.state_dict(), model, tuple(d.id for d in deliveries),
+    trained = Trained(behind.network.state_dict(), model, tuple(d.id for d in deliveries),
                       None if shuffled else run.frozen_layer)
     save_result(run, p, curve, trained, count_trained(behind))
 

@@ -48,13 +48,13 @@ def steps(data: Path, *commands: str, **settings) -> str:
     return result.out
 
 
-def predictions(data: Path, name: str) -> list[dict]:
-    path = data / "developer" / "predictions" / name / "predictions.csv"
+def predictions(data: Path, name: str, network: str = "with_ac") -> list[dict]:
+    path = data / "developer" / "predictions" / network / name / "predictions.csv"
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def classes(data: Path, name: str) -> list[str]:
-    return [row["class"] for row in predictions(data, name)]
+def classes(data: Path, name: str, network: str = "with_ac") -> list[str]:
+    return [row["class"] for row in predictions(data, name, network)]
 
 
 def manifest(folder: Path) -> dict:

@@ -46,7 +46,7 @@ def test_the_developer_predicts_alone_what_training_reported(data):
         out = steps(data, f"predict.py --name {name}")
         assert f"accuracy {accuracy:.2%}, {round(40 * accuracy)} of 40 right" in out
         for picture in ("predictions", "confusion"):
-            assert (data / "developer" / "predictions" / name / f"{picture}.png").exists()
+            assert (data / "developer" / "predictions" / "with_ac" / name / f"{picture}.png").exists()
     assert classes(data, "test") == classes(data, "whole")
     best = predictions(data, "whole")[0]
     assert best["file"] == "blue/000.png"
@@ -77,7 +77,7 @@ def plain_predictions(data: Path, images: Path) -> list[str]:
 def test_a_trained_plain_network_predicts_the_same_behind_aug_conv(data, made):
     """For every image, with no retraining: what the paper's inference stage promises."""
     steps(data, "predict.py --name test --network pretrained")
-    assert classes(data, "test-pretrained") == plain_predictions(data, made / "images")
+    assert classes(data, "test", "pretrained") == plain_predictions(data, made / "images")
 
 
 # Classes, by name
@@ -95,7 +95,7 @@ def test_classes_in_another_order_are_mapped_by_name(data, made, tmp_path):
         change(delivery / f"labels_{split}.npy", array=lambda labels: 3 - labels)
     change(delivery / "manifest.json", classes=names)
     out = steps(other, "predict.py --name test --network pretrained")
-    assert classes(other, "test-pretrained") == expected
+    assert classes(other, "test", "pretrained") == expected
     right = sum(name == truth for name, truth in zip(
         expected, np.repeat(sorted(names), 10), strict=True))
     assert f"{right} of 40 right" in out
@@ -187,7 +187,7 @@ def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made
     steps(data, "predict.py --name whole --network pretrained")
     assert "earlier predictions" not in steps(data, "predict.py --name whole")
     folder = data / "developer" / "predictions"
-    assert (folder / "whole-pretrained" / "confusion.png").exists()
+    assert (folder / "pretrained" / "whole" / "confusion.png").exists()
     shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
     out = steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png",
                 "predict.py --name whole")
@@ -202,7 +202,7 @@ def test_int8_queries_bring_their_own_scale(data, made):
           "predict.py --name whole --network pretrained",
           "predict.py --name test --network pretrained")
     assert np.load(data / "queries" / "whole" / "morphed.npy").dtype == np.int8
-    one, other = classes(data, "whole-pretrained"), classes(data, "test-pretrained")
+    one, other = classes(data, "whole", "pretrained"), classes(data, "test", "pretrained")
     assert sum(a == b for a, b in zip(one, other, strict=True)) >= 38
 
 

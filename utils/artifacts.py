@@ -6,8 +6,10 @@ leaves some that are not the manifest's: whoever reads them next says so, and na
 that makes them again.
 """
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -23,6 +25,7 @@ from utils.errors import UserError, tolerated, warn
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")        # what a spreadsheet takes for a formula
 Content = bytes | str | dict | Callable
 
 
@@ -141,6 +144,15 @@ def write_rows(path: Path, first: int, rows: Tensor):
             file.write(rows)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def to_csv(rows: list[list[str]]) -> str:
+    """Rows of texts as CSV. A spreadsheet shows them as they are: formulas get an apostrophe."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        table.writerow([f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell for cell in row])
+    return text.getvalue()
 
 
 class Saving:

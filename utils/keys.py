@@ -164,6 +164,13 @@ def describe_last_delivery(delivery_id: str, geometry: Geometry, classes: list[s
             "pixel_range": pixel_range}
 
 
+def find_last_delivery(provider: Path, key: Key) -> LastDelivery | None:
+    """As read_last_delivery, but None where nothing has been delivered with this key yet."""
+    if "delivery" not in read_manifest(provider / "keys" / key.id):
+        return None
+    return read_last_delivery(provider, key)
+
+
 def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
     """Raises UserError where nothing has been delivered with this key."""
     folder = provider / "keys" / key.id
