@@ -3,7 +3,10 @@
 A shift of a morphed image is no shift of the image, but a first layer's features can be augmented:
 
 Crops. Features of an image that is shifted by a multiple of the layer's stride are the shifted
-features, but for a rim. What comes in from outside is the layer's bias, as for an image of zeros.
+features, and what comes in from outside is the layer's bias, as for an image of zeros. A rim
+differs: windows that reach over the shifted image's edge to where pixels were cut off, and windows
+outside the plain features that see pixels. For a 3×3 kernel at 32 pixels that is at most 12% of the
+entries, for a 7×7 kernel of stride 2 at most 44%.
 
 Flips. F(flip(x)) = flip(F'(x)), where F' has the filters mirrored (Convolution.mirrored). The
 provider composes a second Aug-Conv, of F', with the same core and channel order.

@@ -68,9 +68,9 @@ class Convolution(NamedTuple):
     def with_less_padding(self, image_padding: int) -> "Convolution":
         """The same convolution for images that bring `image_padding` zeros on each side along.
 
-        Raises ValueError where it pads less than that: its features would differ.
+        Raises ValueError where it pads less than that: the zeros would be morphed for nothing.
         """
-        if min(self.padding) < image_padding:
+        if 0 < image_padding > min(self.padding):
             raise ValueError(f"image_padding is {image_padding}, but the first layer pads its "
                              f"images by {min(self.padding)} only")
         return self._replace(padding=tuple(side - image_padding for side in self.padding))

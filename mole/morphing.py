@@ -189,7 +189,7 @@ def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     vectors = unroll(images, tile).double()
     if not tile:
         blocks = vectors.view(-1, len(core))
-        return (blocks @ core).view(len(images), -1).to(images.dtype)
+        return (blocks @ core).view(vectors.shape).to(images.dtype)
     blocks = vectors.permute(0, 2, 3, 1)                 # (B, t, t, q)
     return (blocks @ core).to(images.dtype).permute(0, 3, 1, 2).contiguous()
 
