@@ -18,7 +18,6 @@ from experiments.repairs import blind_pixels, denoised_inverse, repair_weight
 from images.datasets import CIFAR, Prepared
 from mole.aug_conv import AugConv
 from mole.morphing import (
-    compose_aug_conv,
     core_size,
     draw_core,
     invert_core,
@@ -58,8 +57,8 @@ def deliver(distribution="orthogonal", kappa=1, padding=0, repair=None, strength
     core = draw_core(plain[0].numel() // kappa, distribution, generator)
     order = torch.from_numpy(generator.permutation(64))
     padded_side = side + 2 * padding
-    weight, out_shape = compose_aug_conv(
-        layer, invert_core(core), (3, padded_side, padded_side), order).values()
+    made = AugConv.compose(layer, invert_core(core), (3, padded_side, padded_side), order)
+    weight, out_shape = made.weight, made.out_shape
     if repair is not None:
         weight = repair_weight(weight, out_shape, repair, strength,
                                torch.Generator().manual_seed(0))
