@@ -46,7 +46,8 @@ def test_the_developer_predicts_alone_what_training_reported(data):
         out = steps(data, f"predict.py --name {name}")
         assert f"accuracy {accuracy:.2%}, {round(40 * accuracy)} of 40 right" in out
         for picture in ("predictions", "confusion"):
-            assert (data / "developer" / "predictions" / "with_ac" / name / f"{picture}.png").exists()
+            folder = data / "developer" / "predictions" / "with_ac" / name
+            assert (folder / f"{picture}.png").exists()
     assert classes(data, "test") == classes(data, "whole")
     best = predictions(data, "whole")[0]
     assert best["file"] == "blue/000.png"
@@ -191,8 +192,8 @@ def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made
     shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
     out = steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png",
                 "predict.py --name whole")
-    assert f"earlier predictions in {folder}/whole/ are replaced" in out
-    assert not (folder / "whole" / "confusion.png").exists()
+    assert f"earlier predictions in {folder}/with_ac/whole/ are replaced" in out
+    assert not (folder / "with_ac" / "whole" / "confusion.png").exists()
 
 
 def test_int8_queries_bring_their_own_scale(data, made):

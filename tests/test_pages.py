@@ -78,8 +78,8 @@ def test_two_machines(machines):
     assert "test accuracy on from_hospital" in after_both
     assert len(list((provider / "data" / "provider" / "keys").iterdir())) == 2
     names = dict(csv.reader((provider / "data" / "provider" / "names-monday.csv").open()))
-    table = list(csv.DictReader((developer / "data" / "developer" / "predictions" / "with_ac" / "monday"
-                                 / "predictions.csv").open()))
+    predictions = developer / "data" / "developer" / "predictions" / "with_ac" / "monday"
+    table = list(csv.DictReader((predictions / "predictions.csv").open()))
     assert [names[row["file"]] for row in table] == [f"patient_{i:04d}.png" for i in range(9)]
     assert not any("patient" in file.read_bytes().decode("latin-1")
                    for file in (developer / "data").rglob("*.json"))
