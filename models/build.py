@@ -1,16 +1,18 @@
 """Networks by name, checked: what stands behind the first layer must be the rest of the network."""
 
+import contextlib
 import copy
 import os
 import pkgutil
 import sys
+from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from models.vgg import GROUPS, VGG
-from mole.first_layer import BehindFirstLayer, check_description, describe, find_first_layer
+from mole.first_layer import BehindFirstLayer, check_features, describe, find_first_layer
 
 
 def resnet18_cifar(classes: int) -> nn.Module:
@@ -44,11 +46,13 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     try:
         network = _build_unchecked(name, classes, shape, dropout)
         check_network(network, classes, shape)
+    except SystemExit:
+        reason = "it ends the program (sys.exit)"
     except Exception as wrong:                           # whatever a user's own code leads to
-        reason = " ".join(str(wrong).split()) or type(wrong).__name__
-        size = "x".join(map(str, shape))
-        raise ValueError(f"{name} cannot be used for images {size}: {reason[:250]}") from None
-    return network.train()
+        reason = " ".join(str(wrong).split())[:250] or type(wrong).__name__
+    else:
+        return network.train()
+    raise ValueError(f"{name} cannot be used for images {'x'.join(map(str, shape))}: {reason}")
 
 
 def _build_unchecked(name: str, classes: int, shape: tuple[int, int, int],
@@ -122,28 +126,37 @@ def check_network(network: nn.Module, classes: int, shape: tuple[int, int, int])
     random generator is kept.
     """
     _check_state(network)
-    try:
-        _compare_logits(network, classes, shape, torch.float32, tolerance=1e-3)
-    except _DifferentLogits as different:
-        # Rounding, in a network that hardly sees its images yet? In float64 there is none to speak
-        # of, but some networks cannot compute in it.
-        try:
-            _compare_logits(network, classes, shape, torch.float64, tolerance=1e-4)
-        except RuntimeError:
-            raise different from None
+    compared = _compare_logits(network, classes, shape, torch.float32, rounding=1e-6)
+    if compared.differ_in or compared.faint:
+        # The logits of many networks hardly depend on the image before they are trained. In
+        # float64 even a small difference shows. Some networks cannot compute in it.
+        with contextlib.suppress(RuntimeError):
+            compared = _compare_logits(network, classes, shape, torch.float64, rounding=1e-13)
+    if compared.differ_in:
+        raise ValueError(
+            f"its logits differ where its first layer is replaced by the layer's features "
+            f"({compared.differ_in} mode): the network uses the image a second time")
+    if compared.blind:
+        raise ValueError("its logits are the same for two different images, so nothing can be "
+                         "learned from images")
 
 
-class _DifferentLogits(ValueError):
-    """The network and the one behind its first layer differ, or give no sign of their images."""
+class _Comparison(NamedTuple):
+    """Of a network's logits for two images with those of the same network behind its first layer.
+
+    differ_in: the mode in which they differ, or "". faint: the two images' logits are so alike, in
+    some mode, that rounding could hide a difference. blind: they are the same in both modes.
+    """
+
+    differ_in: str
+    faint: bool
+    blind: bool
 
 
 def _compare_logits(network: nn.Module, classes: int, shape: tuple[int, int, int],
-                    dtype: torch.dtype, tolerance: float):
-    """Compares a network with the one behind its first layer, for two random images.
-
-    `tolerance` is relative to how much the logits of the two images differ from each other: the
-    rest of the logits, biases and the like, says nothing about the images.
-    """
+                    dtype: torch.dtype, rounding: float) -> _Comparison:
+    """Compares in a dtype, whose rounding errors are so large relative to the logits."""
+    differ_in, faint, blind = "", False, True
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images = torch.randn(2, *shape, dtype=dtype)
@@ -156,38 +169,56 @@ def _compare_logits(network: nn.Module, classes: int, shape: tuple[int, int, int
         for mode, training in (("training", True), ("evaluation", False)):
             whole.train(training)
             rest.train(training)
-            check_description(layer, convolution, shape)
-            torch.manual_seed(1)                         # the same dropout for both
-            with torch.no_grad():
-                expected = whole(images.clone())
-            _check_logits(expected, classes, mode)
-            torch.manual_seed(1)
-            found = _logits_behind(rest, convolution(images), training)
-            _check_logits(found, classes, mode)
-            allowed = tolerance * float((expected[0] - expected[1]).abs().max())
-            if float((found - expected).abs().max()) > allowed:
-                raise _DifferentLogits(
-                    f"its logits differ where its first layer {rest.name} is replaced by the "
-                    f"layer's features ({mode} mode): the network uses the image a second time, or "
-                    "its first layer computes more than a convolution")
-            if not training and not allowed:
-                raise _DifferentLogits("its logits are the same for two different images, so that "
-                                       "nothing can be learned from images")
+            features, expected = _run_whole(whole, layer, images, training)
+            check_features(layer, features, convolution(images))
+            found = _run_rest(rest, features, training)
+            for logits in (expected, found):
+                _check_logits(logits, classes, mode)
+            # What the images add to the logits counts, not biases and the like.
+            between_images = float((expected[0] - expected[1]).abs().max())
+            error = rounding * float(expected.abs().max())
+            if float((found - expected).abs().max()) > max(1e-3 * between_images, error):
+                differ_in = mode
+            faint |= 1e-3 * between_images < error
+            blind &= between_images == 0
+    return _Comparison(differ_in, faint, blind)
 
 
-def _logits_behind(rest: BehindFirstLayer, features: Tensor, training: bool) -> Tensor:
-    """What the rest of a network makes of features; in training, gradients can be computed too."""
+def _run_whole(network: nn.Module, layer: nn.Module, images: Tensor,
+               training: bool) -> tuple[object, object]:
+    """What a layer gives inside a network, and what the network gives."""
+    given = []
+
+    def keep(layer, inputs, output):
+        given.append(_without_gradients(output))
+
+    hook = layer.register_forward_hook(keep)
+    torch.manual_seed(1)                                 # the same dropout as in _run_rest
+    with torch.set_grad_enabled(training):
+        output = network(images.clone())
+    hook.remove()
+    return given[0], _without_gradients(output)
+
+
+def _run_rest(rest: BehindFirstLayer, features: Tensor, training: bool) -> object:
+    """What the rest of a network gives for features; in training, gradients are computed too."""
     weights = [weight for weight in rest.parameters() if weight.requires_grad]
+    features.requires_grad_(training)
+    torch.manual_seed(1)
     with torch.set_grad_enabled(training):
         try:
-            logits = rest(features)
+            output = rest(features.clone())              # as computed: may be changed in place
         except AttributeError as wrong:
             raise ValueError(f"it looks at more of its first layer {rest.name} than what that "
                              f"computes ({wrong})") from None
-        if isinstance(logits, Tensor) and logits.requires_grad:
-            torch.autograd.grad(logits.sum(), weights, allow_unused=True)
-            logits = logits.detach()
-    return logits
+        if isinstance(output, Tensor) and output.requires_grad:
+            torch.autograd.grad(output.sum(), [features, *weights], allow_unused=True)
+    return _without_gradients(output)
+
+
+def _without_gradients(output: object) -> object:
+    """A copy of a tensor, laid out in memory as it is; anything else as it is."""
+    return output.detach().clone() if isinstance(output, Tensor) else output
 
 
 def _check_state(network: nn.Module):

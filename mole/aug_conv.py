@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mole.first_layer import Convolution, check_description, describe
+from mole.first_layer import Convolution, check_features, describe, draw_image
 from mole.morphing import check_core, core_size
 
 ROWS_AT_ONCE = 16                   # rows of M'⁻¹ whose products stay in the processor's cache
@@ -54,7 +54,9 @@ class AugConv(nn.Module):
         convolution = describe(layer)
         convolution.features_shape(shape)                # raises where they do not fit
         if isinstance(layer, nn.Conv2d):
-            check_description(layer, convolution, shape)
+            image = draw_image(shape).to(convolution.weight)
+            with torch.no_grad():
+                check_features(layer, layer(image), convolution(image))
         check_core(inverse, shape, tile)
         channels = torch.arange(convolution.channels[1])
         if order is None:
