@@ -207,7 +207,7 @@ def test_an_option_that_contradicts_its_owners_file_is_refused(data, script, set
 
 def test_an_edit_that_contradicts_the_owner_is_refused_like_an_option():
     edited = Settings(image_fit="pad", image_size=8, given=frozenset({"image_fit"}))
-    with pytest.raises(UserError, match="image_fit is 'pad', but .* has 'crop'"):
+    with pytest.raises(UserError, match=r"image_fit is 'pad', but .* has 'crop'"):
         adopt(edited, "first_layer.pt", image_fit="crop")
     adopted = adopt(edited, "first_layer.pt", image_size=16, channels=1)
     assert (adopted.image_size, adopted.channels, adopted.image_fit) == (16, 1, "pad")
