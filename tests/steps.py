@@ -250,8 +250,8 @@ def free_memory(size: int) -> Callable[[], None]:
 
 
 def _free_memory(size: int):
-    from utils import memory
-    memory.free_memory = lambda device: size
+    from utils import examples, memory
+    memory.free_memory = examples.free_memory = lambda device: size
 
 
 def one_of_several(rank: int, world: int, port: int) -> Callable[[], None]:

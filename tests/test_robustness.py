@@ -188,7 +188,7 @@ def test_full_disk_for_decoded_images(at, stages, name):
 
 @pytest.mark.parametrize("script, name", [
     ("gen_augconv.py", "{key}/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
-    ("predict.py", "developer/predictions/queries/confusion.png")])
+    ("predict.py", "developer/predictions/with_ac/queries/confusion.png")])
 def test_full_disk_for_a_picture_costs_no_more_than_it(at, stages, script, name):
     data = at(script)
     key = key_folder(stages["end"]).relative_to(stages["end"])
