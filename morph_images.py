@@ -54,7 +54,9 @@ def main(p):
                 names = [str(i) for i in range(len(names))]
             new.describe(**asdict(geometry), scale=morpher.scale, names=names,
                          classes=last.classes)
-            # Before the query takes its place: no query without its names.
+            # Between the last write of the query and its first rename: no query without its
+            # names, and a full disk changes neither.
+            new.prepare()
             keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:

@@ -80,7 +80,9 @@ def same(data: Path, stages: dict, script: str, but: str | None = None) -> bool:
     """Whether a step has left what it leaves when nothing disturbs it, but for one file."""
     expected = contents(stages[[*ALL, "end"][ALL.index(script) + 1]])
     expected.pop(but, None)
-    assert contents(data) == expected
+    found = contents(data)
+    different = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
+    assert not different, different
     return True
 
 

@@ -37,8 +37,8 @@ TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--te
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
                "MKL_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload([
     "torch", "torchvision", "torch._dynamo", "scipy.sparse.linalg", "matplotlib.pyplot",
     "matplotlib.backends.backend_agg", "torchvision.utils", "images.datasets", "utils.delivery",
     "utils.training", "utils.first_layers", "utils.step", "tests.drawn", "tests.steps"])
@@ -68,7 +68,7 @@ class Step:
         for file in self._files:
             file.touch()
         with _environment():
-            self._process = _context.Process(
+            self._process = FORKED.Process(
                 target=_child, args=(script, arguments, str(cwd), before, *map(str, self._files)),
                 daemon=True)
             self._process.start()
@@ -250,8 +250,18 @@ def free_memory(size: int) -> Callable[[], None]:
 
 
 def _free_memory(size: int):
-    from utils import memory
-    memory.free_memory = lambda device: size
+    from utils import examples, memory
+    memory.free_memory = examples.free_memory = lambda device: size
+
+
+def one_of_several(rank: int, world: int, port: int) -> Callable[[], None]:
+    """The step is one of several processes, as torchrun starts them."""
+    return partial(_one_of_several, rank, world, port)
+
+
+def _one_of_several(rank: int, world: int, port: int):
+    os.environ.update(WORLD_SIZE=str(world), RANK=str(rank), LOCAL_RANK=str(rank),
+                      MASTER_ADDR="localhost", MASTER_PORT=str(port))
 
 
 def refusing(function: str, number: int, folders: bool = False) -> Callable[[], None]:

@@ -1,31 +1,43 @@
-"""Several processes under torchrun work as one."""
+"""Several processes under torchrun work as one.
+
+On the CPU each normalises with the statistics of its own images, so a network with batch norm
+learns otherwise in two processes than in one; without batch norm, the same.
+"""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from images import shapes
 from models.build import build
 from parameter import Parameters
-from tests.steps import ENVIRONMENT, ROOT, STEPS, TINY, run
-from utils.devices import CPUSyncBatchNorm2d
+from tests.damage import place
+from tests.steps import ENVIRONMENT, FORKED, ROOT, STEPS, TINY, call, one_of_several, start
+from utils.devices import Context, read_launch, share_buffers, share_network, use_full_float32
+from utils.errors import UserError
+from utils.examples import Images, Source
 from utils.settings import options_of
 from utils.training import (
-    Data,
-    batches,
-    in_processes,
-    optimizer_and_schedule,
+    make_optimizer,
     seed_everything,
+    split_into_batches,
     train_epoch,
 )
 
+CPU = torch.device("cpu")
+WITHOUT_NORM, WITH_NORM = "tests.own_networks:small_vit", "tests.own_networks:strided"
+
 
 def torchrun(script, *arguments, settings=TINY):
+    """Runs a step in two processes; gives what they print."""
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          script, *options_of(script, settings), *map(str, arguments)],
@@ -34,100 +46,180 @@ def torchrun(script, *arguments, settings=TINY):
     return result.stdout
 
 
+def run_in_two(script, *arguments, settings=TINY):
+    """As torchrun, but in processes that start at once."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = [start(script, *arguments, settings=settings, before=one_of_several(rank, 2, port))
+               for rank in (0, 1)]
+    results = [process.wait() for process in running]
+    assert [result.status for result in results] == [0, 0], results
+    return results[0].out + results[1].out
+
+
 def in_two(function, tmp_path, *arguments):
-    """Calls function(*arguments) in two processes that know each other."""
-    torch.multiprocessing.spawn(_joined, (f"file://{tmp_path}/store", function, arguments), 2)
+    """Calls function(rank, *arguments) in two processes that know each other."""
+    store = f"file://{tmp_path}/store"
+    processes = [FORKED.Process(target=_joined, args=(rank, store, function, arguments))
+                 for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
 
 
 def _joined(rank, store, function, arguments):
     torch.set_num_threads(1)
+    use_full_float32()
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    function(*arguments)
+    function(rank, *arguments)
     torch.distributed.destroy_process_group()
 
 
-def exact_training(path):
-    """Two epochs in float64, a last batch of 6 among batches of 8, with batch norm."""
+def train_exactly(rank, name, path, world=2):
+    """Two epochs in float64, a last batch of 6 among batches of 8; the weights go to a file."""
+    context = Context(CPU, torch.float64, rank, world)
     p = Parameters(epochs=2, batch_size=8, lr=0.01)
-    images, labels = shapes.draw(86, 8, seed=0)
-    images = images.double() / 255 - 0.5
+    images, labels = shapes.draw(86, 16, seed=0)
     seed_everything(p.seed)
-    network = build("tests.own_networks:strided", 10, (3, 8, 8)).double()
-    data = Data(images, labels, images, labels, None)
-    optimizer, scheduler = optimizer_and_schedule(network, p, p.weight_decay,
-                                                  len(batches(labels, p.batch_size)))
-    module = in_processes(network, p, torch.device("cpu")).train()
+    network = build(name, 10, (3, 16, 16)).double()
+    data = Images(Source(images.double() / 255 - 0.5, nn.Identity()), labels, context)
+    batches = split_into_batches(torch.arange(86), p.batch_size, world)
+    optimizer, scheduler = make_optimizer(network, p, p.weight_decay, len(batches))
+    module = share_network(network, context, compiled=False).train()
+    losses = []
     for epoch in (1, 2):
-        train_epoch(module, data, p, epoch, optimizer, scheduler, torch.device("cpu"))
-    torch.save(network.state_dict(), path)
+        losses.append(train_epoch(module, data, p, epoch, optimizer, scheduler, context))
+    share_buffers(network)
+    torch.save({"network": network.state_dict(), "losses": losses}, f"{path}-{rank}.pt")
 
 
-def test_two_processes_train_as_one_does_to_rounding_in_float64(tmp_path):
-    """So where they part in float32, as a deep network with batches this small does, it is rounding
-    that batch norm multiplies, tenfold in every step.
-    """
-    exact_training(tmp_path / "one.pt")
-    in_two(exact_training, tmp_path, tmp_path / "two.pt")
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-9, atol=1e-9)
+@pytest.fixture(scope="module")
+def in_one_and_two(tmp_path_factory):
+    """Weights and losses of one process, and of both of two, by the network's name."""
+    found = {}
+    for name in (WITHOUT_NORM, WITH_NORM):
+        folder = tmp_path_factory.mktemp("processes")
+        train_exactly(0, name, folder / "one", world=1)
+        in_two(train_exactly, folder, name, folder / "two")
+        found[name] = [torch.load(folder / f"{file}.pt", weights_only=True)
+                       for file in ("one-0", "two-0", "two-1")]
+    return found
+
+
+def test_without_batch_norm_two_processes_train_as_one_does(in_one_and_two):
+    """Losses and weights, to rounding in float64."""
+    one, two, _ = in_one_and_two[WITHOUT_NORM]
+    torch.testing.assert_close(one["network"], two["network"], rtol=1e-9, atol=1e-9)
+    assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)      # summed up in float32
+
+
+def test_with_batch_norm_both_processes_have_one_network(in_one_and_two):
+    """Its running means too, which are the first one's; it learns what one process does, nearly."""
+    one, first, second = in_one_and_two[WITH_NORM]
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first["losses"] == pytest.approx(one["losses"], rel=0.1)
+    assert first["losses"] != pytest.approx(one["losses"], rel=1e-6)
+    assert first["losses"][1] < first["losses"][0]
 
 
 def test_two_processes_end_where_one_does(tmp_path):
-    """The step itself, in float32.
-
-    A small learning rate, since rounding grows tenfold a step where it is large.
-    """
-    settings = (*TINY, "--dropout", "0", "--train_limit", "48")
+    """The step itself, in float32, of a network without batch norm."""
+    settings = (*TINY, "--model", WITHOUT_NORM, "--image_size", "16", "--train_limit", "48")
     folders = {name: tmp_path / name for name in ("one", "two", "doubled")}
     for script in STEPS[:3]:
-        assert run(script, "--data_dir", folders["one"], settings=settings).status == 0
+        assert call(script, "--data_dir", folders["one"], settings=settings).status == 0
     for name in ("two", "doubled"):
         (folders[name] / "developer").mkdir(parents=True)
         (folders[name] / "delivery").symlink_to(folders["one"] / "delivery")
-    for name, lr in (("one", 3e-4), ("doubled", 6e-4)):
-        assert run("train_with_ac.py", "--data_dir", folders[name], "--lr", lr,
-                   settings=settings).status == 0
-    out = torchrun("train_with_ac.py", "--data_dir", folders["two"], "--lr", "3e-4",
+    for name, lr in (("one", 0.003), ("doubled", 0.006)):
+        assert call("train_with_ac.py", "--data_dir", folders[name], "--lr", lr,
+                    settings=settings).status == 0
+    out = torchrun("train_with_ac.py", "--data_dir", folders["two"], "--lr", "0.003",
                    settings=settings)
     assert "2 processes" in out and out.count("epoch   2") == 1        # one of them speaks
-    one, two, doubled = (
-        torch.cat([weight.flatten() for name, weight in torch.load(
-            folder / "developer" / "with_ac.pt", weights_only=True)["network"].items()
-            if name.endswith(("weight", "bias"))]) for folder in folders.values())
-    assert (one - two).norm() <= 1e-4 * one.norm()
+    assert out.count("statistics of its own images") == 1
+    weights = {}
+    for name, folder in folders.items():
+        network = torch.load(folder / "developer" / "with_ac.pt", weights_only=True)["network"]
+        weights[name] = torch.cat([weight.flatten() for weight in network.values()])
+    one = weights["one"]
+    assert (one - weights["two"]).norm() <= 1e-5 * one.norm()
     # What gradients that are summed and not averaged would give is far outside that bound.
-    assert (one - doubled).norm() > 1e-3 * one.norm()
+    assert (one - weights["doubled"]).norm() > 1e-3 * one.norm()
 
 
-def test_two_processes_make_the_same_delivery(tmp_path):
+def test_two_processes_make_the_same_delivery_and_query(tmp_path):
     """Bit for bit: each morphs a block, and int8 has one step for both."""
     settings = (*TINY, "--epochs", "1", "--morph_distribution", "orthogonal", "--tile", "4",
                 "--delivery_dtype", "int8")
     for script in STEPS[:2]:
-        assert run(script, "--data_dir", tmp_path, settings=settings).status == 0
-    limits = ("--train_limit", "1500", "--data_dir", tmp_path)
-    assert run("gen_augconv.py", *limits, settings=settings).status == 0
-    one = json.loads((tmp_path / "delivery" / "manifest.json").read_text())
-    out = torchrun("gen_augconv.py", *limits, settings=settings)
+        assert call(script, "--data_dir", tmp_path, settings=settings).status == 0
+    limits = ("--train_limit", "600", "--data_dir", tmp_path)
+    assert call("gen_augconv.py", *limits, settings=settings).status == 0
+    delivery = tmp_path / "delivery" / "manifest.json"
+    one = json.loads(delivery.read_text())
+    out = run_in_two("gen_augconv.py", *limits, settings=settings)
     assert out.count("relative error against the plain first layer") == 1
-    assert json.loads((tmp_path / "delivery" / "manifest.json").read_text()) == one
+    assert json.loads(delivery.read_text()) == one
+    assert place(tmp_path, "KEY/channel_order.pt").exists()
+
+    images = shapes.draw(600, 8, seed=9)[0].numpy()
+    file = tmp_path / "images.npy"
+    np.save(file, images)
+    query = tmp_path / "queries" / "queries" / "manifest.json"
+    command = ("morph_images.py", "--images", file, "--data_dir", tmp_path)
+    assert call(*command, settings=settings).status == 0
+    one = json.loads(query.read_text())
+    assert run_in_two(*command, settings=settings).count("goes to the developer") == 1
+    assert json.loads(query.read_text()) == one
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_norm_over_processes_is_torchs_on_one(tmp_path, dtype):
-    """One process: mean, variance and gradients of nn.BatchNorm2d."""
+# What torchrun says, and what cannot be shared
+
+ONE_OF_TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": "29500",
+              "MASTER_ADDR": "localhost"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in ONE_OF_TWO:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_the_place_among_processes_is_read_from_the_environment(environment):
+    assert (read_launch().world, read_launch().rank) == (1, 0)
+    for name, value in ONE_OF_TWO.items():
+        environment.setenv(name, value)
+    launch = read_launch()
+    assert (launch.world, launch.rank, launch.local_rank) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("name, value, words", [
+    ("RANK", "", "RANK is not"), ("RANK", "one", "RANK is 'one'"), ("RANK", "2", "RANK is 2"),
+    ("WORLD_SIZE", "two", "WORLD_SIZE is 'two'"), ("MASTER_ADDR", "", "MASTER_ADDR is not")],
+    ids=["no rank", "a rank in words", "a rank beyond", "a size in words", "no address"])
+def test_half_an_environment_of_torchrun_is_refused(environment, name, value, words):
+    for other, number in ONE_OF_TWO.items():
+        environment.setenv(other, number)
+    environment.setenv(name, value)
+    with pytest.raises(UserError, match=f"{words}.*unset WORLD_SIZE for one"):
+        read_launch()
+
+
+def test_any_network_is_shared_on_the_cpu(tmp_path):
+    """A batch norm of the user's own too: each process has its own statistics anyway."""
+    class OwnNorm(nn.BatchNorm2d):
+        pass
+
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0,
                                          world_size=1)
     try:
-        own, torchs = CPUSyncBatchNorm2d(5, dtype=dtype), nn.BatchNorm2d(5, dtype=dtype)
-        x = torch.randn(6, 5, 3, 3, dtype=dtype)
-        inputs = [x.clone().requires_grad_() for _ in range(2)]
-        for layer, y in zip((own, torchs), inputs, strict=True):
-            layer(y).square().mul(torch.arange(5.0).view(-1, 1, 1)).sum().backward()
-        close = dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else dict(rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, **close)
-        torch.testing.assert_close(own.running_var, torchs.running_var, **close)
-        torch.testing.assert_close(own.running_mean, torchs.running_mean, **close)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), OwnNorm(4))
+        shared = share_network(network, Context(CPU, world=2), compiled=False)
+        assert isinstance(shared, DistributedDataParallel)
     finally:
         torch.distributed.destroy_process_group()

@@ -143,7 +143,6 @@ def test_a_finished_run_says_so_and_changes_nothing(stages, script):
     ("gen_morphing_matrix.py", "morphing_matrix.pt", 50),
     ("gen_morphing_matrix.py", "inverse_matrix.pt", 50),
     ("gen_morphing_matrix.py", "manifest.json", 50),
-    ("gen_morphing_matrix.py", "current.json", 5),
     ("gen_augconv.py", "aug_conv.pt", 50), ("gen_augconv.py", "labels_train.npy", 50),
     ("gen_augconv.py", "labels_test.npy", 200), ("gen_augconv.py", "morphed_train.npy", 46_000),
     ("gen_augconv.py", "morphed_test.npy", 50), ("gen_augconv.py", "channel_order.pt", 50),
@@ -164,10 +163,19 @@ def test_full_disk_leaves_all_as_it_was(stages, script, file, size):
     file = file.format(key=key_folder(data).name)
     result = step(script, data, settings=more, before=full_disk(file, size))
     assert refused(result, file, "File too large", "existing files are unchanged")
-    after = snapshot(data)
-    assert before.items() <= after.items()
-    if file != "current.json":                           # then the new key lies there, unused
-        assert after == before
+    assert snapshot(data) == before
+
+
+def test_full_disk_for_the_name_of_the_current_key(at, stages):
+    """The new key lies there, and is not used."""
+    data = at("end")
+    before = snapshot(data)
+    result = step("gen_morphing_matrix.py", data, settings=("--kappa", "3"),
+                  before=full_disk("current.json", 5))
+    assert refused(result, "current.json", "File too large")
+    assert before.items() <= snapshot(data).items()
+    assert step("gen_augconv.py", data).status == 0
+    assert contents(data / "delivery") == contents(stages["end"] / "delivery")
 
 
 @pytest.mark.parametrize("name", ["queries-3x8x8.npy", "queries-3x8x8.json"])
@@ -180,7 +188,7 @@ def test_full_disk_for_decoded_images(at, stages, name):
 
 @pytest.mark.parametrize("script, name", [
     ("gen_augconv.py", "{key}/morphed.png"), ("train_no_ac.py", "developer/no_ac.png"),
-    ("predict.py", "developer/predictions/queries/confusion.png")])
+    ("predict.py", "developer/predictions/with_ac/queries/confusion.png")])
 def test_full_disk_for_a_picture_costs_no_more_than_it(at, stages, script, name):
     data = at(script)
     key = key_folder(stages["end"]).relative_to(stages["end"])

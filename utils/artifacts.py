@@ -226,11 +226,12 @@ class Saving:
             leftover.unlink()
 
     def _remove_old_files(self):
-        """What an earlier manifest named and this one does not must not travel with the folder."""
-        if self.anew:
-            for file in self.folder.glob("*.npy"):
-                if file.name not in self.names:
-                    file.unlink()
+        """Arrays and tensors that this manifest does not name must not travel with the folder."""
+        if not self.anew:
+            return
+        for file in [*self.folder.glob("*.npy"), *self.folder.glob("*.pt")]:
+            if file.name not in self.names:
+                file.unlink()
 
 
 def keep_private(folder: Path):
