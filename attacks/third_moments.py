@@ -34,6 +34,51 @@ class Side:
     moments: Tensor
 
 
+class Matcher:
+    """Public and morphed blocks, (N, 1, q) each, and the rotations that may bring them together."""
+
+    def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool):
+        self.known, self.seen = known, seen
+        self.ours = describe_side(known, orthogonal)
+        self.theirs = describe_side(seen, orthogonal)
+
+    def rotations(self) -> Iterator[list[Tensor]]:
+        """The rotations (r, r) that several starts lead to, those of one window at a time.
+
+        The window says how far apart the logarithms of two axes' scales may be if they are to be
+        matched; the public images may have other variances than the private ones.
+        """
+        ours, theirs = self.ours, self.theirs
+        count = len(ours.spectrum)
+        starts = []
+        for axes in sorted({min(axes, count) for axes in START_AXES}):
+            for signs in likely_signs(ours.moments, theirs.moments, axes):
+                starts.append(torch.diag(signs))
+        apart = ours.spectrum[:, None] - theirs.spectrum
+        for width in WINDOWS:
+            window = torch.exp(-apart.square() / (2 * width ** 2))
+            yield [grow(start, ours, theirs, window) for start in starts]
+
+    def evidence_of_orientation(self, rotation: Tensor, flip: Tensor) -> float:
+        """Whether a rotation gives images (positive) or their mirror images (negative): a log
+        likelihood ratio.
+
+        All moments agree nearly as well for mirror images. What differs is the mean image, since
+        morphing keeps zero in its place, and third moments of the strongest axes. `flip` (r, r) is
+        what mirroring does to the public axes.
+        """
+        noise = 1 / len(self.known.white) + 1 / len(self.seen.white)
+        public_mean = odd_part_of_vector(self.known.zero, flip)
+        private_mean = odd_part_of_vector(rotation @ self.seen.zero, flip)
+        mean = float((public_mean * private_mean)[:MEAN_AXES].sum())
+        some = slice(0, SKEW_AXES)
+        public_skew = odd_part_of_moments(self.ours.moments, flip)[some, some, some]
+        turned = rotate_moments(self.theirs.moments, rotation)
+        private_skew = odd_part_of_moments(turned, flip)[some, some, some]
+        skew = float((public_skew * private_skew).sum()) / 6        # most are there six times
+        return 2 * mean / (noise + MEAN_CHANGES ** 2) + 2 * skew / (noise + SKEW_CHANGES ** 2)
+
+
 def describe_side(whitened: Whitened, orthogonal: bool) -> Side:
     """Variances and third moments of one block. Cores that are not orthogonal change all variances
     by one factor, which is taken out."""
@@ -54,23 +99,6 @@ def third_moments(x: Tensor) -> Tensor:
     moments[:, j, k] = upper
     moments[:, k, j] = upper
     return moments
-
-
-def rotations(known: Side, seen: Side) -> Iterator[list[Tensor]]:
-    """The rotations (r, r) that several starts lead to, those of one window at a time.
-
-    The window says how far apart the logarithms of two axes' scales may be if they are to be
-    matched; the public images may have other variances than the private ones.
-    """
-    apart = known.spectrum[:, None] - seen.spectrum
-    count = len(known.spectrum)
-    starts = []
-    for axes in sorted({min(axes, count) for axes in START_AXES}):
-        for signs in likely_signs(known.moments, seen.moments, axes):
-            starts.append(torch.diag(signs))
-    for width in WINDOWS:
-        window = torch.exp(-apart.square() / (2 * width ** 2))
-        yield [grow(start, known, seen, window) for start in starts]
 
 
 def grow(start: Tensor, known: Side, seen: Side, window: Tensor) -> Tensor:
@@ -123,32 +151,6 @@ def likely_signs(expected: Tensor, observed: Tensor, axes: int) -> list[Tensor]:
     if not others.any():
         return [best]
     return [best, signs[value.masked_fill(~others, -torch.inf).argmax()]]
-
-
-def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:
-    """What mirroring each block (by a permutation (q) of its entries) does to the axes, (r, r)."""
-    return polar((known.axes * known.scale)[mirror].T @ (known.axes / known.scale))
-
-
-def evidence_of_orientation(rotation: Tensor, mirror: Tensor, known: Whitened, seen: Whitened,
-                            sides: tuple[Side, Side]) -> float:
-    """Whether a rotation gives images (positive) or their mirror images: a log likelihood ratio.
-
-    Photographs are nearly as often mirrored as not, so all moments agree nearly as well for mirror
-    images. What differs is the mean image, since morphing keeps zero in its place, and third
-    moments of the strongest axes.
-    """
-    public_count, private_count = len(known.white), len(seen.white)
-    noise = 1 / public_count + 1 / private_count
-    public_mean = odd_part_of_vector(known.zero, mirror)
-    private_mean = odd_part_of_vector(rotation @ seen.zero, mirror)
-    mean = float((public_mean * private_mean)[:MEAN_AXES].sum())
-    turned = rotate_moments(sides[1].moments, rotation)
-    public_skew = odd_part_of_moments(sides[0].moments, mirror)
-    private_skew = odd_part_of_moments(turned, mirror)
-    some = slice(0, SKEW_AXES)
-    skew = float((public_skew * private_skew)[some, some, some].sum()) / 6      # each stands 6 times
-    return 2 * mean / (noise + MEAN_CHANGES ** 2) + 2 * skew / (noise + SKEW_CHANGES ** 2)
 
 
 def rotate_moments(moments: Tensor, rotation: Tensor) -> Tensor:
