@@ -9,7 +9,7 @@ say what this statistic is where nothing was found.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -45,7 +45,17 @@ class Search:
 
     @property
     def failed(self) -> bool:
+        """Whether the images look too much like those of a wrong key."""
         return self.unlikeness > FOUND_BELOW * self.wrong_keys
+
+    def report(self) -> dict:
+        """The figures by name, and in words that the search failed if it did."""
+        report = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.failed:
+            report["failed"] = (f"failed: what is found looks like the work of a wrong key "
+                                f"({self.unlikeness / self.wrong_keys:.2f} of its unlikeness to "
+                                f"photographs, over {FOUND_BELOW})")
+        return report
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,16 @@ class Rated:
 
 def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
                            as_images: Callable[[Tensor], Tensor],
-                           mirror: Tensor | None = None) -> Guess:
+                           mirror: Tensor | None = None,
+                           kind: Tensor | None = None) -> Guess:
     """Plain blocks from morphed ones (N, κ, q) and public ones (n, κ, q') of the kind, q' ≤ q.
 
     `orthogonal`: the core keeps variances, so axes are sought among those of like variance.
     `as_images` puts blocks (n, κ, q') together to images (n, α, m, m), for the rating. Photographs
     are nearly as often mirrored as not, so the images or their mirror images are found: with
     `mirror`, the permutation (q') that mirrors each block, the orientation is decided. Tiles need
-    none, as mirrored tiles stand in another place.
+    none, as mirrored tiles stand in another place. `kind` (n', κ, q'): more blocks like the public
+    ones, with these, for the moments; shifted and mirrored copies, say.
 
     Raises ValueError where shapes do not fit or the samples are too few.
     """
@@ -81,7 +93,8 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
     one_block = public.shape[1] == 1
     if one_block:                       # a uniform core adds one amount to all entries alike
         morphed = morphed - morphed.mean(2, keepdim=True)
-    known, seen = whiten(public, most), whiten(morphed, most)
+    known = whiten(public if kind is None else kind, most)
+    seen = whiten(morphed, most)
     flip = None if mirror is None else mirror_rotation(known, mirror)
     rater = Rater(known, seen, as_images)
     if one_block:
@@ -92,11 +105,24 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
     best = min(rated, key=lambda start: start.unlikeness)
     rotation, orientation = best.rotation, None
     if one_block and flip is not None:
-        orientation = matcher.evidence_of_orientation(rotation, flip)
+        orientation = matcher.evidence_of_orientation(rotation, flip, public)
         if orientation < 0:
             rotation = polar(flip @ rotation)
     search = summarise(rated, best, known.scale, flip, rater.wrong_keys(), orientation)
-    return Guess(known.restore(seen.white @ rotation.T), search)
+    return Guess(unmorph(rotation, known, seen, orthogonal and one_block), search)
+
+
+def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: bool) -> Tensor:
+    """Plain blocks (N, κ, q) from the morphed ones of `seen`, once the rotation (r, r) is known.
+
+    `keep_variances`: the private images' own, which an orthogonal core leaves as they are, and
+    their own mean; else those of the public images.
+    """
+    if not keep_variances:
+        return known.restore(seen.white @ rotation.T)
+    turn = polar(known.scale[:, None] * rotation * seen.scale)
+    from_zero = (seen.white - seen.zero) * seen.scale @ turn.T
+    return known.mean + (from_zero + known.zero * known.scale) @ known.axes.T
 
 
 def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | None,

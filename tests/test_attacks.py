@@ -173,6 +173,14 @@ def cut_into_blocks(images: Tensor, tile: int) -> Tensor:
     return images.view(len(images), 1, -1)
 
 
+def as_images(blocks: Tensor, tile: int) -> Tensor:
+    """The inverse of `cut_into_blocks`."""
+    if tile:
+        tiles = blocks.transpose(1, 2).unflatten(2, (SIDE // tile, SIDE // tile))
+        return nn.functional.pixel_shuffle(tiles, tile)
+    return blocks.view(-1, 3, SIDE, SIDE)
+
+
 def morph_blocks(tile: int, distribution: str, private: int = 1000) -> tuple[Tensor, ...]:
     """Plain blocks, the same blocks morphed, and blocks of public photographs."""
     plain, public = (Prepared(draw_photographs(count, SIDE, seed), *CIFAR, 0)[:]
@@ -190,7 +198,8 @@ def morph_blocks(tile: int, distribution: str, private: int = 1000) -> tuple[Ten
 def test_morphed_images_alone_give_images_away(tile, distribution, least_db, least_share):
     """From statistics of public images. The mean public image reaches 0.3 dB here."""
     plain, morphed, public = morph_blocks(tile, distribution)
-    guess = images_from_statistics(morphed, public, distribution == "orthogonal")
+    guess = images_from_statistics(morphed, public, distribution == "orthogonal",
+                                   functools.partial(as_images, tile=tile)).blocks
     error = (guess - plain).square().mean() / plain.var()
     assert -10 * math.log10(error) > least_db
     assert share_reidentified(guess, plain) > least_share
@@ -199,9 +208,9 @@ def test_morphed_images_alone_give_images_away(tile, distribution, least_db, lea
 def test_statistics_need_enough_images_of_equal_shape():
     _, morphed, public = morph_blocks(4, "orthogonal", private=8)
     with pytest.raises(ValueError, match="too few"):
-        images_from_statistics(morphed, public, True)
+        images_from_statistics(morphed, public, True, as_images)
     with pytest.raises(ValueError, match="do not fit"):
-        images_from_statistics(morphed[:, :, 1:], public, True)
+        images_from_statistics(morphed[:, :, 1:], public, True, as_images)
 
 
 @pytest.mark.parametrize(("repair", "strength"), [("signs", 0.0), ("scales", 0.5),
