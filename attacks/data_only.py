@@ -96,19 +96,22 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
     known = whiten(public if kind is None else kind, most)
     seen = whiten(morphed, most)
     flip = None if mirror is None else mirror_rotation(known, mirror)
-    rater = Rater(known, seen, as_images)
+    rater = Rater(known, seen, public, as_images)
     if one_block:
         matcher = third_moments.Matcher(known, seen, orthogonal)
     else:
         matcher = pair_moments.Matcher(known, seen, orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
     best = min(rated, key=lambda start: start.unlikeness)
+    if one_block:
+        polished = [rater.rate(rotation) for rotation in matcher.polish(best.rotation)]
+        best = min([best, *polished], key=lambda start: start.unlikeness)
     rotation, orientation = best.rotation, None
     if one_block and flip is not None:
         orientation = matcher.evidence_of_orientation(rotation, flip, public)
         if orientation < 0:
             rotation = polar(flip @ rotation)
-    search = summarise(rated, best, known.scale, flip, rater.wrong_keys(), orientation)
+    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, orientation)
     return Guess(unmorph(rotation, known, seen, orthogonal and one_block), search)
 
 
@@ -163,12 +166,14 @@ def axes_to_find(morphed: Tensor, public: Tensor) -> int:
 class Rater:
     """Says how far from photographs the images are that a rotation gives."""
 
-    def __init__(self, known: Whitened, seen: Whitened, as_images: Callable[[Tensor], Tensor]):
+    def __init__(self, known: Whitened, seen: Whitened, public: Tensor,
+                 as_images: Callable[[Tensor], Tensor]):
         self.known = known
         self.as_images = as_images
         self.some = seen.white[evenly_spaced(len(seen.white), RATED)]
-        public = known.white[evenly_spaced(len(known.white), RATED)]
-        self.photographs = self.edges(public)
+        some_public = public[evenly_spaced(len(public), RATED)]
+        self.photographs = self.edges(known.project(some_public))
+        self.wrong_keys = self.rate_wrong_keys()
 
     def edges(self, white: Tensor) -> Edges:
         return describe_edges(self.as_images(self.known.restore(white)))
@@ -176,7 +181,7 @@ class Rater:
     def rate(self, rotation: Tensor) -> Rated:
         return Rated(rotation, unlikeness(self.edges(self.some @ rotation.T), self.photographs))
 
-    def wrong_keys(self) -> float:
+    def rate_wrong_keys(self) -> float:
         """The least unlikeness of random rotations."""
         generator = torch.Generator().manual_seed(0)
         count = self.some.shape[-1]
@@ -188,7 +193,8 @@ class Rater:
 
 
 def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
-    """All starts with their ratings, round after round, until further rounds are no better."""
+    """All starts with their ratings, round after round, until images are found and further rounds
+    are no better."""
     rated: list[Rated] = []
     best, fruitless = float("inf"), 0
     for rotations in tqdm(rounds, desc="starts", unit="round", leave=False, disable=None):
@@ -197,7 +203,8 @@ def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
         best_here = min(rating.unlikeness for rating in ratings)
         fruitless = 0 if best_here < best else fruitless + 1
         best = min(best, best_here)
-        if fruitless == PATIENCE:
+        found = best <= FOUND_BELOW * rater.wrong_keys
+        if found and fruitless >= PATIENCE:
             break
     return rated
 

@@ -54,10 +54,21 @@ class Matcher:
         for axes in sorted({min(axes, count) for axes in START_AXES}):
             for signs in likely_signs(ours.moments, theirs.moments, axes):
                 starts.append(torch.diag(signs))
-        apart = ours.spectrum[:, None] - theirs.spectrum
         for width in WINDOWS:
-            window = torch.exp(-apart.square() / (2 * width ** 2))
+            window = self.window(width)
             yield [grow(start, ours, theirs, window) for start in starts]
+
+    def polish(self, rotation: Tensor) -> list[Tensor]:
+        """Rotations near one (r, r) that is about right, by third moments of all axes: one for each
+        window."""
+        count = len(rotation)
+        return [ascend(rotation, self.ours, self.theirs, self.window(width), count, base=count)
+                for width in WINDOWS]
+
+    def window(self, width: float) -> Tensor:
+        """Weights (r, r) of the pairs of axes that may match."""
+        apart = self.ours.spectrum[:, None] - self.theirs.spectrum
+        return torch.exp(-apart.square() / (2 * width ** 2))
 
     def evidence_of_orientation(self, rotation: Tensor, flip: Tensor, public: Tensor) -> float:
         """Whether a rotation gives images (positive) or their mirror images (negative): a log
@@ -119,25 +130,26 @@ def grow(start: Tensor, known: Side, seen: Side, window: Tensor) -> Tensor:
     return rotation
 
 
-def ascend(rotation: Tensor, known: Side, seen: Side, window: Tensor, rows: int) -> Tensor:
+def ascend(rotation: Tensor, known: Side, seen: Side, window: Tensor, rows: int,
+           base: int = BASE) -> Tensor:
     """`rows` orthonormal rows whose third moments agree best, from fewer or as many: each time the
     rotation nearest to the gradient of the agreement."""
     for _ in range(SWEEPS):
         before = rotation
-        rotation = polar(agreement(rotation, known, seen, rows) * window[:rows])
+        rotation = polar(agreement(rotation, known, seen, rows, base) * window[:rows])
         if len(before) == rows and (rotation - before).norm() < TOLERANCE * rows ** 0.5:
             break
     return rotation
 
 
-def agreement(rotation: Tensor, known: Side, seen: Side, rows: int) -> Tensor:
+def agreement(rotation: Tensor, known: Side, seen: Side, rows: int, base: int) -> Tensor:
     """How well each public axis (rows) agrees with each morphed one (r), in third moments with the
-    axes that are matched already, (rows, r)."""
-    base = rotation[:BASE]
-    count = base.shape[1]
-    turned = seen.moments.reshape(-1, count) @ base.T           # of pairs, with a base axis
-    turned = torch.matmul(base, turned.view(count, count, -1))  # with two base axes
-    expected = known.moments[:rows, :len(base), :len(base)]
+    strongest `base` axes of those matched already, (rows, r)."""
+    matched = rotation[:base]
+    count = matched.shape[1]
+    turned = seen.moments.reshape(-1, count) @ matched.T            # one axis of three turned
+    turned = torch.matmul(matched, turned.view(count, count, -1))   # two of three
+    expected = known.moments[:rows, :len(matched), :len(matched)]
     return expected.reshape(rows, -1) @ turned.reshape(count, -1).T
 
 
