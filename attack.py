@@ -1,14 +1,15 @@
 """Step 7, an adversary: the developer of the paper, who wants the private images back.
 
 Reads data/delivery/ and what a developer has anyway: the first layer, and plain training images as
-public images. The test images are under attack. Only --score opens data/provider/ and the plain
-test images, to measure. Writes attacks.json and figures/attack.png to --results_dir; if none, to
-attack/ in --data_dir.
+public images, or those of --public. The test images are under attack. Only --score opens
+data/provider/ and the plain test images, to measure. Writes attacks.json and figures/attack.png to
+--results_dir; if none, to attack/ in --data_dir.
 """
 
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
@@ -19,7 +20,9 @@ from attacks import adversary, algebra
 from attacks.adversary import Finding, Recovery
 from attacks.samples import evenly_spaced
 from attacks.view import PUBLIC, UNDER_ATTACK, Truth, View, to_pixels
-from images.datasets import Prepared, image_shape, load_images
+from images.cache import read_image_files
+from images.datasets import DATASETS, Prepared, image_shape, load_images
+from images.folders import list_images
 from mole.morphing import unroll
 from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, as_morphed, read_delivery
@@ -74,14 +77,39 @@ def read_view(p, delivery: Delivery) -> View:
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     # The normal equations of the deconvolution, and the samples of images.
     entries = math.prod(geometry.shape)
-    public_count = min(PUBLIC, delivery.train_images)
+    public_count = PUBLIC if p.public else min(PUBLIC, delivery.train_images)
     numbers = entries * (6 * entries + 4 * public_count + 6 * delivery.test_images)
     require_memory(4 * numbers, "attacking this delivery", "deliver fewer or smaller images")
-    images = load_images(p, "train").images
+    images = load_public_images(p, delivered)
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)
     return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile))
+
+
+def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
+    """The images of the --public folder or data set, (N, *shape) uint8; none: the training images.
+
+    Raises UserError where there are no such images.
+    """
+    if not p.public:
+        return load_images(p, "train").images
+    folder = Path(p.public).expanduser()
+    if folder.is_dir():
+        files, _ = list_images(folder)
+        if not files:
+            raise UserError(f"{folder} holds no images: choose another --public folder")
+        return read_image_files(files, shape, p.image_fit, p.pixel_range,
+                                Path(p.data_dir) / "datasets", "public")[0]
+    if p.public not in DATASETS or p.public in ("folder", "arrays"):
+        raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
+    public = replace(p, dataset=p.public, train_limit=0)
+    if image_shape(public) != shape:
+        raise UserError(f"the images of --public {p.public} are "
+                        f"{'x'.join(map(str, image_shape(public)))}, but "
+                        f"{'x'.join(map(str, shape))} were delivered: choose others, or a folder "
+                        "of image files, which are resized")
+    return load_images(public, "train").images
 
 
 def read_layer(p, delivery: Delivery):

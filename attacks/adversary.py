@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from attacks import algebra, blind, data_only
 from attacks.colours import find_colours
-from attacks.samples import evenly_spaced, in_parts
+from attacks.samples import evenly_spaced, in_parts, shifted_copies
 from attacks.scores import share_reidentified
 from attacks.view import (
     UNDER_ATTACK,
@@ -27,10 +27,12 @@ from attacks.view import (
     to_blocks,
     to_normalised,
 )
+from mole.morphing import unroll
 
 PROBES = 96                 # random vectors that are put through Aug-Conv
 LIKENESS = 2000             # images that the order of channels is compared on
 EXPLAINED = 0.1             # an order that leaves less than this of the features is the right one
+FEW_PUBLIC = 5000           # images below which copies make their statistics more exact
 SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)       # of those that determine the core
 
 
@@ -229,36 +231,60 @@ def patches_from_statistics(view: View, size: int) -> Tensor:
     maps = in_parts(view.aug_conv, view.all_morphed)
     rows, columns = size * maps.shape[2], size * maps.shape[3]
     public = remove_padding(view.public, view.geometry)[..., :rows, :columns]
-    patches = data_only.images_from_statistics(
-        tiles_to_blocks(maps), tiles_to_blocks(F.pixel_unshuffle(public, size)), orthogonal=False)
-    patches = patches[evenly_spaced(len(patches), UNDER_ATTACK)].transpose(1, 2)
-    return F.pixel_shuffle(patches.unflatten(2, maps.shape[2:]), size)
+
+    def as_images(patches: Tensor) -> Tensor:
+        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, maps.shape[2:]), size)
+
+    guess = data_only.images_from_statistics(
+        tiles_to_blocks(maps), tiles_to_blocks(F.pixel_unshuffle(public, size)), orthogonal=False,
+        as_images=as_images)
+    return as_images(guess.blocks[evenly_spaced(len(guess.blocks), UNDER_ATTACK)])
 
 
-def attack_data(view: View, truth: Truth | None) -> Finding:
+def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -> Finding:
     """From T of all test images alone, without Aug-Conv or the first layer.
 
-    The report says beside it what the mean public image scores. `reidentified`: the share of all
-    test images whose own plain image is the nearest of all.
+    `public`: other public images (n, *T's shape) in place of the view's. The report says how the
+    search for the core went (`starts` and so on, see `data_only.Search`), and beside the scores
+    what the mean public image scores. `reidentified`: the share of all test images whose own plain
+    image is the nearest of all; `reidentified_mirrored`: the same of the mirror images, where the
+    statistics leave open which are the images.
     """
     began = time.perf_counter()
-    geometry = view.geometry
+    if public is None:
+        public = view.public
+    report = {"public_images": len(public)}
     try:
         guess = data_only.images_from_statistics(
-            to_blocks(view.all_morphed, view), to_blocks(view.public, view),
-            geometry.morph_distribution == "orthogonal", mirror_of_blocks(view))
+            to_blocks(view.all_morphed, view), to_blocks(public, view),
+            view.geometry.morph_distribution == "orthogonal",
+            lambda blocks: remove_padding(from_blocks(blocks, view), view.geometry),
+            mirror_of_blocks(view), to_blocks(more_of_the_kind(public, view), view))
     except ValueError as reason:
-        return Finding(report={"failed": str(reason)})
-    guess = remove_padding(from_blocks(guess, view), geometry)
-    seconds = seconds_since(began)
-    images = guess[evenly_spaced(len(guess), UNDER_ATTACK)]
-    report = scored(images, truth) | {"seconds": seconds, "public_images": len(view.public)}
+        return Finding(report=report | {"failed": str(reason)})
+    all_images = remove_padding(from_blocks(guess.blocks, view), view.geometry)
+    report |= guess.search.report() | {"seconds": seconds_since(began)}
+    images = all_images[evenly_spaced(len(all_images), UNDER_ATTACK)]
+    report |= scored(images, truth)
     if truth is not None:
         plain = to_normalised(truth.all_pixels / 255, truth.mean, truth.std)
-        report["reidentified"] = share_reidentified(guess, plain)
-        mean = remove_padding(view.public.double().mean(0, keepdim=True), geometry)
+        report["reidentified"] = share_reidentified(all_images, plain)
+        if guess.search.orientation is not None:
+            report["reidentified_mirrored"] = share_reidentified(all_images.flip(3), plain)
+        mean = remove_padding(public.double().mean(0, keepdim=True), view.geometry)
         report["mean_image"] = scored(mean.expand_as(images), truth)
     return Finding(images, report)
+
+
+def more_of_the_kind(public: Tensor, view: View) -> Tensor:
+    """Public images (n, *T's shape); where they are few, with copies that are as likely: shifted by
+    two pixels and, where blocks have no places of their own (κ = 1), mirrored."""
+    if len(public) >= FEW_PUBLIC:
+        return public
+    images = shifted_copies(remove_padding(public, view.geometry))
+    if view.geometry.kappa == 1 and not view.geometry.tile:
+        images = torch.cat([images, images.flip(3)])
+    return unroll(F.pad(images, [view.geometry.image_padding] * 4), view.geometry.tile)
 
 
 def mirror_of_blocks(view: View) -> Tensor | None:

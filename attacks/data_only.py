@@ -1,241 +1,216 @@
-"""Data only: images from morphed ones alone, by what images of the kind are like on average.
+"""Images from morphed ones alone, by what public images are like on average.
 
-All blocks of all images share one core. Whitened by their pooled covariance, morphed blocks are
+All blocks of all images share one core. Whitened by their common covariance, morphed blocks are
 plain ones under one rotation, whatever the core. So every average that turns along with its block
-is seen on both sides, on the morphed one up to that rotation: mean vectors of a position, second
-moments between two positions, third moments. The rotation is found by ascent on the agreement
-of all such averages, from few axes to all. Second moments at lags as in second-order blind
-identification (Belouchrani et al., IEEE Trans. Signal Processing 45, 1997), with the values that
-they must have known from public images; the ascent is orthogonal Procrustes with the rotation on
-both sides.
+is seen on both sides, on the morphed one up to that rotation. The search for the rotation depends
+on where it starts. So it starts several times, and what a statistic that no search uses rates best
+is kept (`likeness.py`): pictures must look like photographs. Random rotations, as of wrong keys,
+say what this statistic is where nothing was found.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-STAGES = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)      # axes matched at a time
-COMBINATIONS = 16                   # of the moments of pairs of positions, the strongest
-AXES = 512                          # that are looked for at most; where there is one block,
-THIRD_AXES = 128                    # so many, by
-THIRD_BASE = 64                     # third moments with so many
+from attacks import pair_moments, third_moments
+from attacks.likeness import Edges, describe_edges, unlikeness
+from attacks.samples import evenly_spaced
+from attacks.whitening import Whitened, polar, whiten
 
-
-class Whitened(NamedTuple):
-    """Blocks (N, κ, q) as mean (q) + white (N, κ, r) * scale (r) @ axes.T (r, q), float32."""
-
-    mean: Tensor
-    axes: Tensor
-    scale: Tensor
-    white: Tensor
+RATED = 2000                # images that are looked at to rate a start
+WRONG_KEYS = 5              # random rotations
+FOUND_BELOW = 0.85          # of the unlikeness of wrong keys; see `Search`
+PATIENCE = 2                # rounds of starts without a better one, after which the search ends
+SAME = 0.8                  # weighted correlation from which two rotations give the same images
 
 
-class Match(NamedTuple):
-    """Rotation (r, r') from public to morphed axes, and the agreement reached."""
+@dataclass(frozen=True)
+class Search:
+    """How the search went: figures for a record.
+
+    `unlikeness`: how far from photographs the recovered images are; `runner_up`: the same of the
+    best start that gives other images; `wrong_keys`: of random rotations. Right rotations were at
+    most ... of that, wrong ones ... at least.
+    """
+
+    starts: int
+    agreeing: int               # starts that led to the same images, or their mirror images
+    unlikeness: float
+    runner_up: float | None
+    wrong_keys: float
+    orientation: float | None   # log likelihood ratio against mirror images, where they fit as well
+
+    @property
+    def failed(self) -> bool:
+        """Whether the images look too much like those of a wrong key."""
+        return self.unlikeness > FOUND_BELOW * self.wrong_keys
+
+    def report(self) -> dict:
+        """The figures by name, and in words that the search failed if it did."""
+        report = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.failed:
+            report["failed"] = (f"failed: what is found looks like the work of a wrong key "
+                                f"({self.unlikeness / self.wrong_keys:.2f} of its unlikeness to "
+                                f"photographs, over {FOUND_BELOW})")
+        return report
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Plain blocks (N, κ, q) float32, and how they were found."""
+
+    blocks: Tensor
+    search: Search
+
+
+@dataclass(frozen=True, eq=False)
+class Rated:
+    """A rotation (r, r) from morphed to public axes, and how unlike photographs its images are."""
 
     rotation: Tensor
-    agreement: float
+    unlikeness: float
 
 
 def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
-                           mirror: Tensor | None = None) -> Tensor:
-    """Plain blocks (N, κ, q) float32 from morphed ones and a public sample (n, κ, q) of the kind.
+                           as_images: Callable[[Tensor], Tensor],
+                           mirror: Tensor | None = None,
+                           kind: Tensor | None = None) -> Guess:
+    """Plain blocks from morphed ones (N, κ, q) and public ones (n, κ, q') of the kind, q' ≤ q.
 
-    `orthogonal`: the core keeps variances, so axes are sought among those of like variance. A
-    sample of a kind that is as often mirrored as not gives the images or their mirror images: with
-    `mirror`, the permutation (q) that mirrors each block, the better agreement decides. Tiles need
-    none, as mirrored tiles stand in another place.
+    `orthogonal`: the core keeps variances, so axes are sought among those of like variance.
+    `as_images` puts blocks (n, κ, q') together to images (n, α, m, m), for the rating. Photographs
+    are nearly as often mirrored as not, so the images or their mirror images are found: with
+    `mirror`, the permutation (q') that mirrors each block, the orientation is decided. Tiles need
+    none, as mirrored tiles stand in another place. `kind` (n', κ, q'): more blocks like the public
+    ones, with these, for the moments; shifted and mirrored copies, say.
 
     Raises ValueError where shapes do not fit or the samples are too few.
     """
+    most = axes_to_find(morphed, public)
+    one_block = public.shape[1] == 1
+    if one_block:                       # a uniform core adds one amount to all entries alike
+        morphed = morphed - morphed.mean(2, keepdim=True)
+    known = whiten(public if kind is None else kind, most)
+    seen = whiten(morphed, most)
+    flip = None if mirror is None else mirror_rotation(known, mirror)
+    rater = Rater(known, seen, public, as_images)
+    if one_block:
+        matcher = third_moments.Matcher(known, seen, orthogonal)
+    else:
+        matcher = pair_moments.Matcher(known, seen, orthogonal, flip)
+    rated = rate_rounds(matcher.rotations(), rater)
+    best = min(rated, key=lambda start: start.unlikeness)
+    if one_block:
+        polished = [rater.rate(rotation) for rotation in matcher.polish(best.rotation)]
+        best = min([best, *polished], key=lambda start: start.unlikeness)
+    rotation, orientation = best.rotation, None
+    if one_block and flip is not None:
+        orientation = matcher.evidence_of_orientation(rotation, flip, public)
+        if orientation < 0:
+            rotation = polar(flip @ rotation)
+    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, orientation)
+    return Guess(unmorph(rotation, known, seen, orthogonal and one_block), search)
+
+
+def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: bool) -> Tensor:
+    """Plain blocks (N, κ, q) from the morphed ones of `seen`, once the rotation (r, r) is known.
+
+    `keep_variances`: the private images' own, which an orthogonal core leaves as they are, and
+    their own mean; else those of the public images.
+    """
+    if not keep_variances:
+        return known.restore(seen.white @ rotation.T)
+    turn = polar(known.scale[:, None] * rotation * seen.scale)
+    from_zero = (seen.white - seen.zero) * seen.scale @ turn.T
+    return known.mean + (from_zero + known.zero * known.scale) @ known.axes.T
+
+
+def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | None,
+              wrong_keys: float, orientation: float | None) -> Search:
+    """What the record says of a search."""
+    agreeing, others = 0, []
+    for start in rated:
+        if gives_same_images(start.rotation, best.rotation, scale, flip):
+            agreeing += 1
+        else:
+            others.append(start.unlikeness)
+    return Search(len(rated), agreeing, best.unlikeness, min(others, default=None), wrong_keys,
+                  orientation)
+
+
+def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:
+    """What mirroring each block (by a permutation (q) of its entries) does to the axes, (r, r)."""
+    return polar((known.axes * known.scale)[mirror].T @ (known.axes / known.scale))
+
+
+def axes_to_find(morphed: Tensor, public: Tensor) -> int:
+    """How many axes of blocks are sought; raises ValueError where the samples do not do."""
     if (morphed.ndim != 3 or morphed.shape[1] != public.shape[1]
             or morphed.shape[2] < public.shape[2]):
         raise ValueError(f"morphed blocks {tuple(morphed.shape)} and public ones "
                          f"{tuple(public.shape)} do not fit each other")
     blocks, q = public.shape[1:]
+    images = min(len(morphed), len(public))
     least = 2 * (q // blocks + 1) if blocks > 1 else 64
-    if min(len(morphed), len(public)) < least:
+    if images < least:
         raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few: "
                          f"{least} are needed for blocks of {q}")
-    if blocks == 1:                     # a uniform core adds one amount to all entries alike
-        morphed = morphed - morphed.mean(2, keepdim=True)
-    most = min(q, AXES if blocks > 1 else min(THIRD_AXES, len(morphed) // 4, len(public) // 4))
-    known, seen = whitened(public, most), whitened(morphed, most)
-    match = match_pairs if blocks > 1 else match_third_moments
-    reflection = None
-    if mirror is not None:
-        reflection = polar((known.axes * known.scale)[mirror].T @ (known.axes / known.scale))
-    found = match(known, seen, orthogonal, reflection)
-    return known.mean + seen.white @ found.rotation.T * known.scale @ known.axes.T
+    if blocks > 1:
+        return min(q, pair_moments.AXES)
+    return min(q, third_moments.AXES, images // 4)
 
 
-def whitened(blocks: Tensor, most: int) -> Whitened:
-    """The `most` strongest principal axes of all blocks (N, κ, q) together, strongest first."""
-    samples = blocks.flatten(0, 1)
-    mean = samples.mean(0, dtype=torch.float64).float()
-    precise = torch.float64 if samples.shape[1] <= 1024 else torch.float32
-    covariance = torch.zeros(len(mean), len(mean), dtype=precise)
-    for part in samples.split(16384):
-        part = (part.float() - mean).to(precise)
-        covariance.addmm_(part.T, part, alpha=1 / len(samples))
-    variance, axes = torch.linalg.eigh(covariance)
-    variance, axes = variance.flip(0)[:most], axes.flip(1)[:, :most]
-    scale = variance.clamp(min=1e-10 * variance[0]).sqrt()
-    white = torch.cat([(part.float() - mean) @ (axes / scale).float()
-                       for part in blocks.split(2048)])
-    return Whitened(mean, axes.float(), scale.float(), white)
+class Rater:
+    """Says how far from photographs the images are that a rotation gives."""
+
+    def __init__(self, known: Whitened, seen: Whitened, public: Tensor,
+                 as_images: Callable[[Tensor], Tensor]):
+        self.known = known
+        self.as_images = as_images
+        self.some = seen.white[evenly_spaced(len(seen.white), RATED)]
+        some_public = public[evenly_spaced(len(public), RATED)]
+        self.photographs = self.edges(known.project(some_public))
+        self.wrong_keys = self.rate_wrong_keys()
+
+    def edges(self, white: Tensor) -> Edges:
+        return describe_edges(self.as_images(self.known.restore(white)))
+
+    def rate(self, rotation: Tensor) -> Rated:
+        return Rated(rotation, unlikeness(self.edges(self.some @ rotation.T), self.photographs))
+
+    def rate_wrong_keys(self) -> float:
+        """The least unlikeness of random rotations."""
+        generator = torch.Generator().manual_seed(0)
+        count = self.some.shape[-1]
+        ratings = []
+        for _ in range(WRONG_KEYS):
+            rotation = polar(torch.randn(count, count, generator=generator))
+            ratings.append(self.rate(rotation).unlikeness)
+        return min(ratings)
 
 
-def match_pairs(known: Whitened, seen: Whitened, orthogonal: bool,
-                reflection: Tensor | None = None) -> Match:
-    """The rotation from means of positions and second moments between positions.
-
-    Those of all κ² pairs are combined to the few sums in which public images differ most. For cores
-    that keep no variances, axes are sorted by how well other blocks predict them, which is as
-    good: sums of products of lagged moments turn as the blocks do.
-    """
-    (vectors, pairs), (seen_vectors, seen_pairs) = _moments(known.white), _moments(seen.white)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)                # of the randomised decomposition, which is no secret
-        weights = torch.svd_lowrank(pairs.flatten(1), min(COMBINATIONS, len(pairs)), niter=6)[0].T
-    a, b = (torch.einsum("mp,pij->mij", weights, x) for x in (pairs, seen_pairs))
-    keys, seen_keys = known.scale.square(), seen.scale.square()
-    basis = seen_basis = torch.eye(len(keys))
-    if not orthogonal:
-        (keys, basis), (seen_keys, seen_basis) = _by_predictability(a), _by_predictability(b)
-        a, b = basis.T @ a @ basis, seen_basis.T @ b @ seen_basis
-    anchors = (vectors @ basis).T @ (seen_vectors @ seen_basis)
-    both = torch.cat([a, a.mT]), torch.cat([b, b.mT])
-    right = both[1].permute(1, 0, 2).flatten(1)                   # (q, 2·m·q)
-
-    def agreement(rotation: Tensor, rows: int) -> Tensor:
-        left = both[0][:, :rows, :len(rotation)] @ rotation
-        return anchors[:rows] + left.permute(1, 0, 2).flatten(1) @ right.T
-
-    apart = (keys[:, None].log() - seen_keys.log()).square()
-    rotation = polar(anchors[:STAGES[0]] * torch.exp(-apart[:STAGES[0]] / (2 * 0.3 ** 2)))
-    for rows in [s for s in STAGES if s < len(keys)] + [len(keys)]:
-        last = rows == len(keys)
-        width = 0.08 if orthogonal and last else 0.3
-        window = torch.exp(-apart[:rows] / (2 * width ** 2)) if orthogonal or rows <= 64 else None
-        rotation = ascend(agreement, rotation, rows, window, 100 if last else 40)
-
-    def matched(rotation: Tensor) -> Match:             # judged in pixels: strong axes count
-        rotation, scale = basis @ rotation @ seen_basis.T, known.scale / known.scale[0]
-        left = (pairs - rotation @ seen_pairs @ rotation.T) * scale * scale[:, None]
-        off = (vectors - seen_vectors @ rotation.T) * scale
-        return Match(rotation, -float(left.square().sum() + off.square().sum()))
-
-    if reflection is None:
-        return matched(rotation)
-    tried, reflection = [], basis.T @ reflection @ basis
-    for _ in range(2):                                # there and back, so both are as refined
-        rotation = ascend(agreement, reflection @ rotation, len(rotation), window, 100)
-        tried.append(matched(rotation))
-    return max(tried, key=lambda match: match.agreement)
-
-
-def match_third_moments(known: Whitened, seen: Whitened, orthogonal: bool,
-                        reflection: Tensor | None = None) -> Match:
-    """The rotation of one block (κ = 1) from variances and third moments E[c_i c_j c_k].
-
-    The strongest axes are matched by the order of their variances, which a random core of any kind
-    nearly keeps, with signs by greedy ascent; further ones by third moments with those.
-    """
-    c, d, count = known.white[:, 0], seen.white[:, 0], known.white.shape[-1]
-    few, width = min(24, count), 0.03 if orthogonal else 0.1
-    spectra = [x.scale.log() - (0 if orthogonal else x.scale[:4].log().mean())
-               for x in (known, seen)]
-    window = torch.exp(-(spectra[0][:, None] - spectra[1]).square() / (2 * width ** 2))
-    expected, observed = (_third(x[:, :few], x[:, :few]) for x in (c, d))
-    first = torch.diag(_signs(expected, observed, few))
-    starts = [first] if reflection is None else [first, polar(reflection[:few, :few] @ first)]
-
-    def refined(rotation: Tensor, stages: list[int]) -> Match:
-        for rows in stages:
-            base = min(len(rotation), THIRD_BASE)
-            expected = _third(c[:, :rows], c[:, :base])
-
-            def agreement(r: Tensor, rows: int, base=base, expected=expected) -> Tensor:
-                return expected @ _third(d, d[:, :r.shape[1]] @ r[:base].T).T
-
-            rotation = ascend(agreement, rotation, rows, window[:rows], 5, tolerance=0.03)
-        return Match(rotation, float((agreement(rotation, rows) * rotation).sum()))
-
-    stages = [s for s in STAGES if few <= s < count] + [count]
-    tried = [refined(torch.nn.functional.pad(r, (0, count - few)), stages[:3]) for r in starts]
-    best = max(tried, key=lambda match: match.agreement)
-    return refined(best.rotation, stages[3:]) if stages[3:] else best
-
-
-def ascend(agreement: Callable[[Tensor, int], Tensor], rotation: Tensor, rows: int,
-           window: Tensor | None, sweeps: int, tolerance: float = 1e-3) -> Tensor:
-    """`rows` orthonormal rows that agree best, from fewer: R ← the polar factor of agreement(R)."""
-    for _ in range(sweeps):
-        target = agreement(rotation, rows)
-        before, rotation = rotation, polar(target if window is None else target * window)
-        if len(before) == rows and (rotation - before).norm() < tolerance * rows ** 0.5:
+def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
+    """All starts with their ratings, round after round, until images are found and further rounds
+    are no better."""
+    rated: list[Rated] = []
+    best, fruitless = float("inf"), 0
+    for rotations in tqdm(rounds, desc="starts", unit="round", leave=False, disable=None):
+        ratings = [rater.rate(rotation) for rotation in rotations]
+        rated += ratings
+        best_here = min(rating.unlikeness for rating in ratings)
+        fruitless = 0 if best_here < best else fruitless + 1
+        best = min(best, best_here)
+        found = best <= FOUND_BELOW * rater.wrong_keys
+        if found and fruitless >= PATIENCE:
             break
-    return rotation
+    return rated
 
 
-def polar(x: Tensor) -> Tensor:
-    """The matrix with orthonormal rows nearest to x (r, s), r ≤ s: (xxᵀ)^(-1/2) x."""
-    x = x.double()
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    root = vectors / values.clamp(min=1e-14 * values[-1]).sqrt() @ vectors.T
-    return (root @ x).float()
-
-
-def _moments(white: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors (κ + κ², q) and matrices (κ², q, q) that turn as the blocks do.
-
-    Means of each position, plain and weighted by the length of each block of the image, which no
-    core changes; second moments between positions, less what all positions have in common.
-    """
-    count, blocks, q = white.shape
-    flat = white.flatten(1)
-    pairs = torch.zeros(flat.shape[1], flat.shape[1])
-    for part in flat.split(4096):
-        pairs.addmm_(part.T, part, alpha=1 / count)
-    pairs = pairs.view(blocks, q, blocks, q).transpose(1, 2)
-    pairs.diagonal(dim1=0, dim2=1).sub_(torch.eye(q)[..., None])
-    length = white.square().mean(2).clamp(min=1e-6).log()
-    length = (length - length.mean(0)) / length.std(0)
-    weighted = (length.T @ flat / count).view(-1, q)
-    return torch.cat([white.mean(0), weighted]), pairs.reshape(-1, q, q)
-
-
-def _by_predictability(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, greatest first, and eigenvectors of the sum of AᵀA + AAᵀ over (m, q, q)."""
-    values, vectors = torch.linalg.eigh((moments.mT @ moments + moments @ moments.mT).sum(0))
-    return values.flip(0).clamp(min=1e-12), vectors.flip(1)
-
-
-def _third(x: Tensor, base: Tensor) -> Tensor:
-    """Third moments E[x_i b_j b_k], j ≤ k, of samples (N, r) and (N, s): (r, s(s+1)/2), mixed ones
-    times √2 so that products of rows are those of the full moments."""
-    j, k = torch.triu_indices(base.shape[1], base.shape[1])
-    factor, total = torch.where(j == k, 1.0, 2 ** 0.5), torch.zeros(x.shape[1], len(j))
-    for part, b in zip(x.split(1024), base.split(1024), strict=True):
-        total.addmm_(part.T, b[:, j] * b[:, k] * factor, alpha=1 / len(x))
-    return total
-
-
-def _signs(expected: Tensor, observed: Tensor, count: int) -> Tensor:
-    """Signs (count) of axes under which third moments agree best: ascent from 500 random starts."""
-    j, k = torch.triu_indices(count, count)
-    agreement, product = torch.zeros(count, count, count), expected * observed
-    agreement[:, j, k] = product * torch.where(j == k, 1.0, 0.5)
-    agreement[:, k, j] = agreement[:, j, k]
-    signs = torch.randn(500, count, generator=torch.Generator().manual_seed(0)).sign()
-    for _ in range(20):
-        for i in range(count):
-            rest = signs.clone()
-            rest[:, i] = 0
-            odd = torch.einsum("rj,jk,rk->r", rest, agreement[i], rest)
-            signs[:, i] = torch.where(3 * odd + agreement[i, i, i] < 0, -1.0, 1.0)
-    value = torch.einsum("ri,rj,rk,ijk->r", signs, signs, signs, agreement)
-    return signs[value.argmax()]
+def gives_same_images(one: Tensor, other: Tensor, scale: Tensor, flip: Tensor | None) -> bool:
+    """Whether two rotations (r, r) give about the same images, or mirror images of each other."""
+    weights = scale.square() / scale.square().sum()
+    candidates = [other] if flip is None else [other, flip @ other]
+    return any(float((one * candidate).sum(1) @ weights) > SAME for candidate in candidates)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 AT_ONCE = 500               # images, for memory
+SHIFTS = (-2, 0, 2)         # pixels, down and to the right
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -16,3 +18,20 @@ def evenly_spaced(count: int, most: int) -> Tensor:
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """function(images), computed a few hundred images at a time."""
     return torch.cat([function(part) for part in images.split(AT_ONCE)])
+
+
+def shifted_copies(images: Tensor) -> Tensor:
+    """Images (N, α, m, m) and copies shifted by two pixels in eight directions, (9N, α, m, m).
+
+    A photograph that is shifted a little is as likely a photograph. Border pixels are repeated.
+    """
+    side = images.shape[-1]
+    most = max(SHIFTS)
+    wide = F.pad(images, [most] * 4, mode="replicate")
+    copies = []
+    for down in SHIFTS:
+        for right in SHIFTS:
+            rows = slice(most - down, most - down + side)
+            columns = slice(most - right, most - right + side)
+            copies.append(wide[..., rows, columns])
+    return torch.cat(copies)

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from attacks import algebra
 from attacks.blind import blind_filters, find_shared_pixel
 from attacks.colours import best_colour_fit, find_colours
-from attacks.data_only import images_from_statistics
 from attacks.scores import psnr, score_images, share_reidentified, ssim
-from attacks.view import tiles_to_blocks, to_normalised, to_pixels
+from attacks.view import to_normalised, to_pixels
 from experiments.repairs import blind_pixels, denoised_inverse, repair_weight
 from images.datasets import CIFAR, Prepared
 from mole.aug_conv import AugConv
 from mole.morphing import (
-    core_size,
     draw_core,
     invert_core,
     morph,
@@ -165,43 +163,6 @@ def test_unequal_numbers_of_images_are_no_pairs():
     delivered = deliver("normal", 3, side=6)
     with pytest.raises(ValueError, match="not pairs"):
         algebra.decoder_from_pairs(delivered.pixels.flatten(1), delivered.morphed[:5], 36)
-
-
-def cut_into_blocks(images: Tensor, tile: int) -> Tensor:
-    if tile:
-        return tiles_to_blocks(nn.functional.pixel_unshuffle(images, tile))
-    return images.view(len(images), 1, -1)
-
-
-def morph_blocks(tile: int, distribution: str, private: int = 1000) -> tuple[Tensor, ...]:
-    """Plain blocks, the same blocks morphed, and blocks of public photographs."""
-    plain, public = (Prepared(draw_photographs(count, SIDE, seed), *CIFAR, 0)[:]
-                     for count, seed in ((private, 8), (3000, 9)))
-    core = draw_core(core_size(plain.shape[1:], 1, tile), distribution,
-                     secret_generator(0, purpose=0))
-    blocks = cut_into_blocks(plain, tile)
-    return blocks, blocks @ core, cut_into_blocks(public, tile)
-
-
-@pytest.mark.parametrize(("tile", "distribution", "least_db", "least_share"), [
-    (4, "orthogonal", 15, 0.99), (4, "normal", 12, 0.99), (4, "uniform", 12, 0.99),
-    (0, "orthogonal", 3.5, 0.8)],
-    ids=["tiles, orthogonal", "tiles, normal", "tiles, uniform", "one block, orthogonal"])
-def test_morphed_images_alone_give_images_away(tile, distribution, least_db, least_share):
-    """From statistics of public images. The mean public image reaches 0.3 dB here."""
-    plain, morphed, public = morph_blocks(tile, distribution)
-    guess = images_from_statistics(morphed, public, distribution == "orthogonal")
-    error = (guess - plain).square().mean() / plain.var()
-    assert -10 * math.log10(error) > least_db
-    assert share_reidentified(guess, plain) > least_share
-
-
-def test_statistics_need_enough_images_of_equal_shape():
-    _, morphed, public = morph_blocks(4, "orthogonal", private=8)
-    with pytest.raises(ValueError, match="too few"):
-        images_from_statistics(morphed, public, True)
-    with pytest.raises(ValueError, match="do not fit"):
-        images_from_statistics(morphed[:, :, 1:], public, True)
 
 
 @pytest.mark.parametrize(("repair", "strength"), [("signs", 0.0), ("scales", 0.5),

@@ -1,0 +1,191 @@
+"""The rotation that the core makes of a whole image (κ = 1), from third moments.
+
+With one block there is nothing to compare but the block with itself: variances, which a random core
+nearly keeps in their order, and third moments E[c_i c_j c_k]. The strongest axes are matched by
+the order of their variances, with signs by greedy ascent; further axes by third moments with
+those. Where this starts decides what it finds, so there are several starts. All work on one tensor
+of third moments for each side, which makes a start take a fraction of a second.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.whitening import Whitened, polar
+
+AXES = 128                              # that are looked for at most
+BASE = 64                               # axes whose products further axes are matched by
+STAGES = (8, 12, 16, 24, 32, 48, 64, 96, 128)           # axes matched at a time
+WINDOWS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)               # narrow to wide
+START_AXES = (12, 16, 24, 32)
+SIGN_STARTS, SIGN_SWEEPS = 500, 20
+SWEEPS, TOLERANCE = 5, 0.03
+MEAN_AXES, SKEW_AXES = 32, 12           # that tell images from their mirror images,
+ODD_MEAN, ODD_SKEW = 8e-5, 2e-5         # and the variances of what does, in CIFAR's training images
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the match: axes with their logarithmic scales (r) and third moments (r, r, r)."""
+
+    spectrum: Tensor
+    moments: Tensor
+
+
+class Matcher:
+    """Public and morphed blocks, (N, 1, q) each, and the rotations that may bring them together."""
+
+    def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool):
+        self.known, self.seen = known, seen
+        self.ours = describe_side(known, orthogonal)
+        self.theirs = describe_side(seen, orthogonal)
+
+    def rotations(self) -> Iterator[list[Tensor]]:
+        """The rotations (r, r) that several starts lead to, those of one window at a time.
+
+        The window says how far apart the logarithms of two axes' scales may be if they are to be
+        matched; the public images may have other variances than the private ones.
+        """
+        ours, theirs = self.ours, self.theirs
+        count = len(ours.spectrum)
+        starts = []
+        for axes in sorted({min(axes, count) for axes in START_AXES}):
+            for signs in likely_signs(ours.moments, theirs.moments, axes):
+                starts.append(torch.diag(signs))
+        for width in WINDOWS:
+            window = self.window(width)
+            yield [grow(start, ours, theirs, window) for start in starts]
+
+    def polish(self, rotation: Tensor) -> list[Tensor]:
+        """Rotations near one (r, r) that is about right, by third moments of all axes: one for each
+        window."""
+        count = len(rotation)
+        return [ascend(rotation, self.ours, self.theirs, self.window(width), count, base=count)
+                for width in WINDOWS]
+
+    def window(self, width: float) -> Tensor:
+        """Weights (r, r) of the pairs of axes that may match."""
+        apart = self.ours.spectrum[:, None] - self.theirs.spectrum
+        return torch.exp(-apart.square() / (2 * width ** 2))
+
+    def evidence_of_orientation(self, rotation: Tensor, flip: Tensor, public: Tensor) -> float:
+        """Whether a rotation gives images (positive) or their mirror images (negative): a log
+        likelihood ratio, roughly.
+
+        All moments agree nearly as well for mirror images. What differs is the mean image, since
+        morphing keeps zero in its place, and third moments of the strongest axes. `flip` (r, r) is
+        what mirroring does to the public axes; `public` (n, 1, q) are public blocks, none mirrored.
+        """
+        blocks = self.known.project(public)[:, 0]
+        mean = blocks.mean(0)
+        means = odd_part_of_vector(mean - self.known.zero, flip)
+        means = means * odd_part_of_vector(-rotation @ self.seen.zero, flip)
+        some = slice(0, SKEW_AXES)
+        skew = odd_part_of_moments(third_moments(blocks - mean), flip)[some, some, some]
+        turned = rotate_moments(self.theirs.moments, rotation)
+        skews = skew * odd_part_of_moments(turned, flip)[some, some, some]
+        noise = 1 / len(public), 1 / len(self.seen.white)
+        return (weight_of_evidence(ODD_MEAN, *noise) * float(means[:MEAN_AXES].sum())
+                + weight_of_evidence(ODD_SKEW, *noise) * float(skews.sum()) / 6)    # six alike
+
+
+def weight_of_evidence(signal: float, public_noise: float, private_noise: float) -> float:
+    """How much the product of two noisy values of one quantity says about their common sign: the
+    factor to a log likelihood ratio, from the variances of the quantity and of the noise."""
+    total = (signal + public_noise) * (signal + private_noise)
+    return 2 * signal / (total - signal ** 2)
+
+
+def describe_side(whitened: Whitened, orthogonal: bool) -> Side:
+    """Variances and third moments of one block. Cores that are not orthogonal change all variances
+    by one factor, which is taken out."""
+    spectrum = whitened.scale.log()
+    if not orthogonal:
+        spectrum = spectrum - spectrum[:4].mean()
+    return Side(spectrum, third_moments(whitened.white[:, 0]))
+
+
+def third_moments(x: Tensor) -> Tensor:
+    """E[x_i x_j x_k] (r, r, r) of samples (N, r)."""
+    count, axes = x.shape
+    j, k = torch.triu_indices(axes, axes)
+    upper = torch.zeros(axes, len(j))
+    for part in x.split(512):
+        upper.addmm_(part.T, part[:, j] * part[:, k], alpha=1 / count)
+    moments = torch.zeros(axes, axes, axes)
+    moments[:, j, k] = upper
+    moments[:, k, j] = upper
+    return moments
+
+
+def grow(start: Tensor, known: Side, seen: Side, window: Tensor) -> Tensor:
+    """The rotation of all axes (r, r) from one of the strongest (s, s)."""
+    count = len(window)
+    rotation = torch.nn.functional.pad(start, (0, count - len(start)))
+    stages = [rows for rows in STAGES if len(start) <= rows < count]
+    for rows in [*stages, count]:
+        rotation = ascend(rotation, known, seen, window, rows)
+    return rotation
+
+
+def ascend(rotation: Tensor, known: Side, seen: Side, window: Tensor, rows: int,
+           base: int = BASE) -> Tensor:
+    """`rows` orthonormal rows whose third moments agree best, from fewer or as many: each time the
+    rotation nearest to the gradient of the agreement."""
+    for _ in range(SWEEPS):
+        before = rotation
+        rotation = polar(agreement(rotation, known, seen, rows, base) * window[:rows])
+        if len(before) == rows and (rotation - before).norm() < TOLERANCE * rows ** 0.5:
+            break
+    return rotation
+
+
+def agreement(rotation: Tensor, known: Side, seen: Side, rows: int, base: int) -> Tensor:
+    """How well each public axis (rows) agrees with each morphed one (r), in third moments with the
+    strongest `base` axes of those matched already, (rows, r)."""
+    matched = rotation[:base]
+    count = matched.shape[1]
+    turned = seen.moments.reshape(-1, count) @ matched.T            # one axis of three turned
+    turned = torch.matmul(matched, turned.view(count, count, -1))   # two of three
+    expected = known.moments[:rows, :len(matched), :len(matched)]
+    return expected.reshape(rows, -1) @ turned.reshape(count, -1).T
+
+
+def likely_signs(expected: Tensor, observed: Tensor, axes: int) -> list[Tensor]:
+    """The two best signs (axes) under which third moments of the strongest axes agree: ascent from
+    random starts."""
+    products = (expected * observed)[:axes, :axes, :axes]
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(SIGN_STARTS, axes, generator=generator).sign()
+    for _ in range(SIGN_SWEEPS):
+        for i in range(axes):
+            rest = signs.clone()
+            rest[:, i] = 0
+            pull = 3 * torch.einsum("rj,jk,rk->r", rest, products[i], rest) + products[i, i, i]
+            signs[:, i] = torch.where(pull < 0, -1.0, 1.0)
+    value = torch.einsum("ri,rj,rk,ijk->r", signs, signs, signs, products)
+    best = signs[value.argmax()]
+    others = (signs != best).any(1)
+    if not others.any():
+        return [best]
+    return [best, signs[value.masked_fill(~others, -torch.inf).argmax()]]
+
+
+def rotate_moments(moments: Tensor, rotation: Tensor) -> Tensor:
+    """Third moments (r, r, r) of samples times rotation.T."""
+    count = len(moments)
+    turned = torch.matmul(rotation, (moments.reshape(-1, count) @ rotation.T).view(
+        count, count, -1))
+    return torch.einsum("il,ljk->ijk", rotation, turned)
+
+
+def odd_part_of_vector(x: Tensor, mirror: Tensor) -> Tensor:
+    """The part that changes its sign where images are mirrored."""
+    return (x - mirror @ x) / 2
+
+
+def odd_part_of_moments(moments: Tensor, mirror: Tensor) -> Tensor:
+    """The part that changes its sign where images are mirrored."""
+    return (moments - rotate_moments(moments, mirror)) / 2

@@ -1,0 +1,172 @@
+"""Images from morphed images alone: what is found, how it is chosen, and when it says "failed"."""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks import adversary, third_moments
+from attacks.data_only import Guess, Search, gives_same_images, images_from_statistics
+from attacks.likeness import describe_edges, unlikeness
+from attacks.samples import shifted_copies
+from attacks.scores import share_reidentified
+from attacks.third_moments import weight_of_evidence
+from attacks.view import Truth, View, tiles_to_blocks
+from attacks.whitening import polar, whiten
+from images.datasets import CIFAR, Prepared
+from mole.morphing import core_size, draw_core, morph, secret_generator, unroll
+from tests.photographs import draw_photographs
+from utils.geometry import Geometry
+
+SIDE = 12
+
+
+@pytest.fixture(autouse=True)
+def few_axes(monkeypatch):
+    """The search of one block takes seconds with 48 axes."""
+    monkeypatch.setattr(third_moments, "AXES", 48)
+
+
+def cut(images: Tensor, tile: int) -> Tensor:
+    """Images as blocks (N, κ, q): one, or tiles."""
+    if tile:
+        return tiles_to_blocks(F.pixel_unshuffle(images, tile))
+    return images.reshape(len(images), 1, -1)
+
+
+def put_together(blocks: Tensor, tile: int) -> Tensor:
+    """The inverse of `cut`."""
+    if tile:
+        tiles = blocks.transpose(1, 2).unflatten(2, (SIDE // tile, SIDE // tile))
+        return F.pixel_shuffle(tiles, tile)
+    return blocks.view(-1, 3, SIDE, SIDE)
+
+
+def photographs(count: int, seed: int) -> Tensor:
+    return Prepared(draw_photographs(count, SIDE, seed), *CIFAR, 0)[:]
+
+
+@dataclass
+class Attacked:
+    plain: Tensor               # blocks (N, κ, q)
+    guess: Guess
+
+
+@functools.cache
+def attack(tile: int, distribution: str, public: str = "photographs") -> Attacked:
+    """The attack on 1000 pictures with 3000 public ones."""
+    plain = cut(photographs(1000, seed=8), tile)
+    known = photographs(3000, seed=9)
+    if public == "noise":
+        known = torch.randn(known.shape, generator=torch.Generator().manual_seed(0))
+    core = draw_core(core_size((3, SIDE, SIDE), 1, tile), distribution, secret_generator(0))
+    guess = images_from_statistics(plain @ core, cut(known, tile), distribution == "orthogonal",
+                                   functools.partial(put_together, tile=tile))
+    return Attacked(plain, guess)
+
+
+@pytest.mark.parametrize(("tile", "distribution", "least_db"), [
+    (4, "orthogonal", 15), (4, "normal", 12), (4, "uniform", 12), (0, "orthogonal", 8),
+    (0, "uniform", 8)],
+    ids=["tiles, orthogonal", "tiles, normal", "tiles, uniform", "one block, orthogonal",
+         "one block, uniform"])
+def test_nearly_all_images_are_reidentified(tile, distribution, least_db):
+    """The mean public image is 0.3 dB below the variance of the pictures."""
+    attacked = attack(tile, distribution)
+    error = (attacked.guess.blocks - attacked.plain).square().mean() / attacked.plain.var()
+    assert -10 * math.log10(error) > least_db
+    assert share_reidentified(attacked.guess.blocks, attacked.plain) > 0.99
+    assert not attacked.guess.search.failed
+
+
+@pytest.mark.parametrize("tile", [0, 4], ids=["one block", "tiles"])
+def test_public_images_of_noise_end_in_failed(tile):
+    attacked = attack(tile, "orthogonal", public="noise")
+    assert attacked.guess.search.failed
+    assert attacked.guess.search.report()["failed"].startswith("failed")
+    assert share_reidentified(attacked.guess.blocks, attacked.plain) < 0.05
+
+
+def test_starts_that_lead_elsewhere_rate_worse():
+    search = attack(0, "orthogonal").guess.search
+    assert search.agreeing > 1
+    assert search.unlikeness < search.runner_up < 1.1 * search.wrong_keys
+
+
+def test_too_few_images_or_other_shapes_are_refused_in_words():
+    public = cut(photographs(100, seed=9), 4)
+    with pytest.raises(ValueError, match="too few"):
+        images_from_statistics(public[:8], public, True, put_together)
+    with pytest.raises(ValueError, match="do not fit"):
+        images_from_statistics(public[:, :, 1:], public, True, put_together)
+
+
+def test_edges_of_a_few_photographs_are_those_of_others():
+    first, second = describe_edges(photographs(500, 1)), describe_edges(photographs(500, 2))
+    noisy = photographs(500, 1) + 0.2 * torch.randn(500, 3, SIDE, SIDE)
+    assert unlikeness(first, first) < 1e-6
+    assert unlikeness(first, second) < 0.5 * unlikeness(describe_edges(noisy), second)
+
+
+def test_mixed_pixels_are_unlike_photographs():
+    """Even where they keep all variances and covariances, as with a wrong rotation."""
+    images = photographs(1000, 1)
+    whitened = whiten(cut(images, 0), 48)
+    rotation = polar(torch.randn(48, 48, generator=torch.Generator().manual_seed(0)))
+    right = put_together(whitened.restore(whitened.white), 0)
+    wrong = put_together(whitened.restore(whitened.white @ rotation.T), 0)
+    expected = describe_edges(right[500:])
+    assert unlikeness(describe_edges(right[:500]), expected) < 0.8 * unlikeness(
+        describe_edges(wrong[:500]), expected)
+
+
+def test_mirror_images_count_as_the_same_and_random_ones_do_not():
+    flip = torch.diag(torch.tensor([1.0, -1, 1, -1]))
+    scale = torch.tensor([4.0, 3, 2, 1])
+    other = polar(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
+    assert gives_same_images(flip, torch.eye(4), scale, flip)
+    assert not gives_same_images(flip, torch.eye(4), scale, None)
+    assert not gives_same_images(other, torch.eye(4), scale, flip)
+
+
+def test_noise_makes_evidence_of_orientation_weigh_less():
+    exact, noisy = (weight_of_evidence(1e-4, 1 / count, 1 / count) for count in (50_000, 1000))
+    assert exact > 10 * noisy > 0
+
+
+def test_a_search_is_failed_above_the_threshold_and_not_below():
+    search = Search(starts=8, agreeing=1, unlikeness=0.5, runner_up=0.6, wrong_keys=1.0,
+                    orientation=None)
+    assert not search.failed and "failed" not in search.report()
+    assert replace(search, unlikeness=0.95).failed
+
+
+def test_shifted_copies_keep_the_size_and_repeat_the_border():
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    copies = shifted_copies(image)
+    assert copies.shape == (9, 1, 4, 4)
+    assert copies[4].equal(image[0])
+    down_right = copies[-1, 0]
+    assert down_right[2:, 2:].equal(image[0, 0, :2, :2]) and (down_right[:2, :2] == 0).all()
+
+
+@pytest.mark.parametrize("count", [300, 3000], ids=["few public images", "many"])
+def test_the_adversary_reports_how_it_chose(monkeypatch, count):
+    """With few public images, after copies of them were added."""
+    monkeypatch.setattr(adversary, "FEW_PUBLIC", 1000)
+    private = draw_photographs(600, SIDE, seed=8)
+    plain = Prepared(private, *CIFAR, 0)[:]
+    core = draw_core(3 * SIDE * SIDE, "orthogonal", secret_generator(0))
+    geometry = Geometry("", (3, SIDE, SIDE), 0, "crop", 1, 0, "orthogonal", "float32", *CIFAR)
+    view = View(geometry, None, morph(plain, core), None, unroll(photographs(3000, seed=9)))
+    truth = Truth(torch.arange(1), private[:256].double() / 255, private, *CIFAR)
+    found = adversary.attack_data(view, truth, public=unroll(photographs(count, seed=9)))
+    assert found.images.shape == (256, 3, SIDE, SIDE)
+    assert found.report["public_images"] == count
+    assert found.report["starts"] >= found.report["agreeing"] >= 1
+    both = found.report["reidentified"], found.report["reidentified_mirrored"]
+    assert max(both) > 0.9
