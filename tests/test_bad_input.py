@@ -251,7 +251,7 @@ def test_a_good_tree_and_its_damaged_cache(tree, tmp_path):
     for nth in (1, 2, 3):                                # index and rows of train, index of test
         assert run(*command, before=killed_before("replace", nth)).status < 0
     assert run(*command).status == 0
-    cache = next((tmp_path / "data" / "datasets").glob("train-*.npy"))
+    cache = next((tmp_path / "data" / "decoded").rglob("train-*.npy"))
     before = cache.read_bytes()
     for place in (40, len(before) // 2):                 # in the header, and in the pixels
         cache.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1:])
