@@ -11,7 +11,7 @@ from models.build import build, start_from
 from mole import first_layer
 from mole.first_layer import BehindFirstLayer, Float32Conv2d, find
 from parameter import Parameters
-from utils.settings import UserError
+from utils.errors import UserError
 from utils.training import new_network
 
 OWN = "tests.own_networks:"
