@@ -105,7 +105,7 @@ def find_images(p, last: LastDelivery) -> Found:
                         "--images")
     labels = find_labels(files, last.classes)
     images, _ = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
-                                 p.pixel_range, Path(p.data_dir) / "datasets", "queries")
+                                 p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
     return Found(images, names, labels)
 
 

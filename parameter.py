@@ -48,127 +48,134 @@ FOLDER_NAME_OR_NONE = Pattern(r"([\w-][\w.-]*)?", FOLDER_NAME.words)
 class Parameters:
     # Images
     dataset: str = setting(
-        "cifar10", "cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10, shapes (drawn "
-        "from a seed), or folder or arrays (your own, see dataset_dir)", IMAGES)
+        "cifar10", "Use cifar10, cifar100, mnist, fashion_mnist, kmnist, svhn, stl10, shapes "
+        "(drawn from a seed), or your own images: folder or arrays, see dataset_dir", IMAGES)
     image_size: int = setting(
-        0, "side in pixels; 0: the data set's own, 32 for folder and shapes", IMAGES,
-        least=4, below=10_000, also=0)
+        0, "Images have this side in pixels; 0: the data set's own, 32 for folder and shapes",
+        IMAGES, least=4, below=10_000, also=0)
     channels: int = setting(
-        0, "0: the data set's own; 1 or 3 convert image files to grey or colour", IMAGES,
+        0, "Images have this many channels: 1 converts them to grey, 3 to colour, arrays may have "
+        "any number; 0: the data set's own", IMAGES,
         least=0, below=1001)
     dataset_dir: str = setting(
-        "data/datasets", "where data sets are kept; or your own images, for folder as "
+        "data/datasets", "Data sets are kept here; or your own images are, for folder as "
         "train/<class>/* and test/<class>/*", IMAGE_FILES)
     train_limit: int = setting(
-        0, "use so many training images, of all classes; 0: all", IMAGE_FILES)
+        0, "Use this many training images, of all classes; 0: all", IMAGE_FILES)
     test_limit: int = setting(
-        0, "use so many test images; 0: all", IMAGE_FILES)
+        0, "Use this many test images; 0: all", IMAGE_FILES)
     image_fit: Literal["crop", "pad", "stretch"] = setting(
-        "crop", "how an image file becomes square", IMAGE_FILES)
+        "crop", "Crop image files to squares, pad them, or stretch them", IMAGE_FILES)
     pixel_range: tuple[float, float] | None = setting(
-        None, "LOW HIGH: the values of image files that become 0 and 255", PIXELS)
+        None, "These values of image files, LOW HIGH, become 0 and 255", PIXELS)
 
     # Network
     model: str = setting(
-        "vgg16", "vgg11, vgg13, vgg16, vgg19, vgg_small, resnet18_cifar, a classification network "
-        "of torchvision, or package.module:callable", NETWORK)
+        "vgg16", "Train vgg11, vgg13, vgg16, vgg19, vgg_small, resnet18_cifar, a classification "
+        "network of torchvision, or your own: package.module:callable", NETWORK)
     init: str = setting(
-        "", "start from the weights in this file", NETWORK)
+        "", "Start from the weights in this file", NETWORK)
 
     # Training
     epochs: int = setting(
-        300, "passes over the training images", TRAINING, least=1)
+        300, "Train for this many passes over the training images", TRAINING, least=1)
     batch_size: int = setting(
-        64, "images in a step of the optimizer, over all processes", TRAINING, least=2)
+        64, "Each step of the optimizer takes this many images, over all processes", TRAINING,
+        least=2)
     lr: float = setting(
-        0.001, "learning rate of SGD (its peak with onecycle)", TRAINING)
+        0.001, "SGD has this learning rate (its peak with onecycle)", TRAINING)
     schedule: Literal["halve", "onecycle"] = setting(
-        "halve", "halve lr every decay_epochs, or raise and lower it once", TRAINING)
+        "halve", "Halve lr every decay_epochs, or raise and lower it once", TRAINING)
     decay_epochs: int = setting(
-        60, "epochs between two halvings of the learning rate", TRAINING, least=1)
+        60, "Halve the learning rate after this many epochs, again and again", TRAINING, least=1)
     momentum: float = setting(
-        0.9, "momentum of SGD", TRAINING, below=1)
+        0.9, "SGD has this momentum", TRAINING, below=1)
     dropout: float = setting(
-        0.5, "probability that VGG drops a channel", TRAINING, below=1)
+        0.5, "VGG drops a channel with this probability", TRAINING, below=1)
     augment: Literal["none", "crop", "crop_flip"] = setting(
-        "none", "crop shifts images by up to 4 pixels, crop_flip also mirrors them", TRAINING)
+        "none", "Shift training images by up to 4 pixels (crop), and also mirror them (crop_flip)",
+        TRAINING)
     seed: int = setting(
-        0, "of weights, batches and dropout", TRAINING, below=2**63)
+        0, "Weights, batches, dropout and augmentation are drawn from this seed", TRAINING,
+        below=2**63)
     restart: bool = setting(
-        False, "train from scratch, even where a run could continue", TRAINING)
+        False, "Train from scratch, even if a run could continue or is finished", TRAINING)
     weight_decay: float = setting(
-        5e-6, "weight decay on plain images", PLAIN)
+        5e-6, "SGD has this weight decay on plain images", PLAIN)
     frozen_first_layer: str = setting(
-        "", "take the first layer from this file and do not train it: the fair partner of "
+        "", "Take the first layer from this file and do not train it: the fair partner of "
         "Aug-Conv, whose first layer is trained already", PLAIN)
     morphed_weight_decay: float = setting(
-        5e-7, "weight decay on morphed images", MORPHED)
+        5e-7, "SGD has this weight decay on morphed images", MORPHED)
     standardise: bool = setting(
-        False, "scale each entry of the morphed images to mean 0 and standard deviation 1",
+        False, "Scale each entry of the morphed images to mean 0 and standard deviation 1",
         CONTROL)
 
     # Morphing, the provider
     first_layer: str = setting(
-        "", "the developer's first_layer.pt; none: the one in data_dir/developer", FIRST_LAYER)
+        "", "Use this first_layer.pt of the developer's; none: the one in data_dir/developer",
+        FIRST_LAYER)
     image_padding: int = setting(
-        0, "zeros put around an image before it is morphed", PADDING, below=1000)
+        0, "Put this many zeros on each side of an image before it is morphed", PADDING, below=1000)
     kappa: int = setting(
-        1, "copies of the morphing core on the diagonal of M", CORE, least=1)
+        1, "This many copies of the morphing core stand on the diagonal of M", CORE, least=1)
     tile: int = setting(
-        0, "side of square tiles that share the core; 0: no tiles, kappa holds", CORE,
+        0, "Square tiles of this side share the core; 0: no tiles, kappa holds", CORE,
         below=10_000)
     morph_distribution: Literal["uniform", "normal", "orthogonal"] = setting(
-        "uniform", "of the core's entries", CORE)
+        "uniform", "The core's entries have this distribution", CORE)
     shuffle_channels: bool = setting(
-        True, "put Aug-Conv's channels in a secret order; no: for trained networks", DELIVERY)
+        True, "Put Aug-Conv's channels in a secret order; no: for trained networks", DELIVERY)
     mirrored: bool = setting(
-        False, "also compose the Aug-Conv of the mirrored first layer, for --augment crop_flip",
+        False, "Also compose the Aug-Conv of the mirrored first layer, for --augment crop_flip",
         DELIVERY)
     delivery_dtype: Literal["float32", "float16", "int8"] = setting(
-        "float32", "of the morphed images", DELIVERY)
+        "float32", "Deliver the morphed images in this type of numbers", DELIVERY)
     morph_seed: int | None = setting(
-        None, "SECRET seed of core and channel order, for tests; none: 256 bits from the operating "
-        "system", SECRET, below=math.inf)
+        None, "Draw core and channel order from this SECRET seed, for tests; none: from 256 bits "
+        "of the operating system", SECRET, below=math.inf)
 
     # Inference
     name: str = setting(
-        "queries", "of the folder in data_dir/queries", QUERIES, pattern=FOLDER_NAME)
+        "queries", "The queries' folder in data_dir/queries has this name", QUERIES,
+        pattern=FOLDER_NAME)
     images: tuple[str, ...] = setting(
-        (), "folders or files to morph", NEW_IMAGES)
+        (), "Morph the images in these folders or files", NEW_IMAGES)
     show_names: bool = setting(
-        False, "hand over the files' names; no: numbers", NEW_IMAGES)
+        False, "Hand over the files' names; no: numbers", NEW_IMAGES)
     key: str = setting(
-        "", "id of an earlier key to morph with; none: the current one", NEW_IMAGES,
+        "", "Morph with the earlier key of this id; none: the current one", NEW_IMAGES,
         pattern=FOLDER_NAME_OR_NONE)
     network: Literal["with_ac", "pretrained"] = setting(
-        "with_ac", "the network that predicts; pretrained needs an Aug-Conv that is not shuffled",
+        "with_ac", "Predict with this network; pretrained needs an Aug-Conv that is not shuffled",
         PREDICTION)
     predict_batch: int = setting(
-        250, "images that are predicted at once; training evaluates 250", PREDICTION, least=1)
+        250, "Predict this many images at once; training evaluates 250", PREDICTION, least=1)
     delivery: tuple[str, ...] = setting(
-        (), "folders of deliveries, several to train on several providers' images; none: the one "
-        "in data_dir", PROVIDERS)
+        (), "Use the deliveries in these folders, several to train on several providers' images; "
+        "none: the one in data_dir", PROVIDERS)
 
     # Attack
     score: bool = setting(
-        False, "open data_dir/provider and the plain test images, to measure success", ATTACK)
+        False, "Open data_dir/provider and the plain test images, to measure success", ATTACK)
     public: str = setting(
-        "", "folder of images to use as public images; none: the training images", ATTACK)
+        "", "Use the images in this folder as public images; none: the training images", ATTACK)
 
     # The computer
     feature_cache: Literal["auto", "on", "off"] = setting(
-        "auto", "keep a frozen first layer's output for all images; auto: if it fits in memory",
+        "auto", "Keep a frozen first layer's output for all images; auto: if it fits in memory",
         FEATURES)
     device: str = setting(
-        "auto", "auto, cpu, cuda or cuda:N", DEVICE)
+        "auto", "Compute on cpu, cuda or cuda:N; auto: cuda if it is available", DEVICE)
     precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "of the network; auto: bfloat16 where the processor has it", COMPUTING)
+        "auto", "The network computes in this precision; auto: bfloat16 if the processor has it",
+        COMPUTING)
     compile: bool = setting(
-        False, "run the network through torch.compile", COMPUTING)
+        False, "Run the network through torch.compile", COMPUTING)
     results_dir: str = setting(
-        "", "also write the result here, under a name that tells its settings", RESULTS)
+        "", "Also write the result here, under a name that tells its settings", RESULTS)
     data_dir: str = setting(
-        "data", "where the steps keep what they make", FOLDER)
+        "data", "The steps keep what they make in this folder", FOLDER)
 
 
 # Values for `--preset NAME`. "paper" has all of the paper's; any other preset is the paper's with

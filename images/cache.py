@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from images.decode import VERSION, decode_all
+from images.decode import VERSION, decode_all, hints
 from images.digests import data_digest
 from utils.artifacts import keep_private, temporary, write_alone, write_temporary
 from utils.devices import say
@@ -31,9 +32,9 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
                      ) -> tuple[Tensor, str]:
     """Image files as uint8 (N, *shape) in the order of `files`, and the digest of all pixels.
 
-    The images lie on the disk, in folder/<name>-<shape>.npy, and are mapped into memory. Rows that
-    earlier calls left there are taken over where neither the file nor the decoder nor its settings
-    have changed. Raises UserError where files cannot be read; the others are kept.
+    The images lie on the disk, in folder/<name>-<shape>.npy, and are mapped into memory, copied on
+    write. Rows that earlier calls left there are taken over where neither the file nor the decoder
+    nor its settings have changed. Raises UserError if files cannot be read; the others are kept.
     """
     keys = [key_of(file, fit, pixel_range) for file in files]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,25 +42,30 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
     path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
     kept = read_kept(path)
     if kept is not None and kept.keys == keys and not kept.facts.isnan().any():
+        say(*hints(kept.facts), sep="\n")
         return kept.images, kept.digest
 
     try:
-        write_temporary(path, _empty_array(len(files), shape), 0o600)
+        # Zeros, so that the disk has room for all rows before the first is decoded.
+        zeros = np.zeros((len(files), *shape), np.uint8)
+        write_temporary(path, partial(np.save, arr=zeros), 0o600)
+        del zeros
         images = torch.from_numpy(np.lib.format.open_memmap(temporary(path), "r+"))
         facts = torch.full((len(files), 2), torch.nan)   # unknown of what is not decoded
         if kept is not None:
             take_over(kept, keys, images, facts)
         try:
             report = folder / f"{name}-unreadable.txt"
-            say(*decode_all(files, images, facts, report, fit, pixel_range), sep="\n")
+            decode_all(files, images, facts, report, fit, pixel_range)
         finally:                                         # what was decoded is kept in any case
             digest = data_digest(images)
             index = {"digest": digest, "keys": keys, "facts": facts.tolist()}
             write_alone(path.with_suffix(".json"), json.dumps(index), 0o600)
             os.replace(temporary(path), path)
-        return images, digest
     finally:
         temporary(path).unlink(missing_ok=True)          # if the disk is full
+    say(*hints(facts), sep="\n")
+    return map_images(path), digest
 
 
 def key_of(file: Path, fit: str, pixel_range: tuple[float, float] | None) -> str:
@@ -78,13 +84,18 @@ def read_kept(path: Path) -> Kept | None:
     """What an earlier call left; None where there is nothing, or it is damaged."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        images = torch.from_numpy(np.lib.format.open_memmap(path, "c"))
+        images = map_images(path)
         kept = Kept(index["keys"], torch.tensor(index["facts"]), images, index["digest"])
         right = (len(kept.keys) == len(images) and kept.facts.shape == (len(images), 2)
                  and kept.digest == data_digest(images))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return kept if right else None
+
+
+def map_images(path: Path) -> Tensor:
+    """A .npy file mapped into memory: what is written to the tensor does not reach the file."""
+    return torch.from_numpy(np.lib.format.open_memmap(path, "c"))
 
 
 def take_over(kept: Kept, keys: list[str], images: Tensor, facts: Tensor):
@@ -94,11 +105,3 @@ def take_over(kept: Kept, keys: list[str], images: Tensor, facts: Tensor):
         if key in places:
             images[i] = kept.images[places[key]]
             facts[i] = kept.facts[places[key]]
-
-
-def _empty_array(count: int, shape: tuple[int, int, int]):
-    """Writes zeros, so that the disk has room for all rows before the first is decoded."""
-    def write(file):
-        np.save(file, np.zeros((count, *shape), np.uint8))
-
-    return write

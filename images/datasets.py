@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the refe
 ROWS_AT_ONCE = 1000
 FLOAT32_STEP = 2.0 ** -23                                # between neighbouring numbers, relative
 CLASSES_SHOWN = 20                                       # in a line that counts their images
+UNEQUAL = 2                         # times as many images in the largest class as in the smallest
 
 
 class DataSet(NamedTuple):
@@ -88,7 +90,11 @@ def image_shape(p: Parameters) -> tuple[int, int, int]:
     known = DATASETS[p.dataset]
     if known.torchvision and p.image_size not in (0, known.side):
         raise UserError(f"image_size is {p.image_size}, but the images of {p.dataset} have side "
-                        f"{known.side}")
+                        f"{known.side}: leave it out, or choose --dataset shapes or folder")
+    if p.channels not in (0, 1, 3):
+        raise UserError(f"channels is {p.channels}, but the images of {p.dataset} are converted to "
+                        "grey (1) or colour (3) alone: choose one of them, or --dataset arrays, "
+                        "which may have any number")
     side = p.image_size or known.side
     return p.channels or known.channels, side, side
 
@@ -122,7 +128,7 @@ def load_images(p: Parameters, split: str) -> Images:
         elif p.dataset == "shapes":
             require_memory(shapes_bytes(shape[1]), purpose="drawing shapes of this size",
                            advice="choose a smaller --image_size")
-            images, labels = shapes.draw(shapes.SIZES[split], shape[1], seed=len(split))
+            images, labels = shapes.draw(shapes.SIZES[split], shape[1], shapes.SEEDS[split])
             classes = shapes.CLASSES
         else:
             known = DATASETS[p.dataset]
@@ -147,13 +153,15 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
         if in_one_only:
             raise UserError(f"class {shown(min(in_one_only))} is in only one of {root} and {other}")
     if tree.skipped:
-        say(f"{tree.skipped} files under {root} are skipped: hidden, side files or in side "
-            "folders")
+        say(f"{tree.skipped} files or folders under {root} are skipped: hidden, or no images by "
+            "their names")
+    if tree.loose:
+        say(f"{tree.loose} files that lie in {root} itself are skipped: they are in no class")
     labels = torch.tensor(tree.labels)
     chosen = subset(labels, limit_of(p, split), split, tree.classes)
     files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
     images, digest = read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                      Path(p.data_dir) / "datasets", split)
+                                      Path(p.data_dir) / "decoded" / dataset_name(p), split)
     return Images(images, labels[chosen], tree.classes, digest)
 
 
@@ -169,14 +177,12 @@ def subset(labels: Tensor, limit: int, split: str, classes: list[str]) -> Tensor
 
     The images of each class, in a random order of its own, are spread evenly over [0, 1), but for
     its first, which stands before all others'; the lowest are taken. Says how many images each
-    class has where their numbers differ. Raises UserError where there are fewer images.
+    class has if their numbers differ much. Raises UserError if there are fewer images.
     """
     if limit > len(labels):
         raise UserError(f"{split}_limit is {limit}, but there are {len(labels)} {split} images")
     if limit == 0:
-        counts = labels.bincount(minlength=len(classes))
-        if counts.max() > 10 * counts.min():
-            _say_counts(counts, split, classes)
+        _say_unequal_counts(labels, split, classes)
         return slice(None)
     place = torch.empty(len(labels))
     generator = torch.Generator().manual_seed(0)
@@ -186,13 +192,15 @@ def subset(labels: Tensor, limit: int, split: str, classes: list[str]) -> Tensor
         place[own] = (torch.arange(len(own)) + 0.5) / len(own)
         place[own[0]] = -1
     chosen = place.argsort(stable=True)[:limit].sort().values
-    counts = labels[chosen].bincount(minlength=len(classes))
-    if counts.max() > counts.min():
-        _say_counts(counts, split, classes)
+    _say_unequal_counts(labels[chosen], split, classes)
     return chosen
 
 
-def _say_counts(counts: Tensor, split: str, classes: list[str]):
+def _say_unequal_counts(labels: Tensor, split: str, classes: list[str]):
+    """Says how many images each class has if the largest has many times those of the smallest."""
+    counts = labels.bincount(minlength=len(classes))
+    if counts.max() <= UNEQUAL * counts.min():
+        return
     order = counts.argsort(stable=True).tolist()
     names = [f"{shown(classes[i])} {counts[i]}" for i in order[:CLASSES_SHOWN]]
     more = f" and {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
@@ -203,8 +211,13 @@ def recoloured(images: Tensor, channels: int) -> Tensor:
     """uint8 images (N, 1 or 3, m, m) as grey (ITU-R 601) or as colour ones."""
     if images.shape[1] == channels:
         return images
-    if channels == 3:
-        return images.expand(-1, 3, -1, -1)
+    if channels == 1:
+        return _in_grey(images)
+    return images.expand(-1, 3, -1, -1)
+
+
+def _in_grey(images: Tensor) -> Tensor:
+    """uint8 images (N, 3, m, m) as (N, 1, m, m)."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     grey = []
     for part in images.split(ROWS_AT_ONCE):
@@ -249,7 +262,8 @@ def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     channels = images.shape[1]
     # Sums of differences from an image's mean lose no digits where the mean is large.
     shift = (images[:1].double() / 255).mean((0, 2, 3))
-    total, squares = torch.zeros(2, channels, dtype=torch.float64)
+    total = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
     for part in images.split(ROWS_AT_ONCE):
         differences = part.double() / 255 - shift.view(-1, 1, 1)
         total += differences.sum((0, 2, 3))
@@ -264,7 +278,8 @@ def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True)
+class Prepared:
     """Images as they are morphed: normalised, then padded with zeros.
 
     `prepared[index]`, index a slice or a tensor, gives (B, α, m + 2·padding, m + 2·padding)

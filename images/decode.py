@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from images.folders import shown
+from utils.artifacts import write_alone
 from utils.errors import UserError
 
 VERSION = 2                                              # of the decoder: raised when pixels change
@@ -92,8 +93,8 @@ def _decode(file: Path, side: int, channels: int, fit: str,
 
 
 def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, fit: str = "crop",
-               pixel_range: tuple[float, float] | None = None) -> list[str]:
-    """Decodes file i into images[i], in as many threads as there are cores; returns hints to print.
+               pixel_range: tuple[float, float] | None = None):
+    """Decodes file i into images[i], in as many threads as there are cores.
 
     images (N, channels, side, side) uint8. facts (N, 2) float32: `cropped` and `brightest` of each
     image; only rows with NaN are decoded. Raises one UserError for all files that cannot be read,
@@ -112,10 +113,9 @@ def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, f
         finally:
             threads.shutdown(cancel_futures=True)
     if mistakes:
-        report.write_text("\n".join([*mistakes, ""]), encoding="utf-8")
+        write_alone(report, "\n".join([*mistakes, ""]), 0o600)
         raise UserError(f"{len(mistakes)} of {len(files)} images cannot be read, all listed in "
                         f"{shown(report)}: {'; '.join(mistakes[:LISTED])}")
-    return hints(facts)
 
 
 def _decode_row(files: list[Path], images: Tensor, facts: Tensor, fit: str,
@@ -210,9 +210,12 @@ def png_header(file: Path) -> PngHeader:
 
 
 def ppm_white(file: Path) -> int:
-    """The number that is white in a PGM or PPM file, from its header. Raises UserError where the
-    header is longer than any program writes."""
-    without_comments = re.sub(rb"#[^\r\n]*[\r\n]", b"", first_bytes(file, 1 << 16))
+    """The number that is white in a PGM or PPM file, from its header; 1 in a PBM file, which holds
+    bits and does not say it. Raises UserError if the header is longer than any program writes."""
+    head = first_bytes(file, 1 << 16)
+    if head.startswith((b"P1", b"P4")):
+        return 1
+    without_comments = re.sub(rb"#[^\r\n]*[\r\n]", b"", head)
     header = re.match(rb"P[2356]\s+\d+\s+\d+\s+(\d+)\s", without_comments)
     if header is None:
         raise UserError("its header is not understood: save it again")

@@ -19,13 +19,15 @@ class Tree(NamedTuple):
     """The images of root/<class>/**.
 
     files: in order of class, then path. labels: the class of each file, a place in `classes`.
-    skipped: how many side files and side folders were left out.
+    skipped: how many side files and side folders were left out. loose: how many other files lie in
+    root itself, in no class.
     """
 
     files: list[Path]
     labels: list[int]
     classes: list[str]
     skipped: int
+    loose: int
 
 
 class Entries(NamedTuple):
@@ -51,7 +53,7 @@ def find_images(root: Path) -> Tree:
     top = list_entries(root)
     broken_links = [file for file in top.files if not file.exists()]     # each may be a class
     files, labels, classes = [], [], []
-    skipped = top.skipped + len(top.files) - len(broken_links)
+    skipped = top.skipped
     for folder in sorted(top.folders + broken_links):
         images, left_out = list_images(folder)
         if not images:
@@ -64,7 +66,7 @@ def find_images(root: Path) -> Tree:
     if len(classes) < 2:
         raise UserError(f"{shown(root)} holds {len(classes)} classes (folders of images), but at "
                         "least 2 are needed")
-    return Tree(files, labels, classes, skipped)
+    return Tree(files, labels, classes, skipped, len(top.files) - len(broken_links))
 
 
 def class_names(root: Path) -> list[str]:

@@ -29,7 +29,7 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
         data = None
     except (OSError, RuntimeError) as error:             # URLError is an OSError
         reason = " ".join(str(error).split())[:80]
-        advice = missing_archive(kind, folder)
+        advice = missing_files(kind, folder, split)
         raise UserError(f"{name} could not be downloaded ({reason}): {advice}, or choose --dataset "
                         "shapes, or --dataset folder --dataset_dir with a tree of images") from None
     images = channels_first(getattr(data, "data", None), shape)
@@ -66,11 +66,17 @@ def channels_first(data, shape: tuple[int, int, int]) -> Tensor | None:
     return images if images.shape[1:] == shape else None
 
 
-def missing_archive(kind: type, folder: str) -> str:
-    """What to put where for a data set that cannot be downloaded, or what is wrong with it."""
-    if not hasattr(kind, "tgz_md5"):
-        return f"put its files into {folder}"
-    path = Path(folder) / Path(kind.url).name
-    if path.is_file():
-        return f"{path} is damaged (md5 {calculate_md5(path)}, not {kind.tgz_md5}): replace it"
-    return f"put {path.name} into {folder}"
+def missing_files(kind: type, folder: str, split: str) -> str:
+    """Which files to put where for a data set that cannot be downloaded, or what is wrong with one.
+    """
+    if hasattr(kind, "tgz_md5"):                         # CIFAR and STL10 come as one archive
+        path = Path(folder) / Path(kind.url).name
+        if path.is_file():
+            return f"{path} is damaged (md5 {calculate_md5(path)}, not {kind.tgz_md5}): replace it"
+        return f"put {path.name} into {folder}"
+    if hasattr(kind, "split_list"):                      # SVHN and USPS: url, file name, md5
+        return f"put {kind.split_list[split][1]} into {folder}"
+    if hasattr(kind, "resources") and not hasattr(kind, "url"):      # MNIST and its like
+        names = ", ".join(name for name, _ in kind.resources)
+        return f"put {names} into {Path(folder) / kind.__name__ / 'raw'}"
+    return f"put its files into {folder}"

@@ -22,7 +22,7 @@ SEED = "918273645546372819"             # a seed that appears nowhere by chance
 SETTINGS = (*TINY, "--schedule", "onecycle", "--morph_seed", SEED)
 TRAINING = {"pretrain.py": "pretrained", "train_with_ac.py": "with_ac", "train_no_ac.py": "no_ac"}
 ALL = (*STEPS, *INFERENCE)
-CACHE = "datasets"                      # decoded images: made again wherever it does not fit
+CACHE = "decoded"                       # decoded images: made again wherever it does not fit
 COMPARED = (".pt", ".npy", ".png")      # files that are equal byte for byte
 OF_THE_MOMENT = ("seconds", "command", "peak_mb", "code", "load")      # of a record
 

@@ -169,7 +169,7 @@ def test_a_good_tree_and_its_damaged_cache(tree, tmp_path):
         killed = run_step(*command, settings=TINY, before=killed_before("rename", file))
         assert killed.status < 0, file
     assert call(*command, settings=TINY).status == 0
-    cache = tmp_path / "data" / "datasets" / "train-3x8x8.npy"
+    cache = next((tmp_path / "data" / "decoded").rglob("train-*.npy"))
     before = cache.read_bytes()
     for place in (40, len(before) // 2):                 # in the header, and in the pixels
         cache.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1:])

@@ -92,7 +92,7 @@ def test_a_subset_has_every_class_in_its_proportion(case, capsys):
     again = torch.arange(len(labels))[subset(labels, limit, "train", names)]
     assert torch.equal(rows, again)
 
-    unequal = limit > 0 and max(found) > min(found)
+    unequal = max(found) > 2 * min(found)
     assert ("train images of each class: " in capsys.readouterr().out) == unequal
 
 
@@ -181,7 +181,10 @@ def test_shape_of_the_images(p, shape):
     pytest.param(Parameters(dataset="imagenet"),
                  "dataset is 'imagenet', but must be one of cifar10", id="unknown"),
     pytest.param(Parameters(dataset="mnist", image_size=32),
-                 "image_size is 32, but the images of mnist", id="another size")])
+                 "image_size is 32, but the images of mnist", id="another size"),
+    pytest.param(Parameters(channels=2), "channels is 2, .* grey .* or colour", id="two channels"),
+    pytest.param(Parameters(dataset="folder", channels=5), "channels is 5, .*--dataset arrays",
+                 id="five channels of image files")])
 def test_images_that_a_data_set_has_not(p, words):
     with pytest.raises(UserError, match=words):
         image_shape(p)
@@ -315,6 +318,23 @@ def test_classes_of_torchvision_that_do_not_fit_are_refused(kind, tmp_path, monk
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", kind)
     with pytest.raises(UserError, match=r"torchvision's CIFAR10 .*choose --dataset folder"):
         load_images(Parameters(dataset_dir=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("name, split, words", [
+    ("cifar10", "train", "put cifar-10-python.tar.gz into FOLDER"),
+    ("stl10", "test", "put stl10_binary.tar.gz into FOLDER"),
+    ("svhn", "test", "put test_32x32.mat into FOLDER"),
+    ("mnist", "test", "t10k-labels-idx1-ubyte.gz into FOLDER/MNIST/raw"),
+    ("kmnist", "train", "put train-images-idx3-ubyte.gz, .* into FOLDER/KMNIST/raw")])
+def test_without_a_network_the_files_and_their_place_are_named(
+        tmp_path, monkeypatch, name, split, words):
+    def unreachable(*arguments, **options):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    p = Parameters(dataset=name, dataset_dir=str(tmp_path))
+    with pytest.raises(UserError, match=words.replace("FOLDER", str(tmp_path))):
+        load_images(p, split)
 
 
 def test_the_digest_tells_images_apart():

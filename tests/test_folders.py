@@ -55,7 +55,7 @@ def test_folder_is_decoded_resized_and_kept(tree, tmp_path):
 
 def test_decoded_images_are_kept_for_their_owner_alone(tree, tmp_path, monkeypatch):
     first = load_images(folder(tmp_path), "train").images.clone()
-    kept = tmp_path / "data" / "datasets"
+    kept = tmp_path / "data" / "decoded" / "images"
     assert kept.stat().st_mode & 0o777 == 0o700
     assert {f.stat().st_mode & 0o777 for f in kept.iterdir()} == {0o600}
 
@@ -117,6 +117,42 @@ def test_the_digest_is_that_of_the_pixels_decoded_or_kept(tree, tmp_path):
     assert found[0].digest == found[1].digest == data_digest(found[0].images)
     tree("train/cat/1.png", colour=(1, 2, 3))
     assert load_images(folder(tmp_path), "train").digest != found[0].digest
+
+
+def test_what_is_written_to_the_images_does_not_reach_what_is_kept(tree, tmp_path):
+    for _ in range(2):                                   # decoded, then kept
+        images = load_images(folder(tmp_path), "train").images
+        assert images[0, :, 0, 0].tolist() == [200, 100, 50]
+        images.zero_()
+
+
+def test_folders_of_other_names_keep_their_decoded_images_apart(tree, tmp_path, monkeypatch):
+    shutil.copytree(tmp_path / "images", tmp_path / "others")
+    others = Parameters(dataset="folder", dataset_dir=str(tmp_path / "others"), image_size=4,
+                        data_dir=str(tmp_path / "data"))
+    for p in (folder(tmp_path), others):
+        load_images(p, "train")
+    monkeypatch.setattr(decoder, "decode", None)
+    for p in (folder(tmp_path), others):
+        load_images(p, "train")
+
+
+def test_hints_are_said_whenever_the_images_are_used(tree, tmp_path, capsys):
+    tree("train/cat/1.png", size=(18, 6))
+    for _ in range(2):                                   # decoded, then kept
+        load_images(folder(tmp_path), "train")
+        assert "1 of 2 images lose over a third of their area" in capsys.readouterr().out
+
+
+def test_what_is_skipped_is_counted_by_its_reason(tree, tmp_path, capsys):
+    tree("train/loose.png")
+    for name in ("train/cat/.hidden.png", "train/cat/notes.txt", "train/@eaDir/1.png"):
+        file = tmp_path / "images" / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert len(load_images(folder(tmp_path), "train").labels) == 2
+    out = capsys.readouterr().out
+    assert "3 files or folders under" in out and "1 files that lie in" in out
 
 
 def test_classes_must_be_in_both_splits(tree, tmp_path):

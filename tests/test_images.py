@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, JpegImagePlugin
 
 from images import decode as decoder
-from images.decode import available_cores, decode, decode_all
+from images.decode import available_cores, decode, decode_all, hints
 from images.folders import find_images, list_images, shown
 from tests.image_files import PHOTO, RAMP16, WIDE, content, exif, saved
 from tests.inputs import CASES, empty, plant, refused
@@ -35,6 +35,15 @@ def test_plain_files_are_as_pillow_fits_them(tmp_path):
         assert (pixels.permute(1, 2, 0).numpy() == expected).all()
         assert cut == pytest.approx(1 - min(shape[:2]) / max(shape[:2]))
         assert 128 < peak <= 255
+
+
+def test_the_bits_of_a_bitmap_are_black_and_white_numbers_in_a_range(tmp_path):
+    """A PBM file holds bits: after they are scaled, 0 and 255, as those of other kinds."""
+    for kind, bits in (("P4", bytes([0x0F] * 8)), ("P1", b"0 0 0 0 1 1 1 1\n" * 8)):
+        file = tmp_path / f"{kind}.pbm"
+        file.write_bytes(f"{kind} 8 8\n".encode() + bits)
+        row = decode(file, 8, pixel_range=(0, 510)).pixels[0, 0]
+        assert row.tolist() == [128] * 4 + [0] * 4
 
 
 # Photographs: reduced while they are decoded, where that is enough.
@@ -182,7 +191,8 @@ def test_all_unreadable_files_are_told_and_the_others_kept(tmp_path):
             file.unlink()
             saved(PHOTO, "PNG")(file)
     out[done] = 7
-    assert decode_all(files, out, facts, tmp_path / "report.txt") == []
+    decode_all(files, out, facts, tmp_path / "report.txt")
+    assert hints(facts) == []
     assert (out[done] == 7).all() and not (out[~done] == 7).all()
 
 
@@ -191,12 +201,19 @@ def test_crops_and_dark_images_are_told(tmp_path):
     saved(RAMP16 >> 4, "PNG")(tmp_path / "2.png")        # 12 bits of 16
     files, skipped = list_images(tmp_path)
     assert skipped == 0
-    told = decode_all(files, *empty(2), tmp_path / "report.txt")
-    assert len(told) == 1 and told[0].startswith("1 of 2 images lose over a third")
-    told = decode_all(files[1:], *empty(1), tmp_path / "report.txt")
-    assert len(told) == 1 and "--pixel_range" in told[0]
-    assert decode_all(files[1:], *empty(1), tmp_path / "report.txt", pixel_range=(0, 4095)) == []
-    assert decode_all(files[:1], *empty(1), tmp_path / "report.txt", fit="pad") == []
+    both, wide, dark = files, files[:1], files[1:]
+    assert len(told_of(both, tmp_path)) == 1
+    assert told_of(both, tmp_path)[0].startswith("1 of 2 images lose over a third")
+    assert len(told_of(dark, tmp_path)) == 1 and "--pixel_range" in told_of(dark, tmp_path)[0]
+    assert told_of(dark, tmp_path, pixel_range=(0, 4095)) == []
+    assert told_of(wide, tmp_path, fit="pad") == []
+
+
+def told_of(files, folder, **options) -> list[str]:
+    """The hints about some files."""
+    images, facts = empty(len(files))
+    decode_all(files, images, facts, folder / "report.txt", **options)
+    return hints(facts)
 
 
 def test_one_channel(tmp_path):

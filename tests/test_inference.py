@@ -40,7 +40,7 @@ def test_queries_are_morphed_as_the_delivery_was(made):
 def test_the_developer_predicts_alone_what_training_reported(data):
     """Without data/provider/ and plain images; the accuracy is the very one of train_with_ac.py."""
     shutil.rmtree(data / "provider")
-    shutil.rmtree(data / "datasets")
+    shutil.rmtree(data / "decoded")
     accuracy = record(data, "with_ac")["accuracy"]
     for name in ("test", "whole"):
         out = steps(data, f"predict.py --name {name}")

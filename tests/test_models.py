@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.vgg import GROUPS, VGG, Conv3x3
 from mole.first_layer import describe
 from mole.morphing import relative_error
-from models.vgg import GROUPS, VGG, Conv3x3
 
 
 @pytest.mark.parametrize("model, layers", [("vgg11", 8), ("vgg13", 10), ("vgg16", 13),

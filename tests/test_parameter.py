@@ -8,9 +8,11 @@ import pytest
 
 from parameter import PRESETS, Parameters
 from tests.steps import INFERENCE, STEPS
-from utils.parameter_file import parameter_file
+from utils.declaration import EVERY_STEP, setting, settings
+from utils.errors import UserError
+from utils.parameter_file import ParameterFile, parameter_file
 from utils.provenance import provenance
-from utils.settings import Settings, check, options_of, parse, steps_of
+from utils.settings import Settings, check, options_of, parse
 
 OTHER_PROGRAMS = ("attack.py", "reproduce_tables.py")
 PROGRAMS = (*STEPS, *INFERENCE, *OTHER_PROGRAMS)
@@ -101,6 +103,38 @@ def test_an_option_is_taken_as_it_is_meant(option, name, value):
     assert type(getattr(p, name)) is type(value)
 
 
+@pytest.mark.parametrize("option, name, value", [
+    ("--init none", "init", ""), ("--key=none", "key", ""),
+    ("--results-dir none", "results_dir", ""),
+    ("--first_layer None", "first_layer", ""), ("--delivery none", "delivery", ()),
+    ("--pixel_range none", "pixel_range", None), ("--init a --init none", "init", ""),
+    ("--init none --init a", "init", "a"), ("--images none b", "images", ("none", "b")),
+    ("--name none", "name", "none"), ("--augment none", "augment", "none")])
+def test_none_is_what_help_shows_as_none(option, name, value):
+    """For settings that may be empty; elsewhere it is a text like others."""
+    p = parse("", option.split())
+    assert getattr(p, name) == value and name in p.given
+
+
+def test_none_empties_a_setting_that_was_edited_or_preset(monkeypatch):
+    file = parameter_file()
+    edited = {**file.presets, "mine": {"init": "weights.pt", "images": ("a",)}}
+    monkeypatch.setattr("utils.settings.parameter_file", lambda: file._replace(presets=edited))
+    p = parse("", ["--preset", "mine", "--init", "none", "--images", "none"])
+    assert (p.init, p.images) == ("", ())
+
+
+def test_a_setting_of_ones_own_that_is_a_number_or_none(monkeypatch):
+    @settings
+    class Parameters:
+        share: float | None = setting(0.5, "a number or none")
+
+    file = ParameterFile(Parameters, {"paper": {}})
+    monkeypatch.setattr("utils.settings.parameter_file", lambda: file)
+    assert parse("", ["--share", "0.25"]).share == 0.25
+    assert parse("", ["--share", "none"]).share is None
+
+
 def test_a_home_folder_is_found(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     p = parse("", ["--data_dir", "~/mole", "--images", "~/a.png", "b.png", "--public", "~"])
@@ -125,7 +159,8 @@ def test_a_home_folder_is_found(monkeypatch):
     ("--image_size 3", "image_size is 3, but must be 0, or a whole number from 4 to 9999"),
     ("--channels 1001", "channels is 1001, but must be a whole number from 0 to 1000"),
     ("--seed -1", "seed is -1"),
-    ("--morph_seed secret", "'secret' is no whole number, and not none"),
+    ("--morph_seed secret", "invalid int value: 'secret'"),
+    ("--epochs none", "invalid int value: 'none'"),
     ("--predict_batch 0", "predict_batch"),
     ("--shuffle_channels maybe", "maybe"),
     ("--delivery_dtype int4", "int4"),
@@ -148,10 +183,10 @@ def test_a_mistake_ends_with_one_line_and_status_2(arguments, words, capsys):
 def test_a_setting_that_a_step_does_not_use_is_refused_by_name(step, capsys):
     """It would promise what does not happen; the line says which steps it is for."""
     for field in fields(Parameters):
-        users = steps_of(field.name)
-        if step in users or users == ["every", "step"]:
+        group = field.metadata["about"].group
+        if group.has(step):
             continue
-        words = f"{step}: --{field.name} is not used here, but by {', '.join(users)};"
+        words = f"{step}: --{field.name} is not used here, but by {group.listed()};"
         assert words in refusal(capsys, [f"--{field.name}", "1"], step)
         assert words in refusal(capsys, [f"--{field.name.replace('_', '-')}=1"], step)
 
@@ -163,6 +198,13 @@ def test_of_a_command_line_for_several_steps_one_takes_what_it_uses():
     assert options_of("train_no_ac.py", words) == [*words[:2], *words[4:6], "--lr=1"]
 
 
+def test_of_a_command_line_for_several_steps_no_unknown_option_is_taken():
+    with pytest.raises(UserError, match="--kapa is not a setting; did you mean kappa"):
+        options_of("pretrain.py", ["--kapa", "3"])
+    with pytest.raises(UserError, match="stray is not an option"):
+        options_of("pretrain.py", ["stray"])
+
+
 # Help
 
 @pytest.mark.parametrize("step", PROGRAMS)
@@ -172,7 +214,7 @@ def test_help_has_a_steps_own_settings_and_help_all_every_one(step, capsys):
     assert "whatthestepdoes" in own and "whatthestepdoes" in every
     for name, about in parameter_file().abouts.items():
         meaning = about.help.replace(" ", "")
-        is_own = step in steps_of(name) or steps_of(name) == ["every", "step"]
+        is_own = about.group.has(step)
         assert meaning, f"{name} has no help"
         assert (f"--{name}" in own and meaning in own) == is_own, name
         assert f"--{name}" in every and meaning in every
@@ -188,8 +230,8 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
 
 def test_every_setting_belongs_to_programs_that_there_are():
     for field in fields(Parameters):
-        users = steps_of(field.name)
-        assert users == ["every", "step"] or set(users) <= set(PROGRAMS)
+        group = field.metadata["about"].group
+        assert group.steps == EVERY_STEP or set(group.steps.split()) <= set(PROGRAMS)
 
 
 # Values

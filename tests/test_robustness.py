@@ -162,7 +162,7 @@ def test_full_disk_leaves_all_as_it_was(stages, script, file, size):
         more = ("--kappa", "3")
     file = file.format(key=key_folder(data).name)
     result = step(script, data, settings=more, before=full_disk(file, size))
-    assert refused(result, file, "File too large", "existing files are unchanged")
+    assert refused(result, file, "File too large", "no file is half written")
     assert snapshot(data) == before
 
 
@@ -251,7 +251,7 @@ def test_ctrl_c(at):
     checkpoint = data / "developer" / "pretrained.checkpoint.pt"
     wait_until(checkpoint.exists)
     running.send(signal.SIGINT)
-    assert refused(running.wait(), "pretrain.py: stopped", "last finished epoch")
+    assert refused(running.wait(), "pretrain.py: stopped", "last checkpoint")
     assert not list(data.rglob("*.partial"))
     assert read_tensors(checkpoint, "")["curve"]
 

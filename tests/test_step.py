@@ -9,6 +9,7 @@ import pytest
 
 from tests.steps import killed_before, options_of, refusing, run, start, wait_until
 from utils import step
+from utils.provenance import provenance
 
 SMALL = ("--dataset", "shapes", "--image_size", "8")
 TINY_TRAINING = options_of("pretrain.py", (
@@ -40,7 +41,7 @@ def system_error(number: int) -> OSError:
 def test_an_error_that_passes_promises_that_the_same_command_continues(
         capsys, monkeypatch, tmp_path, number):
     message = end_of(capsys, monkeypatch, tmp_path, system_error(number))
-    assert f"folder/file.pt: {os.strerror(number)}; existing files are unchanged" in message
+    assert f"folder/file.pt: {os.strerror(number)}; no file is half written" in message
     assert AGAIN in message
 
 
@@ -64,6 +65,21 @@ def test_after_restart_it_is_the_command_without_it_that_continues(
     message = end_of(capsys, monkeypatch, tmp_path, error, "--restart")
     assert "run the command without --restart to continue" in message
     assert AGAIN not in message
+
+
+def test_a_record_has_the_load_of_the_start_not_of_the_end(monkeypatch, tmp_path):
+    """Also of a second step in the same interpreter."""
+    for at_the_start in (0.25, 0.5):
+        monkeypatch.setattr(os, "getloadavg", lambda load=at_the_start: (load, 0, 0))
+        records = []
+
+        def work(p, records=records):
+            monkeypatch.setattr(os, "getloadavg", lambda: (9, 0, 0))
+            records.append(provenance(p))
+
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", "--data_dir", str(tmp_path)])
+        step.run_step(work, "")
+        assert records[0]["load"] == at_the_start
 
 
 def test_out_of_memory_names_what_the_step_can_do(capsys, monkeypatch, tmp_path):
@@ -106,7 +122,7 @@ def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
     result = running.wait()
     assert result.status == 1
     assert result.message == ("pretrain.py: stopped; run the command without --restart to continue "
-                              "from the last finished epoch")
+                              "from the last checkpoint")
 
 
 def test_ctrl_c_in_a_step_without_epochs(tmp_path):

@@ -15,5 +15,6 @@ def adopt(p: Settings, owner: str, **facts) -> Settings:
         own = getattr(p, name)
         if name in p.given and own != value:
             raise UserError(f"{name} is {own!r}, but {owner} has {value!r}: leave --{name} (or the "
-                            f"edit in parameter.py) out, or make {owner} again with it")
+                            f"edit in parameter.py, or the preset) out, or make {owner} again "
+                            "with it")
     return replace(p, **facts)

@@ -17,7 +17,8 @@ from utils.declaration import About, WrongSetting, accepted, shown
 from utils.errors import UserError
 
 PAPER = "paper"             # the preset that has the paper's values
-HINT = "`git diff parameter.py` shows what was edited, `git checkout parameter.py` undoes it"
+HINT = ("`git diff parameter.py` shows what was edited, `git checkout parameter.py` discards all "
+        "edits")
 
 
 class ParameterFile(NamedTuple):
@@ -59,7 +60,8 @@ def parameter_file() -> ParameterFile:
     """
     spec = importlib.util.find_spec("parameter")
     if spec is None or spec.origin is None:
-        raise UserError("parameter.py is missing: `git checkout parameter.py` brings it back")
+        raise UserError("parameter.py is missing: `git checkout parameter.py` brings it back, "
+                        "without edits")
     try:
         content = Path(spec.origin).read_bytes()
     except OSError as mistake:

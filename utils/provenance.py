@@ -63,7 +63,8 @@ def code_version() -> str:
 
 @lru_cache(1)
 def load_at_start() -> float | None:
-    """How many programs were running over the last minute, when this was first asked for."""
+    """How many programs were running over the last minute, when this was first asked for; None if
+    the system does not tell. Steps ask when they begin."""
     if not hasattr(os, "getloadavg"):                    # Windows
         return None
     return round(os.getloadavg()[0], 2)

@@ -13,12 +13,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import NoneType
 
-from utils.declaration import About, WrongSetting, accepted, alternatives, fits
-from utils.errors import UserError, tolerated, user_errors, warn
+from utils.declaration import About, WrongSetting, accepted, alternatives
+from utils.errors import UserError
 from utils.parameter_file import ParameterFile, parameter_file, similar
 
-__all__ = ["Settings", "UserError", "check", "fits", "options_of", "parse", "settings_type",
-           "steps_of", "tolerated", "user_errors", "warn"]
+EMPTY = (None, "", ())              # values that are typed and shown as `none`
 
 
 @lru_cache(1)
@@ -57,10 +56,10 @@ def check(p):
     return p
 
 
-def steps_of(name: str) -> list[str]:
-    """The steps that use a setting, ["every", "step"] for all; none for a name that is none."""
+def uses(step: str, name: str) -> bool:
+    """Whether parameter.py says that a step uses a setting; no for a setting that it lacks."""
     about = parameter_file().abouts.get(name)
-    return about.group.steps.split() if about else []
+    return about is not None and about.group.has(step)
 
 
 def is_used_by(step: str, about: About) -> bool:
@@ -100,11 +99,12 @@ def parse(description: str, arguments: list[str] | None = None, step: str = "") 
         parser.print_help()
         parser.exit(0)
     _refuse_unused(words, step, file, parser)
+    words, empty = take_none(words, file)
     typed, unknown = parser.parse_known_args(words)
     if unknown:
         name = unknown[0].removeprefix("--").partition("=")[0]
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{similar(name, file.abouts)}")
-    typed = vars(typed)
+    typed = vars(typed) | empty
     del typed["preset"], typed["help"]
     try:
         typed = {name: accepted(name, file.abouts[name], value) for name, value in typed.items()}
@@ -123,6 +123,47 @@ def underscored(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def split_options(words: list[str]) -> list[list[str]]:
+    """The options of a command line, each with the words up to the next one. Words before the first
+    option come first."""
+    options = [[]]
+    for word in words:
+        if word.startswith("--"):
+            options.append([])
+        options[-1].append(word)
+    return options
+
+
+def take_none(words: list[str], file: ParameterFile) -> tuple[list[str], dict[str, object]]:
+    """A command line without the options that are `none`, and the values that these mean.
+
+    Where an option is given several times, the last one decides whether it is `none`.
+    """
+    meanings = meanings_of_none(file)
+    kept, taken = [], {}
+    for option in split_options(words):
+        name, equals, value = "".join(option[:1]).removeprefix("--").partition("=")
+        values = [value] if equals else option[1:]
+        if name in meanings and [text.lower() for text in values] == ["none"]:
+            taken[name] = meanings[name]
+        else:
+            taken.pop(name, None)
+            kept += option
+    return kept, taken
+
+
+def meanings_of_none(file: ParameterFile) -> dict[str, object]:
+    """What `none` means for each setting that may be empty: None, "" or ()."""
+    meanings = {}
+    for name, about in file.abouts.items():
+        for value in (file.defaults[name], file.paper.get(name, 0)):
+            if value in EMPTY:
+                meanings[name] = value
+        if NoneType in alternatives(about.kind):
+            meanings[name] = None
+    return meanings
 
 
 def base_values(file: ParameterFile, preset: str | None) -> dict[str, object]:
@@ -200,7 +241,7 @@ def in_short(value) -> str:
     """A value as it is typed: yes, no, none, or as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value in (None, "", ()):
+    if value in EMPTY:
         return "none"
     if isinstance(value, tuple):
         return " ".join(map(str, value))
@@ -208,7 +249,7 @@ def in_short(value) -> str:
 
 
 def _form(kind) -> dict:
-    """How argparse reads an option of an annotated type."""
+    """How argparse reads an option of an annotated type; `none` is taken from it before."""
     kinds = [one for one in alternatives(kind) if one is not NoneType]
     if typing.get_origin(kind) is typing.Literal:
         choices = typing.get_args(kind)
@@ -220,9 +261,7 @@ def _form(kind) -> dict:
     if typing.get_origin(kinds[0]) is tuple:
         return {"nargs": "+", "action": "extend", "metavar": "TEXT"}
     metavar = {int: "N", float: "X"}.get(kinds[0], "TEXT")
-    if len(alternatives(kind)) > 1:
-        return {"type": whole_number_or_none, "metavar": metavar}
-    return {"type": kind, "metavar": metavar}
+    return {"type": kinds[0], "metavar": metavar}
 
 
 def yes_or_no(text: str) -> bool:
@@ -231,32 +270,18 @@ def yes_or_no(text: str) -> bool:
     return text == "yes"
 
 
-def whole_number_or_none(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, and not none") from None
-
-
 def options_of(step: str, words: Iterable) -> list[str]:
     """Of a command line for several steps, what one of them takes: the settings that it uses, with
-    their values, and the preset."""
+    their values, and the preset. Raises UserError if an option is not a setting."""
     abouts = parameter_file().abouts
-    taken, is_own = [], False
-    for word in map(str, words):
-        if word.startswith("--"):
-            name = underscored(word)[2:].partition("=")[0]
-            is_own = name == "preset" or abouts[name].group.has(step)
-        if is_own:
-            taken.append(word)
+    before_the_first, *options = split_options(list(map(str, words)))
+    if before_the_first:
+        raise UserError(f"{before_the_first[0]} is not an option: put its name before it")
+    taken = []
+    for option in options:
+        name = underscored(option[0])[2:].partition("=")[0]
+        if name != "preset" and name not in abouts:
+            raise UserError(f"--{name} is not a setting{similar(name, abouts)}")
+        if name == "preset" or abouts[name].group.has(step):
+            taken += option
     return taken
-
-
-def __getattr__(name: str):
-    """run_step and locked are in utils.step, which imports this module; they are found here too."""
-    if name not in ("run_step", "locked"):
-        raise AttributeError(name)
-    from utils import step
-    return getattr(step, name)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from utils.errors import UserError, tolerated
 
 try:
-    from utils.settings import Settings, parse, steps_of
+    from utils.settings import Settings, parse, uses
 except UserError as mistake:
     print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
     sys.exit(2)
@@ -54,7 +54,7 @@ def run_step(step: Callable[[Settings], object], description: str):
     p = None
     try:
         p = parse(description, step=name)
-        _note_code_version()
+        _note_the_start()
         with locked(Path(p.data_dir)):
             step(p)
         sys.stdout.flush()
@@ -68,18 +68,19 @@ def run_step(step: Callable[[Settings], object], description: str):
     except (RuntimeError, MemoryError) as mistake:
         if not _is_out_of_memory(mistake):
             raise
-        smaller = [words for setting, words in SMALLER.items() if name in steps_of(setting)]
+        smaller = [words for setting, words in SMALLER.items() if uses(name, setting)]
         sys.exit(f"{name}: out of memory; try {' or '.join(smaller) or 'fewer images'}")
     # Nothing is left that Ctrl-C could stop: it is ignored while Python ends.
     atexit.unregister(_ignore_ctrl_c)
     atexit.register(_ignore_ctrl_c)
 
 
-def _note_code_version():
-    """Notes the commit for the records of this run: work beside a long run may change it."""
-    from utils.provenance import code_version
-    code_version.cache_clear()
-    code_version()
+def _note_the_start():
+    """Notes commit and load for the records of this run: both may be others at its end."""
+    from utils.provenance import code_version, load_at_start
+    for note in (code_version, load_at_start):
+        note.cache_clear()
+        note()
 
 
 def _ignore_ctrl_c():
@@ -90,7 +91,7 @@ def _ignore_ctrl_c():
 
 def _how_to_continue(name: str, p: Settings | None) -> str:
     """The command that continues. With --restart the same one would start from scratch."""
-    where = " from the last finished epoch" if name in steps_of("restart") else ""
+    where = " from the last checkpoint" if uses(name, "restart") else ""
     if p is not None and p.restart:
         return f"run the command without --restart to continue{where}"
     return f"run the same command again to continue{where}"
@@ -100,12 +101,12 @@ def _of_system(mistake: OSError, name: str, p: Settings | None) -> str:
     """One line on an error of the system: which file, what, and what its reader can do."""
     where = f"{mistake.filename}: " if mistake.filename else ""
     what = f"{where}{mistake.strerror or mistake}"
-    unchanged = "existing files are unchanged"
+    whole = "no file is half written"                   # but some may be new
     if mistake.errno in NO_SPACE:
-        return f"{what}; {unchanged}: make room, then {_how_to_continue(name, p)}"
+        return f"{what}; {whole}: make room, then {_how_to_continue(name, p)}"
     if mistake.errno in PASSING:
-        return f"{what}; {unchanged}: {_how_to_continue(name, p)}"
-    return f"{what}; {ADVICE.get(mistake.errno, unchanged)}"
+        return f"{what}; {whole}: {_how_to_continue(name, p)}"
+    return f"{what}; {ADVICE.get(mistake.errno, whole)}"
 
 
 def _is_out_of_memory(mistake: Exception) -> bool:
