@@ -7,6 +7,7 @@ developer's network. T·C_ac = D·C: the rest of the network sees the features o
     morphing     the core M' of M, its inverse, and T = D·M
     aug_conv     the layer, and how it is composed
     first_layer  a network's first layer: found, described, and replaced
+    augmentation crops and flips of features
 
 Nothing here opens a file or knows a setting. Symbols are those of the authors' README and scripts:
 α channels and side m of the images; β channels and side n of the first layer's features.

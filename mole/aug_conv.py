@@ -132,7 +132,7 @@ def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, i
     """C_ac = M⁻¹·C (αm², βn²) in the dtype of M'⁻¹, its β blocks of columns in `order`.
 
     A row of M⁻¹ is an image of `shape` (α, m, m), and the layer applied to it is that row of
-    M⁻¹·C. So neither C nor the whole M⁻¹ is ever made (own derivation).
+    M⁻¹·C. So neither C nor the whole M⁻¹ is ever made.
     """
     q = len(inverse)
     entries = core_size(shape)
@@ -144,15 +144,15 @@ def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, i
     with torch.inference_mode():
         for start in range(0, entries, q):               # a copy of M'⁻¹ on the diagonal
             for first in range(0, q, ROWS_AT_ONCE):
-                piece = inverse[first:first + ROWS_AT_ONCE]
-                images = inverse.new_zeros(len(piece), entries)
-                images[:, start:start + q] = piece
-                padded = F.pad(images.view(-1, *shape), (left, right, top, bottom))
-                patches = F.unfold(padded, layer.weight.shape[2:], layer.dilation,
+                some = inverse[first:first + ROWS_AT_ONCE]
+                rows_of_inverse = inverse.new_zeros(len(some), entries)
+                rows_of_inverse[:, start:start + q] = some
+                images = F.pad(rows_of_inverse.view(-1, *shape), (left, right, top, bottom))
+                patches = F.unfold(images, layer.weight.shape[2:], layer.dilation,
                                    stride=layer.stride)
                 # Straight into the matrix: a convolution's own result would have to be copied.
-                target = weight[start + first:start + first + len(piece)]
-                torch.matmul(filters, patches, out=target.view(len(piece), beta, -1))
+                target = weight[start + first:start + first + len(some)]
+                torch.matmul(filters, patches, out=target.view(len(some), beta, -1))
     return weight
 
 
@@ -162,9 +162,13 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
 
     A row of M'⁻¹ is a tile. The layer applied to it, with padding for all windows that touch the
     tile, is what an entry of T adds to the features: a transposed convolution of stride
-    tile/stride. The least such padding is dilation·(kernel - 1), rounded up to the layer's own
-    modulo its stride; the features begin `offset` windows after the first (own derivation).
-    `weight` (q, β, k, l), in the dtype of M'⁻¹, does not depend on m.
+    tile/stride. `weight` (q, β, k, l), in the dtype of M'⁻¹, does not depend on m.
+
+    Windows start at -own, -own + stride, … of the image, where own is the layer's padding; seen
+    from a tile, whose place is a multiple of the stride, they start at the same numbers modulo the
+    stride. The first that touches the tile starts at -before: before is the largest such number up
+    to reach = dilation·(kernel - 1). The last one starts in the tile and ends up to reach behind
+    it. The features begin (before - own)/stride windows after the first.
 
     Raises ValueError where the tile is no multiple of the stride.
     """
@@ -174,15 +178,16 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
             raise ValueError(f"tile is {tile}, but must be a multiple of the first layer's stride "
                              f"{stride}: the next is {following}")
     out_shape = layer.features_shape(shape)
-    before = layer.padding[0], layer.padding[2]          # top and left
-    padding, offset = [], []
-    for reach, own, stride in zip(layer.reach, before, layer.stride, strict=True):
-        enough = reach + (own - reach) % stride
-        padding.append(enough)
-        offset.append((enough - own) // stride)
+    top, _, left, _ = layer.padding
+    before, offset = [], []
+    for reach, own, stride in zip(layer.reach, (top, left), layer.stride, strict=True):
+        first = reach - (reach - own) % stride
+        before.append(first)
+        offset.append((first - own) // stride)
     with torch.inference_mode():
         tiles = inverse.view(-1, shape[0], tile, tile)
-        weight = F.conv2d(tiles, layer.weight.to(inverse), None, layer.stride, padding,
+        padded = F.pad(tiles, (before[1], layer.reach[1], before[0], layer.reach[0]))
+        weight = F.conv2d(padded, layer.weight.to(inverse), None, layer.stride, 0,
                           layer.dilation, layer.groups)[:, order]
     step = tile // layer.stride[0], tile // layer.stride[1]
     return {"weight": weight.contiguous(), "out_shape": out_shape, "step": step,

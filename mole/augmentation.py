@@ -15,33 +15,34 @@ provider composes a second Aug-Conv, of F', with the same core and channel order
 import torch
 from torch import Tensor
 
-REACH = 4                           # pixels by which an image is shifted at the most
+MAX_SHIFT = 4                       # pixels by which an image is shifted at most
 
 
 def largest_shift(stride: int) -> int:
-    """By how many features of a layer of this stride images are shifted at the most.
+    """By how many strides of a first layer images are shifted at most.
 
-    That is REACH pixels, or one stride where it is more.
+    That is MAX_SHIFT pixels, or one stride if that is more.
     """
-    return max(1, REACH // stride)
+    return max(1, MAX_SHIFT // stride)
 
 
-def shift(maps: Tensor, shifts: Tensor, fill: Tensor | None = None) -> Tensor:
-    """Images or features (B, C, n, n), each shifted by its own (rows, columns): `shifts` (B, 2).
+def shift(maps: Tensor, offsets: Tensor, fill: Tensor | None = None) -> Tensor:
+    """A window of the same size from each image or feature map (B, C, n, n), by its own offset.
 
-    Entry (i, j) of the result is entry (i + rows, j + columns). `fill` (C) is what comes in from
-    outside, zeros if none. The result has the dtype and the memory layout of the maps.
+    Entry (i, j) of the result is entry (i + dy, j + dx) of the map; `offsets` (B, 2) has (dy, dx).
+    `fill` (C) is what lies outside the map, zeros if none. The result has the dtype and the memory
+    layout of the maps.
     """
-    most = int(shifts.abs().max()) if len(shifts) else 0
-    count, channels, rows, columns = maps.shape
-    padded = torch.zeros(count, channels, rows + 2 * most, columns + 2 * most, dtype=maps.dtype,
+    most = int(offsets.abs().max()) if len(offsets) else 0
+    count, channels, height, width = maps.shape
+    padded = torch.zeros(count, channels, height + 2 * most, width + 2 * most, dtype=maps.dtype,
                          device=maps.device)
     if fill is not None:
         padded += fill.to(maps).view(1, -1, 1, 1)
-    padded[:, :, most:most + rows, most:most + columns] = maps
+    padded[:, :, most:most + height, most:most + width] = maps
     shifted = torch.empty_like(maps)
-    for i, (down, right) in enumerate((shifts + most).tolist()):
-        shifted[i] = padded[i, :, down:down + rows, right:right + columns]
+    for i, (top, left) in enumerate((offsets + most).tolist()):
+        shifted[i] = padded[i, :, top:top + height, left:left + width]
     return shifted
 
 

@@ -239,7 +239,7 @@ class SplitNetwork(nn.Module):
 
 
 def fingerprint(layer: nn.Conv2d) -> str:
-    """SHA-256 of a convolution's weight, bias and geometry: whether two are the same."""
+    """SHA-256 of a convolution's weight, bias and geometry, which tells layers apart."""
     geometry = (layer.stride, layer.padding, layer.dilation, layer.groups, layer.weight.shape)
     sha256 = hashlib.sha256(repr(geometry).encode())
     for values in (layer.weight, layer.bias):

@@ -53,9 +53,11 @@ def secret_generator(seed: int | None = None, purpose: int = 0) -> np.random.Gen
 
     `torch.rand` would not do: PyTorch's CPU generator uses 32 bits of its seed, so at most 2^32
     different cores could ever be drawn. `seed`, of any size, is for tests. `purpose` separates
-    the streams of different secrets that are drawn under one seed.
+    the streams of different secrets that are drawn under one seed. A statistical generator is
+    enough: what is drawn is not published, and whoever has a core has the secret anyway.
     """
     entropy = secrets.randbits(256) if seed is None else seed
+    # A pool of 8 words of 32 bits keeps all 256; the default of 4 would keep 128.
     sequence = np.random.SeedSequence(entropy, spawn_key=(purpose,), pool_size=8)
     return np.random.Generator(np.random.PCG64DXSM(sequence))
 
@@ -87,8 +89,8 @@ def draw_core(q: int, distribution: str = "uniform",
 def invert_core(core: Tensor) -> Tensor:
     """The inverse (q, q) float32 of a core, computed in float64.
 
-    The core is float32 already, so this is the inverse of what morphs the images and not of what
-    it was rounded from. Raises ValueError for a singular core.
+    The core is float32 already, so this is the inverse of the matrix that morphs the images, and
+    not of the one before it was rounded. Raises ValueError for a singular core.
     """
     try:
         return torch.linalg.inv(core.double()).float()
@@ -119,7 +121,7 @@ def draw_usable_core(q: int, distribution: str, generator: np.random.Generator,
 
     The condition number of random matrices has a heavy tail: for normal entries it exceeds x·q
     about 2/x of the time (Edelman, SIAM J. Matrix Anal. Appl. 9, 1988), and the features' error
-    grows with it. A core beyond 5q is drawn again, about one in three. A uniform core's largest
+    grows with it. A core beyond 5q is drawn again, about two in five. A uniform core's largest
     singular value is q/2 and not 2·√(q/12), so there the bound is √(3q/4) times as high.
 
     Raises ValueError where no attempt gives such a core.
@@ -136,7 +138,8 @@ def draw_usable_core(q: int, distribution: str, generator: np.random.Generator,
         condition = condition_number(core, inverse)
         if condition <= bound:
             return core, inverse, condition
-    raise ValueError(f"{attempts} cores {q}x{q} in a row were numerically singular")
+    raise ValueError(f"{attempts} cores {q}x{q} in a row had condition numbers above {bound:.0f}: "
+                     "choose another seed, or the orthogonal distribution")
 
 
 def residual(core: Tensor, inverse: Tensor) -> float:

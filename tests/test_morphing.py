@@ -116,7 +116,7 @@ def test_ill_conditioned_cores_are_drawn_again():
 
 
 def test_drawing_ends_where_no_core_is_usable():
-    with pytest.raises(ValueError, match="2 cores 2x2 in a row were numerically singular"):
+    with pytest.raises(ValueError, match="2 cores 2x2 in a row had condition numbers above 10"):
         draw_usable_core(2, "normal", Drawn(), attempts=2)
 
 
