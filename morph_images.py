@@ -52,8 +52,8 @@ def main(p):
             names = found.names
             if not p.show_names:
                 names = [str(i) for i in range(len(names))]
-            new.describe(**asdict(geometry), scale=morpher.scale, names=names,
-                         classes=last.classes)
+            new.note(**asdict(geometry), scale=morpher.scale, names=names,
+                     classes=last.classes)
             # Before the query takes its place: no query without its names.
             keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
