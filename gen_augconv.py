@@ -151,11 +151,11 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
             delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
         for split, source in sources.items():
             write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
-        delivery.describe(**asdict(geometry), **about)
+        delivery.note(**asdict(geometry), **about)
         delivery_id = delivery.prepare()["id"]
         secret.save("channel_order.pt", {"order": order.cpu(), "delivery": delivery_id})
-        secret.describe(**describe_last_delivery(delivery_id, geometry, about["classes"],
-                                                 pixel_range))
+        secret.note(**describe_last_delivery(delivery_id, geometry, about["classes"],
+                                             pixel_range))
         secret.prepare()                                 # so that a full disk stops both
     return delivery
 

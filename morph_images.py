@@ -52,8 +52,8 @@ def main(p):
             names = found.names
             if not p.show_names:
                 names = [str(i) for i in range(len(names))]
-            new.describe(**asdict(geometry), scale=morpher.scale, names=names,
-                         classes=last.classes)
+            new.note(**asdict(geometry), scale=morpher.scale, names=names,
+                     classes=last.classes)
             # Between the last write of the query and its first rename: no query without its
             # names, and a full disk changes neither.
             new.prepare()

@@ -1,9 +1,12 @@
 """Files that are damaged, stale, of another geometry or hostile, and how they are saved."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,16 @@ import torch
 from tests.damage import DAMAGE, change, place, refused, same, snapshot, step, vouch
 from tests.misfits import CHECKPOINT, DELIVERY, LAYER, MISFITS, READERS, Reader
 from utils import artifacts
-from utils.artifacts import Saving, load_array, read_manifest, write_array_header, write_rows
+from utils.artifacts import (
+    Saving,
+    keep_private,
+    load_array,
+    read_manifest,
+    read_tensors,
+    remedy,
+    write_array_header,
+    write_rows,
+)
 from utils.errors import UserError
 
 SOME = ("truncated", "removed", "code, vouched for")     # each is refused in a place of its own
@@ -200,7 +212,7 @@ def test_an_error_or_ctrl_c_while_saving_leaves_the_folder_as_it_was(tmp_path, m
 def test_the_manifest_has_what_the_files_are(tmp_path):
     with Saving(tmp_path) as new:
         new.save("aug_conv.pt", {"weight": torch.randn(1000, 100), "name": "any"})
-        new.describe(kappa=1)
+        new.note(kappa=1)
     manifest, data = read_manifest(tmp_path), (tmp_path / "aug_conv.pt").read_bytes()
     assert manifest["kappa"] == 1 and manifest["files"] == {
         "aug_conv.pt": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}}
@@ -208,11 +220,78 @@ def test_the_manifest_has_what_the_files_are(tmp_path):
 
 def test_a_damaged_manifest_is_not_continued(tmp_path):
     (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match="is damaged: run"), Saving(tmp_path):
+    with pytest.raises(UserError, match=r"is damaged: .*run"), Saving(tmp_path):
         raise AssertionError("it was entered")
     with Saving(tmp_path, anew=True) as new:
         new.save("a.json", "{}")
     assert list(read_manifest(tmp_path)["files"]) == ["a.json"]
+
+
+def test_saving_anew_deletes_what_was_saved_before_and_nothing_else(tmp_path):
+    """A mirrored Aug-Conv or labels of an earlier delivery must not travel with the new one."""
+    with Saving(tmp_path) as new:
+        for name in ("aug_conv.pt", "mirrored_aug_conv.pt", "labels.npy"):
+            new.save(name, b"old")
+    (tmp_path / "of_the_users.npy").write_bytes(b"own")
+    with Saving(tmp_path, anew=True) as new:
+        new.save("aug_conv.pt", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "aug_conv.pt", "manifest.json", "of_the_users.npy"}
+
+
+def test_saving_anew_over_a_damaged_manifest_names_what_else_is_there(tmp_path, capsys):
+    with Saving(tmp_path) as new:
+        new.save("labels.npy", b"old")
+    (tmp_path / "manifest.json").write_text("{")
+    with Saving(tmp_path, anew=True) as new:
+        new.save("a.json", "{}")
+    assert "also holds labels.npy: delete" in capsys.readouterr().err
+
+
+def test_nothing_is_added_once_the_manifest_is_written(tmp_path):
+    with Saving(tmp_path) as new:
+        new.save("a.json", "{}")
+        new.prepare()
+        with pytest.raises(RuntimeError, match="after prepare"):
+            new.save("b.json", "{}")
+        with pytest.raises(RuntimeError, match="after prepare"):
+            new.note(kappa=1)
+    assert list(read_manifest(tmp_path)["files"]) == ["a.json"]
+
+
+def test_a_folder_that_others_can_read_is_warned_of_once(tmp_path, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    private, open_to_all = tmp_path / "private", tmp_path / "open"
+    private.mkdir(mode=0o700)
+    open_to_all.mkdir(mode=0o755)
+    monkeypatch.setattr(os, "chmod", refuse)
+    keep_private(private)
+    assert capsys.readouterr().err == ""
+    keep_private(open_to_all)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"warning: {open_to_all} can be read by others: {os.strerror(errno.EPERM)}"
+
+
+@pytest.mark.parametrize("content", [
+    {"x": torch.tensor(torch.nan)}, {"x": [torch.tensor([1.0, torch.inf])]},
+    {"x": {"y": torch.zeros(1).expand(10)}}], ids=["a scalar", "in a list", "one entry of ten"])
+def test_tensors_that_are_not_finite_or_not_whole_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"damaged, .*: advice"):
+        read_tensors(tmp_path / "a.pt", "advice")
+
+
+@pytest.mark.parametrize("path, words", [
+    ("data/delivery/aug_conv.pt", "ask the provider for it again, or to run `python gen_augconv"),
+    ("elsewhere/morphed_train.npy", "ask the provider for it again, or to run `python gen_augconv"),
+    ("data/queries/new/morphed.npy", "ask the provider for it again, or to run `python morph_im"),
+    ("data/provider/keys/01ab/channel_order.pt", "run `python gen_augconv.py` again"),
+    ("data/provider/keys/01ab/manifest.json", "run `python gen_morphing_matrix.py` again"),
+    ("data/developer/with_ac.pt", "run `python train_with_ac.py --restart` again")])
+def test_what_only_the_provider_can_make_is_asked_of_the_provider(path, words):
+    assert remedy(Path(path)).startswith(words)
 
 
 def test_rows_written_in_any_order_are_the_array(tmp_path):

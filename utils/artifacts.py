@@ -51,11 +51,26 @@ def maker_of(path: Path) -> str:
     return "gen_augconv.py"
 
 
+def crosses(path: Path) -> bool:
+    """Whether a file, or a folder, goes from the provider to the developer: a delivery, a query."""
+    is_of_a_key = path.parent.parent.name == "keys"
+    return maker_of(path) in ("gen_augconv.py", "morph_images.py") and not is_of_a_key
+
+
 def remedy(path: Path) -> str:
-    """What to type to have a file again."""
+    """What the reader of a damaged file can do; only the provider can make what crosses."""
     command = maker_of(path)
-    again = "" if command.startswith(("gen_", "morph_")) else " --restart"
-    return f"run `python {command}{again}` again"
+    if crosses(path):
+        return f"ask the provider for it again, or to run `python {command}` again"
+    restart = "" if command.startswith("gen_") else " --restart"
+    return f"run `python {command}{restart}` again"
+
+
+def first_step(path: Path) -> str:
+    """What the reader of a file that was never there can do."""
+    if crosses(path):
+        return f"ask the provider for it, or to run `python {maker_of(path)}` first"
+    return f"run `python {maker_of(path)}` first"
 
 
 def temporary(path: Path) -> Path:
@@ -160,11 +175,15 @@ class Saving:
 
         with Saving(folder) as new:
             new.save("aug_conv.pt", {...})
-            new.describe(kappa=1)          # into the manifest
+            new.note(kappa=1)              # into the manifest
 
     An error in the block leaves the folder as it was. `secret`: only its owner may read it.
-    `anew`: no file or value that was there before is valid any more. Raises UserError where the
-    manifest that is to be continued is damaged.
+    `anew`: no file or value that was there before is valid any more; the files of the earlier
+    manifest that are not saved again are deleted. Raises UserError if the manifest that is to be
+    continued is damaged.
+
+    Under torchrun only the first process enters the block. The others may use `folder`, to write
+    their rows into a file that the first one is saving (write_rows).
     """
 
     def __init__(self, folder: Path, secret: bool = False, anew: bool = False):
@@ -181,28 +200,42 @@ class Saving:
         self.folder.mkdir(mode=folder_mode, parents=True, exist_ok=True)
         if self.secret:
             keep_private(self.folder)
+        self.old_files = self._find_old_files()
         self.before = {"files": {}} if self.anew else read_manifest(self.folder, missing_ok=True)
         self._remove_temporary_files()
         return self
 
+    def _find_old_files(self) -> set[str] | None:
+        """The names in the earlier manifest; None if it is damaged."""
+        try:
+            return set(read_manifest(self.folder, missing_ok=True)["files"])
+        except UserError:
+            return None
+
     def save(self, name: str, content: Content):
         """Writes a file, which takes its name when the block ends."""
+        self._require_open()
         if name not in self.names:
             self.names.append(name)
         write_temporary(self.folder / name, content, self.mode)
 
-    def describe(self, **values):
+    def note(self, **values):
         """Adds plain values to the manifest."""
+        self._require_open()
         self.values |= values
+
+    def _require_open(self):
+        if self.manifest is not None:
+            raise RuntimeError("the manifest is written: nothing can be added after prepare()")
 
     def prepare(self) -> dict:
         """Writes the manifest under its temporary name and returns it.
 
-        After that, a full disk can stop nothing.
+        After that, a full disk can stop nothing, and nothing can be added.
         """
         files = dict(self.before["files"])
         for name in self.names:
-            files[name] = digest(temporary(self.folder / name), flush=True)
+            files[name] = file_entry(temporary(self.folder / name), flush=True)
         manifest = self.before | self.values | {"files": files}
         manifest["id"] = _identify(manifest)
         write_temporary(self.folder / MANIFEST, json.dumps(manifest, indent=1), self.mode)
@@ -226,20 +259,36 @@ class Saving:
             leftover.unlink()
 
     def _remove_old_files(self):
-        """Arrays and tensors that this manifest does not name must not travel with the folder."""
+        """What an earlier manifest named and this one does not must not travel with the folder."""
         if not self.anew:
             return
-        for file in [*self.folder.glob("*.npy"), *self.folder.glob("*.pt")]:
-            if file.name not in self.names:
-                file.unlink()
+        if self.old_files is None:
+            self._warn_of_unknown_files()
+            return
+        for name in self.old_files - set(self.names):
+            if Path(name).name == name:                  # in this folder, whatever a manifest says
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _warn_of_unknown_files(self):
+        """A damaged manifest does not say which files were its own: they are left, and named."""
+        known = {*self.names, MANIFEST}
+        others = [path.name for path in self.folder.iterdir() if path.name not in known]
+        if others and not self.secret:
+            warn(f"{self.folder} had a damaged {MANIFEST}, and also holds {', '.join(others)}: "
+                 "delete what should not be handed over")
 
 
 def keep_private(folder: Path):
-    """Lets nobody but a folder's owner in; warns where its file system cannot."""
-    with tolerated(f"{folder} can be read by others", errno.EPERM):
+    """Lets nobody but a folder's owner in; warns once if its file system cannot."""
+    reason = "its file system keeps no modes"
+    try:
         folder.chmod(0o700)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        reason = error.strerror
     if not is_private(folder):
-        warn(f"{folder} can be read by others: its file system keeps no modes")
+        warn(f"{folder} can be read by others: {reason}")
 
 
 def is_private(folder: Path) -> bool:
@@ -257,7 +306,7 @@ def _flush_names(folder: Path):
     os.close(descriptor)
 
 
-def digest(path: Path, flush: bool = False) -> dict:
+def file_entry(path: Path, flush: bool = False) -> dict:
     """What a manifest has of a file: its SHA-256 and bytes. `flush`: it is to be on the disk."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
@@ -276,7 +325,7 @@ def _identify(manifest: dict) -> str:
 def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
     """The manifest of a folder. Raises UserError where it is missing or damaged."""
     path = folder / MANIFEST
-    step = None if folder.name == "developer" else maker_of(folder)
+    is_developers = folder.name == "developer"           # whose files several steps write
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["id"] == _identify(manifest) and isinstance(manifest["files"], dict):
@@ -284,13 +333,14 @@ def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
     except FileNotFoundError:
         if missing_ok:
             return {"files": {}}
-        raise UserError(f"{path} is missing: run `python {step or 'pretrain.py'}` first") from None
+        advice = "run `python pretrain.py` first" if is_developers else first_step(folder)
+        raise UserError(f"{path} is missing: {advice}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    if step is None:
+    if is_developers:
         raise UserError(f"{path} is damaged: move {folder} away, and run the steps again that "
                         "write to it")
-    raise UserError(f"{path} is damaged: run `python {step}` again")
+    raise UserError(f"{path} is damaged: {remedy(folder)}")
 
 
 def verify(path: Path) -> Path:
@@ -301,11 +351,11 @@ def verify(path: Path) -> Path:
     known = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
     if not path.exists():
         if known is None:
-            raise UserError(f"{path} is missing: run `python {maker_of(path)}` first")
+            raise UserError(f"{path} is missing: {first_step(path)}")
         raise UserError(f"{path} is missing: {remedy(path)}")
     if known is None and not (path.parent / MANIFEST).exists():
         raise UserError(f"{path} came without its {MANIFEST}: {remedy(path)}")
-    if known is None or not path.is_file() or known != digest(path):
+    if known is None or not path.is_file() or known != file_entry(path):
         raise UserError(f"{path} is damaged, or not the file that belongs to "
                         f"{path.parent / MANIFEST}: {remedy(path)}")
     return path
@@ -326,7 +376,8 @@ def build_from(content: dict, path: Path, build: Callable, advice: str):
         return build(content)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
         reason = " ".join(str(wrong).split())[:150]
-        raise UserError(f"{path} is not of the documented form ({reason}): {advice}") from None
+        raise UserError(f"{path} is not as docs/artifacts.md describes it ({reason}): "
+                        f"{advice}") from None
 
 
 def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
@@ -350,7 +401,7 @@ def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
 def read_tensors(path: Path, advice: str) -> dict:
     """A dictionary by torch.save, its checksums compared; code in it does not run.
 
-    Weights from before PyTorch 1.6 have no checksums. Raises UserError where it is no dictionary,
+    Weights from before PyTorch 1.6 have no checksums. Raises UserError if it is not a dictionary,
     or holds tensors that are not finite, or claim more entries than there are.
     """
     open(path, "rb").close()                             # or an OSError that tells why not
@@ -362,7 +413,7 @@ def read_tensors(path: Path, advice: str) -> dict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:                                    # whatever a hostile file leads to
         content = None
-    if not isinstance(content, dict) or not _is_plain(content):
+    if not isinstance(content, dict) or not _are_whole_and_finite(content):
         raise UserError(f"{path} is damaged, holds more than tensors and plain values, or is not "
                         f"finite: {advice}")
     return content
@@ -376,20 +427,22 @@ def _check_archive(path: Path):
             raise ValueError
 
 
-def _is_plain(content) -> bool:
-    """Whether the tensors in nested values are finite, and as large as they claim (stride 0)."""
+def _are_whole_and_finite(content) -> bool:
+    """Whether all tensors in nested values are finite, and have the entries that they claim."""
     if isinstance(content, Tensor):
-        return _is_plain_tensor(content)
+        return _is_whole_and_finite(content)
     if isinstance(content, dict):
         content = list(content.values())
     if isinstance(content, (list, tuple)):
-        return all(_is_plain(value) for value in content)
+        return all(_are_whole_and_finite(value) for value in content)
     return True
 
 
-def _is_plain_tensor(tensor: Tensor) -> bool:
+def _is_whole_and_finite(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
-        return False
-    if not tensor.is_floating_point() or tensor.ndim == 0:
+        return False                                     # such as one entry with a stride of 0
+    if not tensor.is_floating_point():
         return True
+    if tensor.ndim == 0:
+        return bool(tensor.isfinite())
     return all(bool(rows.isfinite().all()) for rows in tensor.split(1024))

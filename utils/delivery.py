@@ -300,10 +300,8 @@ def _read(folder: Path, kind: type):
         geometry = from_manifest(manifest, Geometry)
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
-        name = kind.__name__.lower()
-        maker = "morph_images.py" if kind is Query else "gen_augconv.py"
-        raise UserError(f"{folder / 'manifest.json'} is not a valid {name}: run `python {maker}` "
-                        "again") from None
+        path, name = folder / "manifest.json", kind.__name__.lower()
+        raise UserError(f"{path} is not a valid {name}: {remedy(path)}") from None
 
 
 def read_deliveries(folders: list[Path]) -> list[Delivery]:

@@ -87,9 +87,9 @@ def save_key(provider: Path, key: Key) -> Path:
     with Saving(folder, secret=True, anew=_is_damaged(folder)) as new:
         new.save("morphing_matrix.pt", {"core": key.core})
         new.save("inverse_matrix.pt", {"core": key.inverse})
-        new.describe(key=key.id, kappa=key.kappa, tile=key.tile,
-                     morph_distribution=key.morph_distribution, shape=key.shape,
-                     image_padding=key.image_padding, condition=key.condition)
+        new.note(key=key.id, kappa=key.kappa, tile=key.tile,
+                 morph_distribution=key.morph_distribution, shape=key.shape,
+                 image_padding=key.image_padding, condition=key.condition)
     write_alone(provider / "current.json", json.dumps({"key": key.id}), 0o600)
     return folder
 

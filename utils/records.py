@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from parameter import Parameters
-from utils.artifacts import digest, read_manifest, verify
+from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
 from utils.devices import Context
 from utils.errors import UserError
@@ -90,7 +90,7 @@ def training_settings(p: Parameters, context: Context, weight_decay: float,
                       standardise: bool = False) -> dict:
     """The settings of a training run as they are used."""
     return {
-        "model": p.model, "init": digest(Path(p.init))["sha256"] if p.init else None,
+        "model": p.model, "init": file_entry(Path(p.init))["sha256"] if p.init else None,
         "epochs": p.epochs, "batch_size": p.batch_size, "lr": p.lr, "schedule": p.schedule,
         "decay_epochs": p.decay_epochs if p.schedule == "halve" else None,
         "momentum": p.momentum, "weight_decay": weight_decay, "dropout": p.dropout,
