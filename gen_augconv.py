@@ -187,7 +187,7 @@ def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed)
 
 
 def what_is_given_away(geometry: Geometry) -> str:
-    """What our attacks recover from such a delivery, from results/attack_matrix.json if it is there.
+    """What our attacks recover from such a delivery, if results/attack_matrix.json has it.
 
     The matrix has images of 32 pixels; how much a smaller block gives away is similar for others.
     """
