@@ -206,6 +206,22 @@ class NearlyGatedImage(GatedImage):
         self.gate = nn.Parameter(torch.tensor(1e-6))
 
 
+class SigmoidGatedImage(TwoStems):
+    """Its gate is nearly closed at first."""
+
+    def prepare(self):
+        super().prepare()
+        self.gate = nn.Parameter(torch.tensor(-10.0))
+
+    def forward(self, x):
+        return self.rest(self.first(x) + torch.sigmoid(self.gate) * self.second(x))
+
+
+class OtherLayerInEvaluation(TwoStems):
+    def forward(self, x):
+        return self.rest(self.first(x) if self.training else self.second(x))
+
+
 class ImageAgainInTraining(Own):
     """A loss of its own, as it were."""
 

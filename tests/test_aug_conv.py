@@ -81,14 +81,13 @@ def test_float32_features_are_right_to_what_the_core_allows(case, distribution, 
     assert relative_error(features, expected) < BOUNDS[distribution]
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "orthogonal"])
-def test_features_at_the_papers_size(distribution):
-    """3x32x32 and kappa 1; 4 channels, since their number changes nothing."""
+def test_features_at_the_papers_size():
+    """3x32x32, kappa 1, a uniform core; 4 channels, since their number changes nothing."""
     layer = nn.Conv2d(3, 4, 3, padding=1, bias=False).requires_grad_(False)
     images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    core, inverse, _ = draw_usable_core(3072, distribution, secret_generator(3))
+    core, inverse, _ = draw_usable_core(3072, "uniform", secret_generator(3))
     aug_conv = AugConv.compose(layer, inverse, (3, 32, 32))
-    assert relative_error(aug_conv(morph(images, core)), layer(images)) < BOUNDS[distribution]
+    assert relative_error(aug_conv(morph(images, core)), layer(images)) < BOUNDS["uniform"]
 
 
 def test_composing_is_the_product_of_the_inverse_with_the_unrolled_convolution():

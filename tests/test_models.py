@@ -56,7 +56,7 @@ def test_padded_images_give_the_same_features():
     without_padding = describe(layer).with_less_padding(1)
     assert without_padding.padding == (0, 0, 0, 0)
     torch.testing.assert_close(without_padding(F.pad(images, [1] * 4)), layer(images).detach())
-    with pytest.raises(ValueError, match="image_padding is 2, .* pads its images by 1 only"):
+    with pytest.raises(ValueError, match=r"image_padding is 2, .* pads its images by 1 only"):
         describe(layer).with_less_padding(2)
 
 

@@ -1,6 +1,7 @@
 """Networks by name, their first layer, and what stands behind it."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -50,7 +51,8 @@ def test_the_first_layer_is_found_and_takes_the_images_channels(model, shape, na
 
 # What is asked for, for which images, and the words that refuse it.
 REFUSED = [
-    ("images of other channels", OWN + "grey", (3, 8, 8), "expected .* to have 1 channels, but got 3"),
+    ("images of other channels", OWN + "grey", (3, 8, 8),
+     "expected .* to have 1 channels, but got 3"),
     ("other size", OWN + "small_vit", (3, 20, 20), "image height! Expected 16 but got 20"),
     ("patches that do not fit", "vit_b_16", (3, 20, 20), "indivisible by patch size"),
     ("images that are too small", "alexnet", (3, 16, 16), "Output size is too small"),
@@ -75,6 +77,7 @@ def test_networks_that_there_are_not_are_refused_by_name(model, shape, words):
 def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
     """As one that reads a command line of its own."""
     (tmp_path / "script_of_mine.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
+    monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="its module ends the program when it is imported"):
         build("script_of_mine:network", 4, (3, 8, 8))
@@ -83,6 +86,7 @@ def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
 def test_a_package_with_a_name_of_ours_is_named_as_the_cause(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine.py").write_text("")
+    monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="this program has a package models too, so rename"):
         build("models.mine:network", 4, (3, 8, 8))
