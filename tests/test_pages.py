@@ -1,13 +1,19 @@
 """The walk-throughs of docs/, typed literally at tiny size."""
 
 import csv
+import inspect
 import json
 import shutil
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
+from images import datasets
+from mole import morphing
+from parameter import Parameters
 from tests.pages import blocks, type_in
 
 TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
@@ -28,6 +34,57 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
     for words in ("κ = 1", "κ = 3", "κ = 12", "s = 8", "2 seeds"):
         assert words in table
     assert len(list((tmp_path / "data" / "provider" / "keys").iterdir())) == 8
+
+
+def test_the_sweep_of_the_readme(tmp_path):
+    [sweep] = blocks("README.md")
+    type_in("python pretrain.py\n" + sweep.text, tmp_path, TINY)
+    table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
+    assert "κ = 12" in table
+
+
+def test_augmentation_behind_aug_conv(tmp_path):
+    [block] = blocks("docs/augmentation.md")
+    out = type_in(block.text, tmp_path, TINY)
+    assert "mirrored_aug_conv.pt" in out and "with Aug-Conv:" in out
+
+
+def recipe(mark):
+    """The lines of a recipe of docs/extending.md."""
+    return next(block.text for block in blocks("docs/extending.md") if block.mark == mark)
+
+
+class FakeData:
+    """What torchvision's USPS would read, without a download."""
+
+    classes = [str(i) for i in range(10)]
+
+    def __init__(self, root, train, download):
+        self.data = np.zeros((20, 16, 16), np.uint8)
+        self.targets = [i % 10 for i in range(20)]
+
+
+def test_the_recipe_for_a_data_set(monkeypatch, tmp_path):
+    more = eval("{" + recipe("data set") + "}", vars(datasets))
+    monkeypatch.setattr(datasets, "DATASETS", datasets.DATASETS | more)
+    monkeypatch.setattr(torchvision.datasets, "USPS", FakeData)
+    [name] = more
+    p = Parameters(dataset=name, data_dir=str(tmp_path))
+    images = datasets.load_images(p, "train")
+    assert images.images.shape == (20, 1, 16, 16)
+    assert datasets.image_shape(p) == (1, 16, 16)
+
+
+def test_the_recipe_for_a_distribution():
+    """Its lines stand in draw_core, before those of a normal core."""
+    source = inspect.getsource(morphing)
+    place = "    core = torch.from_numpy(generator.standard_normal"
+    source = source.replace('DISTRIBUTIONS = (', 'DISTRIBUTIONS = ("signs", ')
+    module = {"__name__": "edited"}
+    exec(source.replace(place, recipe("distribution") + place), module)
+    core = module["draw_core"](8, "signs")
+    assert core.dtype == torch.float32
+    torch.testing.assert_close(core.abs(), torch.full((8, 8), 8 ** -0.5))
 
 
 def scans(folder, seed, top):
