@@ -142,9 +142,12 @@ def predictions_png(images: Tensor, probabilities: Tensor, classes: list[str], n
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=1 if labels is None else 3)
-    words = channels_shown(images)
-    if words:
-        figure.suptitle(words, fontsize=8)
+    words = ["morphed images, and what the network predicts"]
+    if labels is not None:
+        words.append("green: right, red: wrong")
+    if channels_shown(images):
+        words.append(channels_shown(images))
+    figure.suptitle("; ".join(words), fontsize=8)
     return as_png(figure)
 
 
