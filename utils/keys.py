@@ -131,18 +131,25 @@ def read_key(provider: Path, id: str = "") -> Key:
         raise UserError(f"{provider} has no key {id}: its keys are {known}")
     verify(folder / "morphing_matrix.pt")                # says what to run where it is not there
     about = read_manifest(folder)
-    core, inverse = (load(folder / f"{name}.pt", lambda content: content["core"] + 0)
-                     for name in ("morphing_matrix", "inverse_matrix"))
+    core = load(folder / "morphing_matrix.pt", _matrix_from)
+    inverse = load(folder / "inverse_matrix.pt", _matrix_from)
     try:
         key = Key(core, inverse, about["kappa"], about["tile"], about["morph_distribution"],
                   tuple(about["shape"]), about["image_padding"], float(about["condition"]))
         q = core_size(key.shape, key.kappa, key.tile)
+        if not core.shape == inverse.shape == (q, q) or about["key"] != key.id:
+            raise ValueError
     except (KeyError, TypeError, ValueError):
-        q = None
-    if q is None or {core.shape, inverse.shape} != {(q, q)} or (
-            {core.dtype, inverse.dtype} != {torch.float32}) or about.get("key") != key.id:
-        raise UserError(f"{folder} is not a valid key: run `python gen_morphing_matrix.py` again")
+        raise UserError(f"{folder} is not a valid key: run `python gen_morphing_matrix.py` "
+                        "again") from None
     return key
+
+
+def _matrix_from(content: dict) -> Tensor:
+    matrix = content["core"]
+    if matrix.dtype != torch.float32:
+        raise ValueError("it is not float32")
+    return matrix
 
 
 # What the last delivery with a key was: enough to morph other images in the same way.

@@ -333,9 +333,8 @@ def is_finished(run: Run, p: Parameters) -> bool:
         load(run.folder / f"{run.name}.pt")
         say("this run is finished already; --restart trains again")
         return True
-    only_data = all(key in run.data or key in ("frozen_layer", "network_sample", "init")
-                    for key in other)
-    if only_data and not run.data["deliveries"]:
+    same_settings = not any(key in run.settings and key != "init" for key in other)
+    if same_settings and not run.data["deliveries"]:
         raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
                         f"{in_words(other)}: pass --restart to train on what is there now")
     kept = f" (its record is also in {p.results_dir})" if p.results_dir else ""
