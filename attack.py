@@ -103,7 +103,8 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
                                 Path(p.data_dir) / "datasets", "public")[0]
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
         raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
-    public = replace(p, dataset=p.public, train_limit=0)
+    own_side = 0 if DATASETS[p.public].torchvision else shape[1]
+    public = replace(p, dataset=p.public, train_limit=0, image_size=own_side, channels=shape[0])
     if image_shape(public) != shape:
         raise UserError(f"the images of --public {p.public} are "
                         f"{'x'.join(map(str, image_shape(public)))}, but "
@@ -163,6 +164,8 @@ def tell(what: str, report: dict):
                      f"{report['exact']:.2%} of the values exact")
     if "reidentified" in report:
         words.append(f"{report['reidentified']:.1%} of all test images re-identified")
+    if "starts" in report:
+        words.append(f"{report['agreeing']} of {report['starts']} starts agree")
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)

@@ -255,13 +255,10 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
         public = view.public
     report = {"public_images": len(public)}
     try:
-        guess = data_only.images_from_statistics(
-            to_blocks(view.all_morphed, view), to_blocks(public, view),
-            view.geometry.morph_distribution == "orthogonal",
-            lambda blocks: remove_padding(from_blocks(blocks, view), view.geometry),
-            mirror_of_blocks(view), to_blocks(more_of_the_kind(public, view), view))
+        copies, guess = best_guess(view, public)
     except ValueError as reason:
         return Finding(report=report | {"failed": str(reason)})
+    report["copies"] = copies
     all_images = remove_padding(from_blocks(guess.blocks, view), view.geometry)
     report |= guess.search.report() | {"seconds": seconds_since(began)}
     images = all_images[evenly_spaced(len(all_images), UNDER_ATTACK)]
@@ -276,15 +273,37 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     return Finding(images, report)
 
 
-def more_of_the_kind(public: Tensor, view: View) -> Tensor:
-    """Public images (n, *T's shape); where they are few, with copies that are as likely: shifted by
-    two pixels and, where blocks have no places of their own (κ = 1), mirrored."""
+def best_guess(view: View, public: Tensor) -> tuple[str, data_only.Guess]:
+    """Blocks from statistics, and which copies of the public images these come from: those whose
+    images look most like photographs, compared with wrong keys. Raises ValueError where the images
+    are too few."""
+
+    def as_images(blocks: Tensor) -> Tensor:
+        return remove_padding(from_blocks(blocks, view), view.geometry)
+
+    orthogonal = view.geometry.morph_distribution == "orthogonal"
+    best = None
+    for copies, sample in samples_of_the_kind(view, public):
+        guess = data_only.images_from_statistics(
+            to_blocks(view.all_morphed, view), to_blocks(public, view), orthogonal, as_images,
+            mirror_of_blocks(view), to_blocks(sample, view))
+        if best is None or guess.search.share_of_wrong_keys < best[1].search.share_of_wrong_keys:
+            best = copies, guess
+    return best
+
+
+def samples_of_the_kind(view: View, public: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The public images (n, *T's shape); where they are few also with copies that are about as
+    likely: shifted a little, and, where a block is a whole image, mirrored."""
+    yield "none", public
     if len(public) >= FEW_PUBLIC:
-        return public
-    images = shifted_copies(remove_padding(public, view.geometry))
-    if view.geometry.kappa == 1 and not view.geometry.tile:
-        images = torch.cat([images, images.flip(3)])
-    return unroll(F.pad(images, [view.geometry.image_padding] * 4), view.geometry.tile)
+        return
+    padding, tile = view.geometry.image_padding, view.geometry.tile
+    shifted = shifted_copies(remove_padding(public, view.geometry))
+    yield "shifted", unroll(F.pad(shifted, [padding] * 4), tile)
+    if view.geometry.kappa == 1 and not tile:
+        mirrored = torch.cat([shifted, shifted.flip(3)])
+        yield "shifted and mirrored", unroll(F.pad(mirrored, [padding] * 4), tile)
 
 
 def mirror_of_blocks(view: View) -> Tensor | None:

@@ -22,7 +22,7 @@ from attacks.whitening import Whitened, polar, whiten
 
 RATED = 2000                # images that are looked at to rate a start
 WRONG_KEYS = 5              # random rotations
-FOUND_BELOW = 0.85          # of the unlikeness of wrong keys; see `Search`
+FOUND_BELOW = 0.8           # of the unlikeness of wrong keys; see `Search`
 PATIENCE = 2                # rounds of starts without a better one, after which the search ends
 SAME = 0.8                  # weighted correlation from which two rotations give the same images
 
@@ -44,16 +44,21 @@ class Search:
     orientation: float | None   # log likelihood ratio against mirror images, where they fit as well
 
     @property
+    def share_of_wrong_keys(self) -> float:
+        """The unlikeness over that of wrong keys."""
+        return self.unlikeness / self.wrong_keys
+
+    @property
     def failed(self) -> bool:
         """Whether the images look too much like those of a wrong key."""
-        return self.unlikeness > FOUND_BELOW * self.wrong_keys
+        return self.share_of_wrong_keys > FOUND_BELOW
 
     def report(self) -> dict:
         """The figures by name, and in words that the search failed if it did."""
         report = {name: value for name, value in asdict(self).items() if value is not None}
         if self.failed:
             report["failed"] = (f"failed: what is found looks like the work of a wrong key "
-                                f"({self.unlikeness / self.wrong_keys:.2f} of its unlikeness to "
+                                f"({self.share_of_wrong_keys:.2f} of its unlikeness to "
                                 f"photographs, over {FOUND_BELOW})")
         return report
 
@@ -118,14 +123,13 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
 def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: bool) -> Tensor:
     """Plain blocks (N, κ, q) from the morphed ones of `seen`, once the rotation (r, r) is known.
 
-    `keep_variances`: the private images' own, which an orthogonal core leaves as they are, and
-    their own mean; else those of the public images.
+    `keep_variances`: the private images' own, which an orthogonal core leaves as they are; else
+    those of the public images.
     """
     if not keep_variances:
         return known.restore(seen.white @ rotation.T)
     turn = polar(known.scale[:, None] * rotation * seen.scale)
-    from_zero = (seen.white - seen.zero) * seen.scale @ turn.T
-    return known.mean + (from_zero + known.zero * known.scale) @ known.axes.T
+    return known.mean + seen.white * seen.scale @ turn.T @ known.axes.T
 
 
 def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | None,

@@ -18,7 +18,7 @@ from attacks.whitening import Whitened, polar
 AXES = 512                              # that are looked for at most
 STAGES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)     # axes matched at a time
 COMBINATIONS = 16                       # of the moments of pairs of positions, the strongest
-STARTS = ((8, 0.3), (4, 0.3), (16, 0.3), (8, 0.1), (8, 1.0), (24, 1.0))     # axes, window
+STARTS = ((4, 0.3), (8, 0.3), (16, 0.3), (4, 1.0), (8, 1.0), (8, 0.1))      # axes, window
 WINDOWED_AXES = 64                      # further axes have no window, but for orthogonal cores
 LAST_WINDOW = 0.08                      # of orthogonal cores, for all axes
 SWEEPS, LAST_SWEEPS, TOLERANCE = 40, 100, 1e-3

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AT_ONCE = 500               # images, for memory
-SHIFTS = (-2, 0, 2)         # pixels, down and to the right
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
@@ -21,17 +20,16 @@ def in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def shifted_copies(images: Tensor) -> Tensor:
-    """Images (N, α, m, m) and copies shifted by two pixels in eight directions, (9N, α, m, m).
+    """Images (N, α, m, m) and copies shifted by a sixteenth of their side in eight directions,
+    (9N, α, m, m).
 
     A photograph that is shifted a little is as likely a photograph. Border pixels are repeated.
     """
     side = images.shape[-1]
-    most = max(SHIFTS)
+    most = max(1, side // 16)
     wide = F.pad(images, [most] * 4, mode="replicate")
     copies = []
-    for down in SHIFTS:
-        for right in SHIFTS:
-            rows = slice(most - down, most - down + side)
-            columns = slice(most - right, most - right + side)
-            copies.append(wide[..., rows, columns])
+    for down in (0, most, 2 * most):
+        for right in (0, most, 2 * most):
+            copies.append(wide[..., down:down + side, right:right + side])
     return torch.cat(copies)
