@@ -75,14 +75,13 @@ class FrozenLayer:
         """Of the images, those marked in `flipped` (B) mirrored left to right first."""
         if flipped is None or not bool(flipped.any()):
             return self.layer(images)
-        features = None
-        for chosen, layer in ((~flipped, self.layer), (flipped, self.mirrored)):
-            if not bool(chosen.any()):
-                continue
-            part = layer(images[chosen])
-            if features is None:
-                features = part.new_empty(len(images), *part.shape[1:])
-            features[chosen] = part.flip(3) if layer is self.mirrored else part
+        if bool(flipped.all()):
+            return self.mirrored(images).flip(3)
+        as_they_are = self.layer(images[~flipped])
+        features = as_they_are.new_empty(len(images), *as_they_are.shape[1:])
+        features[~flipped] = as_they_are
+        # The mirrored layer's features, mirrored, are the layer's features of the mirrored images.
+        features[flipped] = self.mirrored(images[flipped]).flip(3)
         return features
 
 
