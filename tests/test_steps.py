@@ -251,7 +251,8 @@ def strided_layer(tmp_path):
 
 def test_a_first_layer_of_another_network_is_refused_before_training(data, strided_layer):
     """By both networks that would stand behind it."""
-    words = ["12x4x4 features", "first layer of vgg_small 64x8x8", "of tests.own_networks:strided"]
+    words = ["12x4x4 features", "first layer of vgg_small gives 64x8x8",
+             "of tests.own_networks:strided"]
     assert refused(run("pretrain.py", data, "--frozen_first_layer", strided_layer), *words)
     assert run("gen_augconv.py", data, "--first_layer", strided_layer).status == 0
     result = run("train_with_ac.py", data)

@@ -113,7 +113,9 @@ def test_broken_settings_of_matplotlib_cost_no_more_than_pictures(at, stages, tm
     ids=["no locks", "no locks on a network's", "no flush of folders", "no modes"])
 def test_file_systems_without_a_service(at, stages, function, number, words):
     """A warning says what is weaker, and the step continues."""
-    result = step("gen_morphing_matrix.py", at("gen_morphing_matrix.py"),
+    data = at("gen_morphing_matrix.py")
+    (data / "provider").mkdir(mode=0o755)
+    result = step("gen_morphing_matrix.py", data,
                   before=refusing(function, number, folders=function == "os.fsync"))
     assert result.status == 0, result
     lines = set(result.message.splitlines())

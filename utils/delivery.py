@@ -20,6 +20,7 @@ from utils.artifacts import (
     Saving,
     load,
     load_array,
+    maker_of,
     read_manifest,
     remedy,
     write_array_header,
@@ -301,7 +302,10 @@ def _read(folder: Path, kind: type):
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
         path, name = folder / "manifest.json", kind.__name__.lower()
-        raise UserError(f"{path} is not a valid {name}: {remedy(path)}") from None
+        advice = remedy(path)
+        if kind is Delivery and maker_of(path) == "morph_images.py":
+            advice = "it is a query's, so name a folder that gen_augconv.py has written"
+        raise UserError(f"{path} is not a valid {name}: {advice}") from None
 
 
 def read_deliveries(folders: list[Path]) -> list[Delivery]:
