@@ -301,8 +301,10 @@ def _read(folder: Path, kind: type):
         geometry = from_manifest(manifest, Geometry)
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
-        path, name = folder / "manifest.json", kind.__name__.lower()
-        raise UserError(f"{path} is not a valid {name}: {remedy(path)}") from None
+        name = kind.__name__.lower()
+        maker = "morph_images.py" if kind is Query else "gen_augconv.py"
+        raise UserError(f"{folder / 'manifest.json'} is not a valid {name}: ask the provider for "
+                        f"it again, or to run `python {maker}` again") from None
 
 
 def read_deliveries(folders: list[Path]) -> list[Delivery]:

@@ -247,6 +247,8 @@ def differences(one: dict, other: dict) -> list[str]:
 
 def _is_same_sample(one: list[float] | None, other: list[float] | None) -> bool:
     """Whether two samples differ by rounding alone, measured by the largest logit."""
+    if one == other:
+        return True
     if one is None or other is None or len(one) != len(other):
         return False
     mine, others = torch.tensor(one), torch.tensor(other)
