@@ -31,7 +31,7 @@ from utils.first_layers import first_layer_path, read_first_layer
 from utils.memory import require_memory
 from utils.plots import draw, rows_png, stretch
 from utils.provenance import provenance
-from utils.records import data_digest, delivered_data, to_json
+from utils.records import delivered_data, split_digest, to_json
 
 PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
@@ -117,7 +117,7 @@ def read_layer(p, delivery: Delivery):
     """The developer's first layer; raises UserError where the delivery is for another one."""
     path = first_layer_path(p)
     first = read_first_layer(path)
-    if first.fingerprint != delivery.layer:
+    if first.fingerprint != delivery.layer_fingerprint:
         raise UserError(f"{path} is not the layer that {delivery.folder} was composed with: run "
                         "`python gen_augconv.py` again")
     with user_errors():
@@ -136,7 +136,7 @@ def read_truth(p, delivery: Delivery) -> Truth:
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
     images = load_images(p, "test")
-    if data_digest(images) != delivery.test_digest:
+    if split_digest(images) != delivery.test_digest:
         raise UserError("the plain images of these settings are not those that were delivered: use "
                         "the --dataset, --train_limit, --test_limit and so on of gen_augconv.py")
     test = images.images

@@ -28,7 +28,7 @@ from utils.geometry import Geometry
 from utils.keys import describe_last_delivery, draw_order, find_last_delivery, read_key
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
-from utils.records import data_digest
+from utils.records import split_digest
 
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
 SHOWN = 10                          # images in the picture
@@ -71,11 +71,12 @@ def main(p):
             kappa=key.kappa, tile=key.tile, morph_distribution=key.morph_distribution,
             delivery_dtype=p.delivery_dtype, mean=first.mean, std=first.std)
         about = dict(
-            scale=morpher.scale, dataset=dataset_name(p), classes=sets["train"].classes,
-            out_shape=aug_conv.out_shape, layer=first.fingerprint, model=first.model,
+            scale=morpher.scale, dataset=dataset_name(p), image_files=p.dataset == "folder",
+            classes=sets["train"].classes, out_shape=aug_conv.out_shape,
+            layer_fingerprint=first.fingerprint, model=first.model,
             shuffle_channels=p.shuffle_channels, mirrored=p.mirrored,
             train_images=len(sources["train"]), test_images=len(sources["test"]),
-            train_digest=data_digest(sets["train"]), test_digest=data_digest(sets["test"]))
+            train_digest=split_digest(sets["train"]), test_digest=split_digest(sets["test"]))
         parts = {"aug_conv.pt": aug_conv}
         if mirrored is not None:
             parts["mirrored_aug_conv.pt"] = mirrored

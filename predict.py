@@ -115,7 +115,7 @@ def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None
     """Raises UserError where Aug-Conv does not give the features that a network was trained on."""
     if delivery.id in trained_on:
         return
-    if not delivery.shuffle_channels and layer == delivery.layer:
+    if not delivery.shuffle_channels and layer == delivery.layer_fingerprint:
         return
     reason = ("it has the channels in another order, or another first layer")
     if delivery.shuffle_channels:

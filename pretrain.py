@@ -57,7 +57,7 @@ def main(p):
             settings=training_settings(p, context, p.weight_decay),
             data=plain_data(p, datasets.dataset_name(p), train_set, test_set, mean, std),
             network_sample=sample_logits(network, model.shape),
-            frozen_layer=frozen.fingerprint if frozen else None)
+            layer_fingerprint=frozen.fingerprint if frozen else None)
         if not is_finished(run, p):
             prepare = partial(datasets.normalise, mean=mean, std=std)
             sources = Source(train_set.images, prepare), Source(test_set.images, prepare)
@@ -99,7 +99,7 @@ def train_whole(network, model, sources, labels, p, run, context):
         layer=split.first_layer, mean=mean, std=std, image_size=model.shape[-1],
         image_fit=p.image_fit, model=p.model, dataset=run.data["dataset"],
         train_images=run.data["train_images"])
-    trained = Trained(split.whole_state(), model, layer=first.fingerprint)
+    trained = Trained(split.whole_state(), model, layer_fingerprint=first.fingerprint)
     save_result(run, p, curve, trained, count_trained(split),
                 {"first_layer.pt": first.to_dict()})
 
@@ -117,7 +117,8 @@ def train_behind(frozen, network, model, sources, labels, p, run, context):
     augmentation = augment_features(p, layer.stride[0], layer.bias)
     curve = train(behind, data, p, run, context, augmentation)
     state = {f"{behind.name}.{name}": weight for name, weight in layer.state_dict().items()}
-    trained = Trained(state | behind.network.state_dict(), model, layer=frozen.fingerprint)
+    trained = Trained(state | behind.network.state_dict(), model,
+                      layer_fingerprint=frozen.fingerprint)
     save_result(run, p, curve, trained, count_trained(behind))
 
 

@@ -51,7 +51,8 @@ def main(p):
         layer = describe(network.get_submodule(find_first_layer(network, model.shape)))
         check_layer(layer, model, deliveries, p)
         run = Run(folder, "with_ac", training_settings(p, context, p.morphed_weight_decay),
-                  delivered_data(deliveries), sample_logits(network, model.shape), first.layer)
+                  delivered_data(deliveries), sample_logits(network, model.shape),
+                  first.layer_fingerprint)
         say_what_differs(run)
         if not is_finished(run, p):
             train_behind(network, layer.stride[0], model, deliveries, p, run, context)
@@ -81,7 +82,8 @@ def say_what_differs(run: Run):
     try:
         plain = read_record(run.folder, "pretrained")
         plain_layer = run.folder / "first_layer.pt"
-        if plain_layer.exists() and read_first_layer(plain_layer).fingerprint != run.frozen_layer:
+        delivered = run.layer_fingerprint
+        if plain_layer.exists() and read_first_layer(plain_layer).fingerprint != delivered:
             warn(f"the delivery was made with another first layer than {plain_layer}, which "
                  "pretrain.py has written since")
     except UserError:
@@ -114,11 +116,11 @@ def train_behind(network, stride: int, model: Model, deliveries: list[Delivery],
     data = keep_features(train_part, test_part, p.feature_cache, flips, context)
     curve = train(behind, data, p, run, context, augment_features(p, stride, bias))
     if len(deliveries) > 1:
-        counts = {str(d.folder): d.test_images for d in deliveries}
-        say_accuracies(behind, data.test, counts, context)
+        providers = [(str(d.folder), d.test_images) for d in deliveries]
+        say_accuracies(behind, data.test, providers, context)
     shuffled = any(d.shuffle_channels for d in deliveries)
     trained = Trained(behind.network.state_dict(), model, tuple(d.id for d in deliveries),
-                      None if shuffled else run.frozen_layer)
+                      None if shuffled else run.layer_fingerprint)
     save_result(run, p, curve, trained, count_trained(behind))
 
 

@@ -30,9 +30,8 @@ from utils.devices import largest_over_processes, rank, wait_for_all, world
 from utils.errors import UserError
 from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
-from utils.memory import aug_conv_bytes, require_memory
+from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
 
-BLOCK = 250                         # images that are morphed or read at once: they stay in cache
 LEVELS = 127                        # of int8, on both sides of zero
 
 
@@ -114,10 +113,10 @@ def write_morphed(new: Saving, name: str, source, morpher: Morpher):
 
 def _my_blocks(count: int, what: str) -> Iterator[slice]:
     """This process's share of the blocks of so many images, under a progress bar."""
-    starts = range(0, count, BLOCK)[rank()::world()]
+    starts = range(0, count, IMAGES_AT_ONCE)[rank()::world()]
     bar = tqdm(starts, desc=what, leave=False, mininterval=0.5, disable=rank() > 0 or None)
     for first in bar:
-        yield slice(first, first + BLOCK)
+        yield slice(first, first + IMAGES_AT_ONCE)
 
 
 # A delivery that is made in memory, and its parts.
@@ -163,7 +162,7 @@ def deliver_in_memory(images: Tensor, layer: nn.Conv2d, key: Key, dtype: str = "
 def morph_in_memory(images: Tensor, key: Key, dtype: str = "float32") -> tuple[Tensor, float]:
     """Stored values of normalised, padded images (N, α, m, m), and the step of int8."""
     morpher = morpher_for(key, dtype, [images], images.device)
-    return torch.cat([morpher(part) for part in images.split(BLOCK)]), morpher.scale
+    return torch.cat([morpher(part) for part in images.split(IMAGES_AT_ONCE)]), morpher.scale
 
 
 # What the files say.
@@ -176,9 +175,10 @@ class Delivery:
     id: str
     geometry: Geometry
     dataset: str
+    image_files: bool                   # whether image_fit made the images square
     classes: tuple[str, ...]
     out_shape: tuple[int, int, int]
-    layer: str                          # fingerprint of the first layer in Aug-Conv
+    layer_fingerprint: str              # of the first layer in Aug-Conv
     model: str                          # of the network that the first layer is from
     shuffle_channels: bool
     mirrored: bool                      # whether there is a mirrored Aug-Conv too
@@ -272,7 +272,8 @@ class Query:
 def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
     """Raises UserError where the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.stored_shape), geometry.delivery_dtype)
-    if array.is_floating_point() and not all(part.isfinite().all() for part in array.split(BLOCK)):
+    parts = array.split(IMAGES_AT_ONCE)
+    if array.is_floating_point() and not all(part.isfinite().all() for part in parts):
         raise UserError(f"{path} has values that are not finite: {remedy(path)}")
     return array
 
@@ -322,12 +323,17 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
                             "once")
         by_id[d.id] = d
     for d in deliveries[1:]:
-        if d.layer != first.layer:
+        if d.layer_fingerprint != first.layer_fingerprint:
             raise UserError(f"{d.folder} was made with another first layer than {first.folder}: "
                             "one network needs the same")
-        if d.geometry.plain_shape != first.geometry.plain_shape:
+        g, expected = d.geometry, first.geometry
+        if g.plain_shape != expected.plain_shape:
             raise UserError(f"{d.folder} has images of another size than {first.folder}: one "
                             "network needs the same")
+        if (g.mean, g.std) != (expected.mean, expected.std):
+            raise UserError(f"{d.folder} has images normalised with another mean and standard "
+                            f"deviation than {first.folder}: one network needs the same, so each "
+                            "provider uses the same first_layer.pt")
         check_classes(d.classes, first.classes, str(d.folder), str(first.folder))
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
         raise UserError("several deliveries need their channels in the same order: each provider "
@@ -364,15 +370,24 @@ def _differing(names: list[str], words: str) -> list[str]:
 def standardiser(values: Tensor, scale: float) -> Callable[[Tensor], Tensor]:
     """Brings each entry of T to mean 0 and standard deviation 1 over these images.
 
-    A uniform core adds a large common component to every entry. Any developer can remove it.
+    A uniform core adds a large common component to every entry. Any developer can remove it. An
+    entry that is constant has mean 0 afterwards, and keeps its scale.
     """
-    total = squares = torch.zeros(as_morphed(values[:1], scale).shape[1:], dtype=torch.float64)
-    for part in values.split(BLOCK):
-        total = total + as_morphed(part, scale).double().sum(0)
-    mean = total / len(values)
-    for part in values.split(BLOCK):
-        squares = squares + (as_morphed(part, scale).double() - mean).square().sum(0)
-    deviation = (squares / (len(values) - 1)).sqrt().clamp_min(1e-12)
+    count, shape = len(values), as_morphed(values[:1], scale).shape[1:]
+    total = torch.zeros(shape, dtype=torch.float64)
+    for part in values.split(IMAGES_AT_ONCE):
+        total += as_morphed(part, scale).double().sum(0)
+    mean = total / count
+    squares = torch.zeros(shape, dtype=torch.float64)
+    for part in values.split(IMAGES_AT_ONCE):
+        squares += (as_morphed(part, scale).double() - mean).square().sum(0)
+    deviation = (squares / max(count - 1, 1)).sqrt()
+    # An entry that is the same in all images, but for rounding, is not blown up.
+    deviation[deviation <= torch.finfo(torch.float32).eps * mean.abs()] = 1
     factor = 1 / deviation
-    return lambda morphed: ((morphed - mean.to(morphed.device))
-                            * factor.to(morphed.device)).float()
+
+    def standardise(morphed: Tensor) -> Tensor:
+        centred = morphed - mean.to(morphed.device)
+        return (centred * factor.to(morphed.device)).float()
+
+    return standardise

@@ -4,6 +4,7 @@ import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from parameter import Parameters
 from utils.errors import UserError
 
+# The other processes wait while the first one downloads and decodes a data set.
+LONGEST_WAIT = timedelta(hours=12)
 PLAIN_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -86,7 +89,8 @@ def joined_processes(p: Parameters):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"the other processes of torchrun are not reached ({reason}): start them "

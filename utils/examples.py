@@ -9,9 +9,7 @@ from tqdm import tqdm
 
 from mole.augmentation import flip_some
 from utils.devices import Context, rank, say
-from utils.memory import free_memory, require_memory
-
-AT_ONCE = 250                       # images whose features are computed at once
+from utils.memory import IMAGES_AT_ONCE, free_memory, require_memory
 
 
 @dataclass(frozen=True)
@@ -127,21 +125,21 @@ class Features:
 
     def kept(self, mirrored: bool) -> "KeptFeatures":
         """The same features, computed once; `mirrored`: those of mirrored images too."""
-        plain = self._compute(None)
-        return KeptFeatures(plain, self._compute(True) if mirrored else None, self.labels)
+        plain = self._compute_all(flipped=False)
+        of_mirrored = self._compute_all(flipped=True) if mirrored else None
+        return KeptFeatures(plain, of_mirrored, self.labels)
 
-    def _compute(self, flip: bool | None) -> Tensor:
+    def _compute_all(self, flipped: bool) -> Tensor:
+        """Features (N, β, n, n) of all images, or of all of them mirrored left to right."""
         shape = self.take(slice(0, 1)).shape[1:]
         kept = torch.empty((len(self), *shape), dtype=self.context.dtype,
                            device=self.context.device, memory_format=torch.channels_last)
-        starts = range(0, len(self), AT_ONCE)
+        starts = range(0, len(self), IMAGES_AT_ONCE)
         for first in tqdm(starts, desc="first layer, once", leave=False, mininterval=0.5,
                           disable=rank() > 0 or None):
-            block = slice(first, min(first + AT_ONCE, len(self)))
-            flipped = None
-            if flip:
-                flipped = torch.ones(block.stop - first, dtype=torch.bool)
-            kept[block] = self.take(block, flipped)
+            block = slice(first, min(first + IMAGES_AT_ONCE, len(self)))
+            all_alike = torch.full((block.stop - first,), flipped)
+            kept[block] = self.take(block, all_alike)
         return kept
 
 

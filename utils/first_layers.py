@@ -74,7 +74,7 @@ def first_layer_from(content: dict) -> FirstLayer:
         raise ValueError("mean and std must have a number for each channel")
     if not all(0 < s < 10**6 for s in first.std) or not all(abs(m) < 10**6 for m in first.mean):
         raise ValueError("mean and std must be finite, and std positive")
-    describe(layer).features_shape(first.shape)
+    describe(layer).features_shape(first.shape)          # raises if the layer does not fit them
     return first
 
 

@@ -10,12 +10,18 @@ from mole.morphing import core_size, morphed_shape, padded_shape, roll
 from utils.declaration import fits
 
 Fit = Literal["crop", "pad", "stretch"]
+Distribution = Literal["uniform", "normal", "orthogonal"]       # of a core's entries
 LONGEST_NAME = 500
 
 
 def is_name(value) -> bool:
     """Whether a value of another party's file is a text that can be printed in one line."""
     return type(value) is str and len(value) < LONGEST_NAME and value.isprintable()
+
+
+def blocks_in_words(kappa: int, tile: int) -> str:
+    """How a core divides an image."""
+    return f"{tile}x{tile} tiles" if tile else f"kappa {kappa}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Geometry:
     image_fit: Fit
     kappa: int
     tile: int
-    morph_distribution: str
+    morph_distribution: Distribution
     delivery_dtype: Literal["float32", "float16", "int8"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -46,7 +52,7 @@ class Geometry:
         if not (len(self.mean) == len(self.std) == alpha and min(self.std) > 0
                 and all(map(math.isfinite, self.mean + self.std))):
             raise ValueError("there is no such normalisation")
-        core_size(self.shape, self.kappa, self.tile)
+        core_size(self.shape, self.kappa, self.tile)     # raises if kappa or tile does not divide
 
     @property
     def morphed_shape(self) -> tuple[int, ...]:
@@ -69,7 +75,7 @@ class Geometry:
     @property
     def blocks(self) -> str:
         """How the core divides an image, in words."""
-        return f"{self.tile}x{self.tile} tiles" if self.tile else f"kappa {self.kappa}"
+        return blocks_in_words(self.kappa, self.tile)
 
     def as_images(self, morphed: Tensor) -> Tensor:
         """Morphed images as images (B, α, m, m), each tile put back in its place."""

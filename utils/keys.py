@@ -16,15 +16,16 @@ from torch import Tensor
 from mole.morphing import core_size, draw_usable_core, secret_generator
 from utils.artifacts import (
     Saving,
+    first_step,
     is_private,
     keep_private,
     load,
     read_manifest,
-    verify,
+    remedy,
     write_alone,
 )
 from utils.errors import UserError
-from utils.geometry import Geometry, from_manifest
+from utils.geometry import Geometry, blocks_in_words, from_manifest
 
 CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
 
@@ -56,7 +57,7 @@ class Key:
     @property
     def blocks(self) -> str:
         """How it divides an image, in words."""
-        return f"{self.tile}x{self.tile} tiles" if self.tile else f"kappa {self.kappa}"
+        return blocks_in_words(self.kappa, self.tile)
 
 
 def draw_key(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0,
@@ -110,46 +111,47 @@ def key_ids(provider: Path) -> list[str]:
 
 
 def current_id(provider: Path) -> str:
-    """The id of the key that was drawn last. Raises UserError where there is none."""
+    """The id of the key that was drawn last. Raises UserError if there is none."""
     path = provider / "current.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: {first_step(path)}")
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["key"]
-        if type(name) is str and name.isalnum():
-            return name
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run `python gen_morphing_matrix.py` first") from None
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path} is damaged: run `python gen_morphing_matrix.py` again")
+        id = json.loads(path.read_text(encoding="utf-8"))["key"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        id = None
+    if type(id) is not str or not id.isalnum():          # it becomes the name of a folder
+        raise UserError(f"{path} is damaged: {remedy(path)}")
+    return id
 
 
 def read_key(provider: Path, id: str = "") -> Key:
-    """A key by its id; none: the current one. Raises UserError where it is missing or damaged."""
+    """A key by its id; none: the current one. Raises UserError if it is missing or damaged."""
     folder = provider / "keys" / (id or current_id(provider))
     if id and not (folder / "manifest.json").exists():
         known = ", ".join(key_ids(provider)) or "none"
         raise UserError(f"{provider} has no key {id}: its keys are {known}")
-    verify(folder / "morphing_matrix.pt")                # says what to run where it is not there
+    core = load(folder / "morphing_matrix.pt", _core_from)
+    inverse = load(folder / "inverse_matrix.pt", _core_from)
     about = read_manifest(folder)
-    core = load(folder / "morphing_matrix.pt", _matrix_from)
-    inverse = load(folder / "inverse_matrix.pt", _matrix_from)
     try:
         key = Key(core, inverse, about["kappa"], about["tile"], about["morph_distribution"],
                   tuple(about["shape"]), about["image_padding"], float(about["condition"]))
         q = core_size(key.shape, key.kappa, key.tile)
-        if not core.shape == inverse.shape == (q, q) or about["key"] != key.id:
-            raise ValueError
+        is_valid = core.shape == inverse.shape == (q, q) and about["key"] == key.id
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{folder} is not a valid key: run `python gen_morphing_matrix.py` "
-                        "again") from None
+        is_valid = False
+    if not is_valid:
+        path = folder / "manifest.json"
+        raise UserError(f"{path} is not a valid key's: {remedy(path)}")
     return key
 
 
-def _matrix_from(content: dict) -> Tensor:
-    matrix = content["core"]
-    if matrix.dtype != torch.float32:
-        raise ValueError("it is not float32")
-    return matrix
+def _core_from(content: dict) -> Tensor:
+    """The core, or its inverse, in a file of a key. Raises ValueError if it is not a matrix."""
+    core = content["core"]
+    if not isinstance(core, Tensor) or core.ndim != 2 or core.dtype != torch.float32:
+        raise ValueError("core is not a float32 matrix")
+    return core.contiguous()
 
 
 # What the last delivery with a key was: enough to morph other images in the same way.

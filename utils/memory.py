@@ -9,6 +9,7 @@ import torch
 
 from utils.errors import UserError
 
+IMAGES_AT_ONCE = 250                # morphed, evaluated or read together: they stay in cache
 GROUPS = Path("/sys/fs/cgroup")
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from utils.artifacts import write_alone
@@ -166,10 +165,10 @@ def confusion_png(labels: Tensor, predicted: Tensor, classes: list[str]) -> byte
 
 
 def _name_cells(axis, cells: Tensor, names: list[str]):
-    for row, column in torch.cartesian_prod(*[torch.arange(len(names))] * 2).tolist():
-        images = int(cells[row, column])
-        dark = 2 * images > int(cells[row].sum())
-        axis.text(column, row, str(images), ha="center", va="center", fontsize=8,
-                  color="white" if dark else "black")
+    for row, counts in enumerate(cells.tolist()):
+        for column, images in enumerate(counts):
+            is_dark = 2 * images > sum(counts)
+            axis.text(column, row, str(images), ha="center", va="center", fontsize=8,
+                      color="white" if is_dark else "black")
     axis.set_xticks(range(len(names)), names, parse_math=False, rotation=90)
     axis.set_yticks(range(len(names)), names, parse_math=False)

@@ -20,6 +20,7 @@ from utils.delivery import Delivery
 from utils.devices import Context
 from utils.errors import UserError
 from utils.provenance import peak_memory, provenance
+from utils.settings import in_short
 
 
 class RunKind(NamedTuple):
@@ -43,9 +44,9 @@ RUNS = {
     "no_ac_standardised": RunKind("without, standardised", "train_no_ac.py", "--standardise"),
 }
 CURVE = ("epoch", "train_loss", "test_accuracy", "seconds", "train_seconds")
-SAMPLE_TOLERANCE = 1e-2             # of a network's logits on another processor or PyTorch
-
-
+SAMPLE_TOLERANCE = 1e-2             # of logits on another processor or PyTorch, of the largest one
+# What a user chooses of the data. The rest of it is what lies on the disk.
+CHOSEN_DATA = ("dataset", "channels", "image_size", "image_fit", "deliveries")
 WORDS = {                           # for names of settings and data in sentences
     "train_digest": "training images or labels", "test_digest": "test images or labels",
     "network_sample": "code of the network", "class_names": "classes",
@@ -59,8 +60,8 @@ class Run:
     """A run in the developer's folder, and what it must agree in to be the same run.
 
     `name` is one of RUNS. `network_sample` is what the network gives for a fixed image before
-    training: whether two networks of one name are the same code and weights. `frozen_layer` is the
-    fingerprint of a first layer that is not trained.
+    training: whether two networks of one name are the same code and weights. `layer_fingerprint` is
+    that of a first layer that is not trained; None if there is none.
     """
 
     folder: Path
@@ -68,7 +69,7 @@ class Run:
     settings: dict
     data: dict
     network_sample: list[float]
-    frozen_layer: str | None = None
+    layer_fingerprint: str | None = None
 
     @property
     def kind(self) -> RunKind:
@@ -82,7 +83,7 @@ class Run:
     def identity(self) -> dict:
         """The part of the record that is known before the run, as JSON has it."""
         identity = {"run": self.name, "settings": self.settings, "data": self.data,
-                    "network_sample": self.network_sample, "frozen_layer": self.frozen_layer}
+                    "network_sample": self.network_sample, "frozen_layer": self.layer_fingerprint}
         return json.loads(json.dumps(identity))
 
 
@@ -98,7 +99,18 @@ def training_settings(p: Parameters, context: Context, weight_decay: float,
         "seed": p.seed, "processes": context.world}
 
 
-def data_digest(images) -> str:
+def option_of(run: Run, name: str, value) -> str:
+    """A setting of a run's record as it is typed: --precision bf16."""
+    if name == "processes":
+        return "one process" if value == 1 else f"torchrun --nproc_per_node {value}"
+    if name == "precision":
+        value = {"float32": "fp32", "bfloat16": "bf16"}.get(value, value)
+    if name == "weight_decay" and run.data["morphing"] is not None:
+        name = "morphed_weight_decay"
+    return f"--{name} {in_short(value)}"
+
+
+def split_digest(images) -> str:
     """SHA-256 of a split's pixels and labels, of what images.load_images gives."""
     sha256 = hashlib.sha256(images.digest.encode())
     sha256.update(images.labels.contiguous().numpy())
@@ -106,31 +118,42 @@ def data_digest(images) -> str:
 
 
 def plain_data(p: Parameters, dataset: str, train, test, mean: tuple, std: tuple) -> dict:
-    """What the data of a run on plain images were; train and test: what load_images gives."""
+    """What the data of a run on plain images were; train and test: what load_images gives.
+
+    image_fit is that of image files, and None where there are none.
+    """
     _, channels, side, _ = train.images.shape
     return {
         "dataset": dataset, "class_names": list(train.classes), "channels": channels,
-        "image_size": side, "image_fit": p.image_fit, "train_images": len(train.labels),
-        "test_images": len(test.labels), "train_digest": data_digest(train),
-        "test_digest": data_digest(test), "normalisation": [list(mean), list(std)],
+        "image_size": side, "image_fit": p.image_fit if p.dataset == "folder" else None,
+        "train_images": len(train.labels), "test_images": len(test.labels),
+        "train_digest": split_digest(train), "test_digest": split_digest(test),
+        "normalisation": [list(mean), list(std)],
         "morphing": None, "keys": [], "deliveries": []}
 
 
 def delivered_data(deliveries: list[Delivery]) -> dict:
-    """What the data of a run on morphed images were; several deliveries are summed up."""
+    """What the data of a run on morphed images were; several deliveries are summed up.
+
+    Where they were morphed in other ways than the first, `other_morphing` lists theirs.
+    """
     first = deliveries[0]
     g = first.geometry
     channels, side, _ = g.plain_shape
-    return {
+    data = {
         "dataset": " + ".join(dict.fromkeys(d.dataset for d in deliveries)),
         "class_names": list(first.classes), "channels": channels, "image_size": side,
-        "image_fit": g.image_fit,
+        "image_fit": g.image_fit if first.image_files else None,
         "train_images": sum(d.train_images for d in deliveries),
         "test_images": sum(d.test_images for d in deliveries),
         "train_digest": joined_digest([d.train_digest for d in deliveries]),
         "test_digest": joined_digest([d.test_digest for d in deliveries]),
         "normalisation": [list(g.mean), list(g.std)], "morphing": first.morphing,
         "keys": [d.geometry.key for d in deliveries], "deliveries": [d.id for d in deliveries]}
+    others = [d.morphing for d in deliveries[1:]]
+    if any(other != first.morphing for other in others):
+        data["other_morphing"] = others
+    return data
 
 
 def joined_digest(digests: list[str]) -> str:
@@ -143,16 +166,18 @@ def joined_digest(digests: list[str]) -> str:
 def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: int) -> dict:
     """The record of a finished run."""
     return {
-        "run": run.name, "accuracy": curve[-1]["test_accuracy"], "settings": run.settings,
-        "data": run.data, "network_sample": run.network_sample,
-        "frozen_layer": run.frozen_layer, **provenance(p),
+        "run": run.name, "accuracy": curve[-1]["test_accuracy"], **run.identity, **provenance(p),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 1),
         "peak_mb": round(peak_memory() / 1e6), "trained_parameters": trained_parameters,
         "curve": curve}
 
 
 def record_name(record: dict) -> str:
-    """A file name in words that a person looks for; all that tells runs apart is in its hash."""
+    """A file name in words that a person looks for; all that tells runs apart is in its hash.
+
+    So is the code of a user's own network, by its logits for a fixed image: an edited one does not
+    write over the earlier record. They are rounded, since they differ between processors.
+    """
     settings, data = record["settings"], record["data"]
     words = [data["dataset"], settings["model"], f"n{data['train_images']}",
              f"e{settings['epochs']}", record["run"]]
@@ -167,6 +192,9 @@ def record_name(record: dict) -> str:
     readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())[:120]
     but_seed = {key: value for key, value in settings.items() if key != "seed"}
     told_apart = [record["run"], but_seed, data, record["frozen_layer"]]
+    is_the_users_own = ":" in settings["model"]
+    if is_the_users_own:
+        told_apart.append([f"{logit:.3g}" for logit in record["network_sample"]])
     canonical = json.dumps(told_apart, sort_keys=True).encode()
     short = hashlib.sha256(canonical).hexdigest()[:8]
     return f"{readable}-{short}-seed{settings['seed']}.json"
@@ -202,25 +230,30 @@ MAKE_THE_SAMPLE = {"model", "init", "seed", "class_names", "channels", "image_si
 def differences(one: dict, other: dict) -> list[str]:
     """What two runs differ in: names of settings and data, of `identity` or of records.
 
-    `network_sample` is among them where the network's code differs.
+    `network_sample` is among them if the network's code differs.
     """
     found = []
     for part in ("settings", "data"):
         mine, others = one[part], other[part]
         found += [key for key in mine | others if mine.get(key) != others.get(key)]
-    if not (MAKE_THE_SAMPLE & set(found)
-            or _same_sample(one["network_sample"], other["network_sample"])):
-        found.append("network_sample")
     if one["frozen_layer"] != other["frozen_layer"]:
         found.append("frozen_layer")
+    explains_the_sample = MAKE_THE_SAMPLE & set(found)
+    if not explains_the_sample and not _is_same_sample(one["network_sample"],
+                                                       other["network_sample"]):
+        found.append("network_sample")
     return found
 
 
-def _same_sample(one: list[float] | None, other: list[float] | None) -> bool:
+def _is_same_sample(one: list[float] | None, other: list[float] | None) -> bool:
+    """Whether two samples differ by rounding alone, measured by the largest logit."""
+    if one == other:
+        return True
     if one is None or other is None or len(one) != len(other):
         return False
-    return torch.allclose(torch.tensor(one), torch.tensor(other), rtol=SAMPLE_TOLERANCE,
-                          atol=SAMPLE_TOLERANCE)
+    mine, others = torch.tensor(one), torch.tensor(other)
+    largest = torch.maximum(mine.abs(), others.abs()).max()
+    return bool((mine - others).abs().max() <= SAMPLE_TOLERANCE * largest)
 
 
 def in_words(keys: list[str]) -> str:
@@ -231,8 +264,8 @@ def in_words(keys: list[str]) -> str:
 # Lines that compare finished runs.
 
 # A plain run and a morphed one differ in these by their nature.
-EXPECTED = ("weight_decay", "morphing", "keys", "deliveries", "frozen_layer", "standardise",
-            "network_sample")
+EXPECTED = ("weight_decay", "morphing", "other_morphing", "keys", "deliveries", "frozen_layer",
+            "standardise", "network_sample")
 
 
 def differences_from_plain(run: dict, plain: dict) -> list[str]:
@@ -246,7 +279,12 @@ def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:
     Points are compared only where test images and classes are the same. `deliveries`: the ids of
     the run that asks; runs on others are marked.
     """
-    plain, lines = None, []
+    plain, without_plain = None, "no plain network to compare with: run `python pretrain.py`"
+    try:
+        plain = read_record(folder, "pretrained")
+    except (UserError, OSError):
+        without_plain = "the plain network's record cannot be read"
+    lines = []
     for name in names:
         title = RUNS[name].title
         try:
@@ -256,18 +294,16 @@ def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:
             continue
         if record is None:
             continue
-        if name == "pretrained":
-            plain = record
-        lines.append(f"{title + ':':32}{record['accuracy']:7.2%}"
-                     + _against_plain(record, plain) + _of_another(record, deliveries))
+        line = f"{title + ':':32}{record['accuracy']:7.2%}"
+        if plain is None:
+            line += f" ({without_plain})"
+        elif name != "pretrained":
+            line += _against_plain(record, plain)
+        lines.append(line + _of_another(record, deliveries))
     return lines
 
 
-def _against_plain(record: dict, plain: dict | None) -> str:
-    if record is plain:
-        return ""
-    if plain is None:
-        return " (no plain network to compare with: run `python pretrain.py`)"
+def _against_plain(record: dict, plain: dict) -> str:
     other = differences_from_plain(record, plain)
     incomparable = [key for key in ("test_digest", "class_names") if key in other]
     if incomparable:
@@ -282,6 +318,6 @@ def _against_plain(record: dict, plain: dict | None) -> str:
 
 def _of_another(record: dict, deliveries: list[str]) -> str:
     own = record["data"]["deliveries"]
-    if own and deliveries and set(own).isdisjoint(deliveries):
+    if own and deliveries and set(own) != set(deliveries):
         return " (another delivery)"
     return ""

@@ -1,5 +1,6 @@
 """The one training loop: on plain images, on a frozen first layer's features, on morphed images."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,22 +27,25 @@ from utils.devices import (
 )
 from utils.errors import UserError, user_errors, warn
 from utils.examples import Data, Examples
+from utils.memory import IMAGES_AT_ONCE
 from utils.plots import curve_png, draw
 from utils.records import (
+    CHOSEN_DATA,
     CURVE,
     Run,
     curve_csv,
     differences,
     in_words,
     make_record,
+    option_of,
     read_record,
     record_name,
     to_json,
 )
 
-EVALUATED = 250                     # images that are evaluated at once
 SECONDS_BETWEEN_CHECKPOINTS = {"cpu": 0, "cuda": 10}     # on CUDA epochs are short
-ORDER, DROPOUT, AUGMENTATION = 0, 1, 2**32               # separate random numbers of an epoch
+# Separate random numbers of an epoch: DROPOUT + rank stays below AUGMENTATION.
+DROPOUT, AUGMENTATION = 1, 2**32
 
 
 # A network.
@@ -102,11 +106,12 @@ def seed_everything(*seeds: int):
 class Augmentation:
     """What is done to each training image, or to its features, in every epoch.
 
-    most: by how many pixels of an image, or entries of a feature map, it is shifted at the most.
-    step: shifts are multiples of so many. fill (C): what comes in from outside, zeros if none.
+    Shifts are multiples of `step` pixels of an image, or entries of a feature map, up to most_steps
+    of them in each direction. flip: half of the images, drawn at random, are mirrored. fill (C):
+    what comes in from outside, zeros if none.
     """
 
-    most: int
+    most_steps: int
     step: int = 1
     flip: bool = False
     fill: Tensor | None = None
@@ -115,7 +120,8 @@ class Augmentation:
         """Shifts (count, 2) int64 and flips (count) bool of an epoch, from seed and epoch alone."""
         state = np.random.SeedSequence((seed, epoch, AUGMENTATION)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
-        steps = torch.randint(-self.most, self.most + 1, (count, 2), generator=generator)
+        steps = torch.randint(-self.most_steps, self.most_steps + 1, (count, 2),
+                              generator=generator)
         flips = torch.rand(count, generator=generator) < 0.5
         return self.step * steps, flips if self.flip else None
 
@@ -193,30 +199,35 @@ def train_epoch(forward: Callable, examples: Examples, p: Parameters, epoch: int
 
 
 @torch.inference_mode()
-def evaluate(forward: Callable, examples: Examples, context: Context) -> float:
-    """The share of images whose largest logit is their label's; the processes share the blocks."""
+def count_right(forward: Callable, examples: Examples, start: int, stop: int,
+                context: Context) -> int:
+    """How many of the images from `start` to before `stop` have their label's logit as the largest.
+
+    The processes share the blocks: all of them must call this, and all get the count.
+    """
     right = torch.zeros((), dtype=torch.int64, device=context.device)
-    for first in range(0, len(examples), EVALUATED)[context.rank::context.world]:
-        block = slice(first, first + EVALUATED)
+    for first in range(start, stop, IMAGES_AT_ONCE)[context.rank::context.world]:
+        block = slice(first, min(first + IMAGES_AT_ONCE, stop))
         labels = examples.labels[block].to(context.device)
         right += (forward(examples.take(block)).argmax(1) == labels).sum()
-    return sum_over_processes(right).item() / len(examples)
+    return int(sum_over_processes(right))
 
 
-def say_accuracies(network: nn.Module, examples: Examples, counts: dict[str, int],
+def evaluate(forward: Callable, examples: Examples, context: Context) -> float:
+    """The share of images whose largest logit is their label's."""
+    return count_right(forward, examples, 0, len(examples), context) / len(examples)
+
+
+def say_accuracies(network: nn.Module, examples: Examples, parts: list[tuple[str, int]],
                    context: Context):
     """Says the accuracy on each part of the examples: names and numbers of images, in order."""
     network.eval()
-    forward, start = make_forward(network, context), 0
-    with torch.inference_mode():
-        for name, count in counts.items():
-            right = 0
-            for first in range(start, start + count, EVALUATED):
-                block = slice(first, min(first + EVALUATED, start + count))
-                labels = examples.labels[block].to(context.device)
-                right += int((forward(examples.take(block)).argmax(1) == labels).sum())
-            say(f"test accuracy on {name}: {right / count:.2%} of {count} images")
-            start += count
+    forward = make_forward(network, context)
+    start = 0
+    for name, count in parts:
+        right = count_right(forward, examples, start, start + count, context)
+        say(f"test accuracy on {name}: {right / count:.2%} of {count} images")
+        start += count
 
 
 # A run.
@@ -245,9 +256,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
     longer finite; the last checkpoint is kept.
     """
     count = len(data.train)
-    if min(count, p.batch_size) < 2 * context.world:
-        raise UserError(f"{count} training images in batches of {p.batch_size} are too few: a "
-                        f"batch needs {2 * context.world} images")
+    check_batches(count, p.batch_size, context.world)
     network.to(context.device, memory_format=torch.channels_last)
     batches = split_into_batches(torch.arange(count), p.batch_size, context.world)
     optimizer, scheduler = make_optimizer(network, p, run.settings["weight_decay"], len(batches))
@@ -265,7 +274,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
         loss = _train_epoch_or_say_why(forward, data.train, p, epoch, optimizer, scheduler,
                                        context, augmentation)
         trained = time.perf_counter() - started
-        check_finite(loss, network, epoch)
+        check_finite(loss, network, run, epoch)
         share_buffers(network)
         module.eval()
         accuracy = evaluate(forward, data.test, context)
@@ -290,30 +299,42 @@ def _train_epoch_or_say_why(*arguments) -> float:
             raise UserError("a part of the network is not used in training, which several "
                             "processes cannot share: train in one process") from None
         raise
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):
-            raise UserError("a batch of one image in a process has no batch statistics: choose a "
-                            "larger --batch_size, or fewer processes") from None
-        raise
+
+
+def check_batches(count: int, batch_size: int, world: int):
+    """Raises UserError if each of the processes cannot have two images of every batch, which batch
+    statistics need."""
+    needed = 2 * world
+    fewer = " or start fewer processes" if world > 1 else ""
+    if count < needed:
+        raise UserError(f"{count} training images are too few: at least {needed} are needed; use "
+                        f"more images{fewer}")
+    if batch_size < needed:
+        raise UserError(f"batches of {batch_size} images are too small for {world} processes: "
+                        f"choose --batch_size {needed} or more{fewer}")
 
 
 def duration(seconds: float) -> str:
     """A span of time for people: 4 d 3 h, 5 h 20 min, 12 min, 40 s."""
-    minutes, hours, days = round(seconds / 60), round(seconds / 3600), int(seconds // 86400)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
     if days:
-        return f"{days} d {round((seconds - 86400 * days) / 3600)} h"
-    if hours >= 2 or minutes >= 60:
-        return f"{int(seconds // 3600)} h {round(seconds % 3600 / 60)} min"
-    return f"{minutes} min" if seconds >= 90 else f"{round(seconds)} s"
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def check_finite(loss: float, network: nn.Module, epoch: int):
-    """Raises UserError where the loss or a weight is not finite."""
+def check_finite(loss: float, network: nn.Module, run: Run, epoch: int):
+    """Raises UserError if the loss or a weight is not finite."""
     values = network.state_dict().values()
-    if not (np.isfinite(loss) and all(bool(value.isfinite().all()) for value in values)):
-        raise UserError(f"loss or weights are not finite in epoch {epoch}: the epoch before is "
-                        "kept; try --restart with a lower --lr (morphed images of a uniform core "
-                        "are large: without Aug-Conv they may need --standardise)")
+    if np.isfinite(loss) and all(bool(value.isfinite().all()) for value in values):
+        return
+    advice = "try --restart with a lower --lr"
+    if run.name == "no_ac":
+        advice += ", or --standardise: morphed images of a uniform core are large"
+    raise UserError(f"loss or weights are not finite in epoch {epoch}: the last checkpoint, if "
+                    f"any, is kept; {advice}")
 
 
 # Checkpoints and results.
@@ -321,7 +342,11 @@ def check_finite(loss: float, network: nn.Module, epoch: int):
 def is_finished(run: Run, p: Parameters) -> bool:
     """Whether this very run has left its result already, which is then said.
 
-    Raises UserError where its result is damaged, or of the same settings on other data.
+    An earlier result is replaced, with a line, if the user asks for another run: with other
+    settings, or on other deliveries. If it differs in nothing that the user typed, but images,
+    labels, the network's code or its first weights have changed on the disk, that may be a mistake,
+    and hours of training would be lost: UserError, unless --restart. Raises UserError, too, if the
+    result is damaged.
     """
     if p.restart or run.checkpoint.exists():             # the latter of one killed at its end
         return False
@@ -330,17 +355,31 @@ def is_finished(run: Run, p: Parameters) -> bool:
         return False
     other = differences(run.identity, record)
     if not other:
-        load(run.folder / f"{run.name}.pt")
+        load(run.folder / f"{run.name}.pt")              # raises if it is damaged
         say("this run is finished already; --restart trains again")
         return True
-    same_settings = not any(key in run.settings and key != "init" for key in other)
-    if same_settings and not run.data["deliveries"]:
+    if not any(is_chosen(name, run, p, record) for name in other):
         raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
                         f"{in_words(other)}: pass --restart to train on what is there now")
-    kept = f" (its record is also in {p.results_dir})" if p.results_dir else ""
+    kept = ""
+    if p.results_dir and (Path(p.results_dir) / record_name(record)).exists():
+        kept = f" (its record is also in {p.results_dir})"
     say(f"the earlier {run.kind.title}, {record['accuracy']:.2%}, will be replaced: it had other "
         f"{in_words(other)}{kept}")
     return False
+
+
+def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
+    """Whether the user has chosen what differs from an earlier run's record under this name.
+
+    The record has no more of --init than a digest of the file. Where the earlier command named the
+    same file, only its content has changed, which nobody may have meant.
+    """
+    if name == "init":
+        words = shlex.split(record.get("command", ""))
+        named_before = p.init in words or f"--init={p.init}" in words
+        return not (p.init and named_before)
+    return name in run.settings or name in CHOSEN_DATA
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
@@ -373,11 +412,13 @@ def _check_same_run(run: Run, old: dict):
     other = differences(run.identity, old)
     if not other:
         return
-    key = other[0]
-    if key in run.settings and key != "init":
-        what = f"{key} = {old['settings'].get(key)!r}, not {run.settings[key]!r}"
+    name = other[0]
+    if name in run.settings and name != "init":
+        before = option_of(run, name, old["settings"][name])
+        now = option_of(run, name, run.settings[name])
+        what = f"{before}, not {now}"
     else:
-        what = f"other {in_words([key])}"
+        what = f"other {in_words([name])}"
     raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: set it back to go on, "
                     "or pass --restart to begin again")
 
@@ -404,19 +445,19 @@ class Trained:
     """A trained network as it is saved.
 
     state: weights by the network's own names; behind Aug-Conv without the first layer. deliveries
-    and layer: whose features the layers behind the first one take (`layer` is a fingerprint, or
-    None where the channels are shuffled).
+    and layer_fingerprint: whose features the layers behind the first one take (no fingerprint where
+    the channels are shuffled).
     """
 
     state: dict[str, Tensor]
     model: Model
     deliveries: tuple[str, ...] = ()
-    layer: str | None = None
+    layer_fingerprint: str | None = None
 
     def to_dict(self, run: Run) -> dict:
         return {"network": self.state, "model": self.model.to_dict(),
                 "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
-                "layer": self.layer}
+                "layer": self.layer_fingerprint}
 
 
 def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,

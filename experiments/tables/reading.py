@@ -32,6 +32,8 @@ DATA = {"dataset", "class_names", "channels", "image_size", "image_fit", "train_
         "test_images", "train_digest", "test_digest", "normalisation", "morphing", "keys",
         "deliveries"}
 
+OF_SEVERAL = {"other_morphing"}     # in the data of several providers whose morphing differs
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -165,7 +167,7 @@ def is_training(record) -> bool:
     if not (isinstance(settings, dict) and isinstance(data, dict)):
         return False
     morphing = data.get("morphing")
-    return (settings.keys() == SETTINGS and data.keys() == DATA
+    return (settings.keys() == SETTINGS and data.keys() - OF_SEVERAL == DATA
             and (morphing is None or morphing.keys() == MORPHING)
             and all(f.name in record for f in fields(TrainingRun)))
 

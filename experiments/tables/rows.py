@@ -144,7 +144,7 @@ def describe_differences(setting: dict, alike: list[dict]) -> str:
     """In words, the facts of a setting in which others of the same title differ from it."""
     words = []
     for name, value in setting.items():
-        if any(other[name] != value for other in alike):
+        if any(other.get(name) != value for other in alike):
             words.append(describe_fact(name, value))
     return ", ".join(words)
 
@@ -164,6 +164,8 @@ def describe_fact(name: str, value) -> str:
         return "not augmented"
     if name == "normalisation":
         return f"normalised with {value}"
+    if name == "other_morphing":
+        return "other providers: " + "; ".join(map(describe_morphing, value))
     if value is None:
         return f"no {readable}"
     return f"{readable} {value}"

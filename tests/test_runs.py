@@ -1,0 +1,254 @@
+"""What a run is: when a result is replaced, what tells runs apart, and what lines compare them."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from parameter import Parameters
+from tests.records import training_record
+from utils import devices
+from utils.artifacts import Saving
+from utils.delivery import standardiser
+from utils.devices import Context, joined_processes
+from utils.errors import UserError
+from utils.examples import Images, Source
+from utils.records import Run, compare, differences, option_of, plain_data, record_name
+from utils.training import (
+    check_batches,
+    count_right,
+    duration,
+    evaluate,
+    is_finished,
+    say_accuracies,
+)
+
+CONTEXT = Context(torch.device("cpu"))
+SAMPLE = [1.0, -2.0, 50.0]
+
+
+def run_of(folder, record: dict) -> Run:
+    """The run that a record is of."""
+    return Run(folder, record["run"], record["settings"], record["data"],
+               record["network_sample"], record["frozen_layer"])
+
+
+def finished(folder, run: str = "pretrained", accuracy: float = 0.5, **changes) -> dict:
+    """The record of a run that has left its result in the folder."""
+    record = training_record(run, accuracy, **changes) | {"network_sample": SAMPLE}
+    with Saving(folder) as new:
+        new.save(f"{run}.pt", {"network": {}})
+        new.save(f"{run}.json", json.dumps(record))
+    return record
+
+
+def changed(record: dict, **changes) -> dict:
+    """A copy of a record with other settings or data."""
+    record = copy.deepcopy(record)
+    for name, value in changes.items():
+        place = record if name in record else record["settings"]
+        if name in record["data"]:
+            place = record["data"]
+        assert name in place
+        place[name] = value
+    return record
+
+
+# When a result is replaced
+
+def test_a_run_that_has_left_its_result_is_not_trained_again(tmp_path, capsys):
+    run = run_of(tmp_path, finished(tmp_path))
+    assert is_finished(run, Parameters())
+    assert "finished already" in capsys.readouterr().out
+    assert not is_finished(run, Parameters(restart=True))
+
+
+@pytest.mark.parametrize("run, changes, words", [
+    ("pretrained", dict(epochs=9), "epochs"), ("pretrained", dict(seed=1, lr=0.5), "learning rate"),
+    ("pretrained", dict(dataset="cifar100", train_digest="3" * 64), "dataset"),
+    ("pretrained", dict(image_size=16, test_digest="3" * 64), "image size"),
+    ("pretrained", dict(init="0" * 64), "starting weights"),
+    ("with_ac", dict(deliveries=["another"], keys=["another"]), "delivery")])
+def test_another_run_that_is_asked_for_replaces_the_result_with_a_line(
+        tmp_path, capsys, run, changes, words):
+    record = finished(tmp_path, run)
+    assert not is_finished(run_of(tmp_path, changed(record, **changes)), Parameters(init="a.pt"))
+    out = capsys.readouterr().out
+    assert "50.00%, will be replaced: it had other" in out and words in out
+
+
+@pytest.mark.parametrize("run", ["pretrained", "with_ac"])
+@pytest.mark.parametrize("changes, words", [
+    (dict(train_digest="3" * 64), "training images or labels"),
+    (dict(class_names=list("0123456789")), "classes"),
+    (dict(train_images=9_999, train_digest="3" * 64), "number of training images"),
+    (dict(network_sample=[1.0, -2.0, 52.0]), "code of the network")])
+def test_a_result_is_not_replaced_because_files_have_changed(tmp_path, run, changes, words):
+    record = finished(tmp_path, run)
+    with pytest.raises(UserError, match=f"other .*{words}.*: pass --restart"):
+        is_finished(run_of(tmp_path, changed(record, **changes)), Parameters())
+
+
+@pytest.mark.parametrize("option", ["--init weights.pt", "--init=weights.pt"])
+def test_other_weights_in_the_same_file_are_no_other_setting(tmp_path, option):
+    record = finished(tmp_path, init="0" * 64, command=f"python pretrain.py {option}")
+    run = run_of(tmp_path, changed(record, init="1" * 64))
+    with pytest.raises(UserError, match="other starting weights: pass --restart"):
+        is_finished(run, Parameters(init="weights.pt"))
+    assert not is_finished(run, Parameters(init="other.pt"))
+    assert not is_finished(run_of(tmp_path, changed(record, init=None)), Parameters())
+
+
+def test_a_record_is_said_to_be_elsewhere_only_if_it_is(tmp_path, capsys):
+    record = finished(tmp_path / "developer")
+    p = Parameters(results_dir=str(tmp_path / "results"))
+    run = run_of(tmp_path / "developer", changed(record, epochs=9))
+    is_finished(run, p)
+    assert "its record is also in" not in capsys.readouterr().out
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / record_name(record)).touch()
+    is_finished(run, p)
+    assert f"its record is also in {tmp_path}/results" in capsys.readouterr().out
+
+
+# What tells runs apart
+
+@pytest.mark.parametrize("run, name, value, option", [
+    ("pretrained", "precision", "bfloat16", "--precision bf16"),
+    ("pretrained", "weight_decay", 5e-6, "--weight_decay 5e-06"),
+    ("with_ac", "weight_decay", 5e-7, "--morphed_weight_decay 5e-07"),
+    ("no_ac", "standardise", True, "--standardise yes"),
+    ("pretrained", "processes", 2, "torchrun --nproc_per_node 2"),
+    ("pretrained", "processes", 1, "one process")])
+def test_a_setting_is_named_as_it_is_typed(tmp_path, run, name, value, option):
+    record = training_record(run, 0.5) | {"network_sample": SAMPLE}
+    assert option_of(run_of(tmp_path, record), name, value) == option
+
+
+@pytest.mark.parametrize("other, same", [
+    ([1.0, -2.0, 50.0], True), ([1.3, -2.3, 50.3], True), ([1.0, -2.0, 51.0], False),
+    ([1.0, -2.0], False), ([1.0, -2.0, float("nan")], False)])
+def test_networks_differ_if_logits_differ_by_more_than_rounding(other, same):
+    """Measured by the largest logit: small ones have its rounding errors too."""
+    one = training_record("pretrained", 0.5) | {"network_sample": SAMPLE}
+    assert (differences(one, one | {"network_sample": other}) == []) == same
+    tiny, tenth = [1e-5, 1e-6], [1e-6, 1e-6]
+    assert differences(one | {"network_sample": tiny}, one | {"network_sample": tenth})
+
+
+def test_a_frozen_layer_is_named_before_the_networks_code():
+    one = training_record("with_ac", 0.5) | {"network_sample": SAMPLE}
+    other = one | {"network_sample": [0.0, 0.0, 0.0], "frozen_layer": "another"}
+    assert differences(one, other) == ["frozen_layer", "network_sample"]
+
+
+def test_an_edited_network_of_ones_own_has_a_record_of_its_own():
+    """Another processor's rounding does not make another network."""
+    one = training_record("pretrained", 0.5, model="mine:net") | {"network_sample": SAMPLE}
+    rounded = one | {"network_sample": [1.0000001, -2.0, 50.00001]}
+    edited = one | {"network_sample": [1.1, -2.0, 50.0]}
+    assert record_name(one) == record_name(rounded) != record_name(edited)
+    built_in = changed(one, model="vgg11")
+    assert record_name(built_in) == record_name(built_in | {"network_sample": [0.0]})
+
+
+def test_how_files_become_square_is_recorded_of_files_alone():
+    class Split:
+        images, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
+        classes, digest = ["a", "b"], ""
+
+    fits = [plain_data(Parameters(dataset=name), name, Split, Split, (), ())["image_fit"]
+            for name in ("folder", "cifar10", "arrays")]
+    assert fits == ["crop", None, None]
+
+
+# Lines that compare runs
+
+def test_the_plain_network_is_compared_with_whatever_the_order(tmp_path):
+    finished(tmp_path, "pretrained", 0.5)
+    finished(tmp_path, "with_ac", 0.52)
+    lines = compare(tmp_path, ["with_ac", "pretrained"], ["delivery 0"])
+    assert "52.00%, 2.00 points above plain" in lines[0] and lines[1].endswith("50.00%")
+
+
+def test_a_damaged_plain_record_is_said_to_be_damaged(tmp_path):
+    finished(tmp_path, "pretrained")
+    finished(tmp_path, "with_ac")
+    (tmp_path / "pretrained.json").write_text("{}")
+    plain, morphed = compare(tmp_path, ["pretrained", "with_ac"], [])
+    assert "is damaged" in plain and "the plain network's record cannot be read" in morphed
+    assert "no plain network" not in morphed
+
+
+@pytest.mark.parametrize("own, asking, is_marked", [
+    (["a"], ["a"], False), (["a", "b"], ["b", "a"], False), (["a", "b"], ["a"], True),
+    (["a"], ["b"], True), (["a"], [], False)])
+def test_a_run_on_other_deliveries_is_marked(tmp_path, own, asking, is_marked):
+    finished(tmp_path, "with_ac", deliveries=own)
+    [line] = compare(tmp_path, ["with_ac"], asking)
+    assert line.endswith("(another delivery)") == is_marked
+
+
+# What training counts and says
+
+@pytest.mark.parametrize("seconds, words", [
+    (40, "40 s"), (89.6, "90 s"), (90, "2 min"), (3580, "1 h 0 min"), (7190, "2 h 0 min"),
+    (5400, "1 h 30 min"), (86_390, "1 d 0 h"), (172_000, "1 d 23 h"), (172_790, "2 d 0 h")])
+def test_a_duration_has_no_60_minutes_and_no_24_hours(seconds, words):
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize("count, batch_size, world, words", [
+    (1, 64, 1, "1 training images are too few: at least 2"), (7, 64, 4, "start fewer processes"),
+    (1000, 3, 2, "--batch_size 4 or more or start fewer processes")])
+def test_batches_too_small_for_batch_statistics_say_what_would_do(count, batch_size, world, words):
+    with pytest.raises(UserError, match=words):
+        check_batches(count, batch_size, world)
+    check_batches(2 * world, 2 * world, world)
+
+
+@pytest.fixture
+def parts():
+    """300 and then 400 images of one number, of which 200 and 100 have it for their label."""
+    labels = torch.tensor([1] * 200 + [0] * 100 + [0] * 300 + [1] * 100)
+    rows = torch.tensor([[0.0, 1.0]]).expand(len(labels), 2)
+    return Images(Source(rows, lambda images: images), labels, CONTEXT)
+
+
+def test_images_are_counted_between_any_two(parts):
+    def forward(images):
+        return images
+
+    assert count_right(forward, parts, 0, 300, CONTEXT) == 200
+    assert count_right(forward, parts, 300, 700, CONTEXT) == 100
+    assert count_right(forward, parts, 199, 201, CONTEXT) == 1
+    assert evaluate(forward, parts, CONTEXT) == 300 / 700
+
+
+def test_two_providers_of_one_name_are_two(parts, capsys):
+    say_accuracies(nn.Identity(), parts, [("delivery", 300), ("delivery", 400)], CONTEXT)
+    assert capsys.readouterr().out.splitlines() == [
+        "test accuracy on delivery: 66.67% of 300 images",
+        "test accuracy on delivery: 25.00% of 400 images"]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_entry_that_never_changes_is_not_blown_up(count):
+    values = torch.stack([torch.full((count,), 0.1), torch.zeros(count)], 1)
+    standardise = standardiser(values, 1.0)
+    assert standardise(values).abs().max() < 1e-6
+    assert standardise(values + 0.5).sub(0.5).abs().max() < 1e-6
+
+
+def test_processes_wait_for_hours_while_the_first_one_decodes(monkeypatch):
+    waits = []
+    monkeypatch.setattr(devices, "read_launch", lambda: devices.Launch(world=2))
+    monkeypatch.setattr(devices.dist, "init_process_group",
+                        lambda backend, timeout: waits.append(timeout))
+    monkeypatch.setattr(devices.dist, "barrier", lambda: None)
+    monkeypatch.setattr(devices.dist, "destroy_process_group", lambda: None)
+    with joined_processes(Parameters(device="cpu")):
+        pass
+    assert waits[0].total_seconds() >= 3600
