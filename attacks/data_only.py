@@ -22,7 +22,7 @@ from attacks.whitening import Whitened, polar, whiten
 
 RATED = 2000                # images that are looked at to rate a start
 WRONG_KEYS = 5              # random rotations
-FOUND_BELOW = 0.8           # of the unlikeness of wrong keys; see `Search`
+FOUND_BELOW = 0.8           # of the unlikeness of wrong keys; set on noise and permuted pixels
 PATIENCE = 2                # rounds of starts without a better one, after which the search ends
 SAME = 0.8                  # weighted correlation from which two rotations give the same images
 
@@ -32,8 +32,7 @@ class Search:
     """How the search went: figures for a record.
 
     `unlikeness`: how far from photographs the recovered images are; `runner_up`: the same of the
-    best start that gives other images; `wrong_keys`: of random rotations. Right rotations were at
-    most ... of that, wrong ones ... at least.
+    best start that gives other images; `wrong_keys`: the least of random rotations.
     """
 
     starts: int
