@@ -35,6 +35,7 @@ from utils.records import delivered_data, split_digest, to_json
 
 PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
+COPIES = 18                 # of each public image, where they are few
 
 
 def main(p):
@@ -77,7 +78,9 @@ def read_view(p, delivery: Delivery) -> View:
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     # The normal equations of the deconvolution, and the samples of images.
     entries = math.prod(geometry.shape)
-    public_count = PUBLIC if p.public else min(PUBLIC, delivery.train_images)
+    public_count = PUBLIC
+    if not p.public:
+        public_count = min(PUBLIC, COPIES * delivery.train_images)
     numbers = entries * (6 * entries + 4 * public_count + 6 * delivery.test_images)
     require_memory(4 * numbers, "attacking this delivery", "deliver fewer or smaller images")
     images = load_public_images(p, delivered)

@@ -32,7 +32,7 @@ from mole.morphing import unroll
 PROBES = 96                 # random vectors that are put through Aug-Conv
 LIKENESS = 2000             # images that the order of channels is compared on
 EXPLAINED = 0.1             # an order that leaves less than this of the features is the right one
-FEW_PUBLIC = 5000           # images below which copies make their statistics more exact
+FEW_PUBLIC = 3000           # images below which copies make their statistics more exact
 SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)       # of those that determine the core
 
 

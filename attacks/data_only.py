@@ -22,7 +22,10 @@ from attacks.whitening import Whitened, polar, whiten
 
 RATED = 2000                # images that are looked at to rate a start
 WRONG_KEYS = 5              # random rotations
-FOUND_BELOW = 0.8           # of the unlikeness of wrong keys; see `Search`
+# Of the unlikeness of wrong keys: set on public images of noise and on permuted pixels.
+SURE_BELOW = 0.7            # images are found,
+FOUND_BELOW = 0.85          # or are found if so large a part of the starts agree
+AGREEING = 0.05
 PATIENCE = 2                # rounds of starts without a better one, after which the search ends
 SAME = 0.8                  # weighted correlation from which two rotations give the same images
 
@@ -32,8 +35,7 @@ class Search:
     """How the search went: figures for a record.
 
     `unlikeness`: how far from photographs the recovered images are; `runner_up`: the same of the
-    best start that gives other images; `wrong_keys`: of random rotations. Right rotations were at
-    most ... of that, wrong ones ... at least.
+    best start that gives other images; `wrong_keys`: the least of random rotations.
     """
 
     starts: int
@@ -50,16 +52,20 @@ class Search:
 
     @property
     def failed(self) -> bool:
-        """Whether the images look too much like those of a wrong key."""
-        return self.share_of_wrong_keys > FOUND_BELOW
+        """Whether the images look too much like those of a wrong key. Near the threshold the
+        starts decide: wrong ones lead to other images each."""
+        if self.share_of_wrong_keys <= SURE_BELOW:
+            return False
+        some_agree = self.agreeing >= max(2, AGREEING * self.starts)
+        return self.share_of_wrong_keys > FOUND_BELOW or not some_agree
 
     def report(self) -> dict:
         """The figures by name, and in words that the search failed if it did."""
         report = {name: value for name, value in asdict(self).items() if value is not None}
         if self.failed:
-            report["failed"] = (f"failed: what is found looks like the work of a wrong key "
-                                f"({self.share_of_wrong_keys:.2f} of its unlikeness to "
-                                f"photographs, over {FOUND_BELOW})")
+            report["failed"] = ("failed: the images look like those of a wrong key ("
+                                f"{self.share_of_wrong_keys:.2f} of its unlikeness to photographs; "
+                                f"{self.agreeing} of {self.starts} starts agree)")
         return report
 
 

@@ -22,7 +22,7 @@ WINDOWS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)               # narrow to wide
 START_AXES = (12, 16, 24, 32)
 SIGN_STARTS, SIGN_SWEEPS = 500, 20
 SWEEPS, TOLERANCE = 5, 0.03
-MEAN_AXES, SKEW_AXES = 32, 8            # that tell images from their mirror images,
+MEAN_AXES, SKEW_AXES = 128, 8           # that tell images from their mirror images,
 ODD_MEAN, ODD_SKEW = 8e-5, 2e-6         # and the variances of what does, in CIFAR's training images
 
 

@@ -138,11 +138,13 @@ def test_noise_makes_evidence_of_orientation_weigh_less():
     assert exact > 10 * noisy > 0
 
 
-def test_a_search_is_failed_above_the_threshold_and_not_below():
-    search = Search(starts=8, agreeing=1, unlikeness=0.5, runner_up=0.6, wrong_keys=1.0,
-                    orientation=None)
-    assert not search.failed and "failed" not in search.report()
-    assert replace(search, unlikeness=0.95).failed
+def test_a_search_fails_above_the_threshold_and_near_it_where_no_starts_agree():
+    alone = Search(starts=40, agreeing=1, unlikeness=0.5, runner_up=0.6, wrong_keys=1.0,
+                   orientation=None)
+    assert not alone.failed and "failed" not in alone.report()
+    assert replace(alone, unlikeness=0.95, agreeing=40).failed
+    near = replace(alone, unlikeness=0.8)
+    assert near.failed and not replace(near, agreeing=10).failed
 
 
 def test_shifted_copies_keep_the_size_and_repeat_the_border():
