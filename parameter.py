@@ -36,8 +36,7 @@ ATTACK = Group("Attack", "attack.py")
 DEVICE = Group("Device", "pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py predict.py "
                          "morph_images.py")
 COMPUTING = Group("Computing", "pretrain.py train_with_ac.py train_no_ac.py predict.py")
-RESULTS = Group("Results", "pretrain.py train_with_ac.py train_no_ac.py attack.py "
-                           "reproduce_tables.py")
+RESULTS = Group("Results", "pretrain.py train_with_ac.py train_no_ac.py attack.py")
 FOLDER = Group("Folder", EVERY_STEP)
 
 FOLDER_NAME = Pattern(r"[\w-][\w.-]*", "of letters, digits, ., _ and -")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-from experiments.commands import run_command
+from experiments.program import run_command
 from experiments.tables import accuracy, figures, marks, measured, published
 from experiments.tables.claims import write_report
 from experiments.tables.formulas import compute_overheads

@@ -3,7 +3,8 @@
 Every delivery is made in memory. First layers are trained where --first_layers has one
 (MODEL.pt, as pretrain.py writes first_layer.pt), and else as a new network has them. Reads
 CIFAR-10 and CIFAR-100 in --data/datasets, and a tree of train/ and test/ by classes in
---data/clothing. Rows that attack_matrix.json in --output has stay, but for those of --only.
+--data/clothing. Rows that attack_matrix.json in --output has stay, but for those of --only and
+those of another trained first layer.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from attacks import adversary
 from attacks.samples import evenly_spaced, in_parts
 from attacks.view import UNDER_ATTACK, Truth, View
-from experiments.commands import run_command
 from experiments.inverse_training import inverse_training
+from experiments.program import run_command
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
 from mole.first_layer import find_first_layer
@@ -29,7 +30,7 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
-from utils.first_layers import read_first_layer
+from utils.first_layers import FirstLayer, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import draw_key, draw_order
 from utils.provenance import provenance
@@ -146,12 +147,24 @@ def settings_of(data: Path, dataset: str, side: int) -> Parameters:
     return Parameters(dataset=dataset, dataset_dir=str(data / "datasets"))
 
 
+def find_trained(model: str, folder: Path | None) -> FirstLayer | None:
+    """A network's trained first layer, if there is one in the folder."""
+    path = folder / f"{model}.pt" if folder else None
+    return read_first_layer(path) if path is not None and path.exists() else None
+
+
+def trained_fingerprint(model: str, folder: Path | None) -> str | None:
+    """Of a network's trained first layer; None where it is attacked untrained."""
+    trained = find_trained(model, folder)
+    return trained.fingerprint if trained is not None else None
+
+
 @lru_cache(1)
 def load_first_layer(model: str, side: int, folder: Path | None) -> tuple[nn.Conv2d, str]:
     """A network's first layer, and whether it is trained or untrained."""
-    path = folder / f"{model}.pt" if folder else None
-    if path is not None and path.exists():
-        return read_first_layer(path).layer, "trained"
+    trained = find_trained(model, folder)
+    if trained is not None:
+        return trained.layer, "trained"
     torch.manual_seed(0)
     network = networks.build(model, 10, (3, side, side))
     layer = network.get_submodule(find_first_layer(network, (3, side, side)))
@@ -192,7 +205,8 @@ def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dic
     began = time.perf_counter()
     view, truth, paired, weights = play(case, data, first_layers)
     row = case._asdict() | {
-        "weights": weights, "private": len(view.all_morphed), "public": len(view.public),
+        "weights": weights, "trained_layer": trained_fingerprint(case.model, first_layers),
+        "private": len(view.all_morphed), "public": len(view.public),
         "kappa": None if case.tile else case.kappa, "first_layer": describe_layer(view.layer)}
     attacks = case.attacks.split()
     if "aug" in attacks:
@@ -238,20 +252,30 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
 def main():
     arguments = parse_arguments()
     path = arguments.output / "attack_matrix.json"
-    rows = read_rows(path)
+    before = read_record(path)
+    rows = {row["name"]: row for row in before.get("table", [])}
     use_full_float32()
+    about = provenance(Parameters())
+    code = about["code"]
+    if arguments.only and before:
+        # The record stays that of its whole run; each row says which code measured it.
+        again = [*before.get("measured_again", []), about["command"]]
+        about = {key: before[key] for key in about if key in before} | {"measured_again": again}
     cases = list_cases()
     for case in cases:
-        if not is_wanted(case.name, rows, arguments.only):
-            continue
-        about = provenance(Parameters())
-        row = attack_case(case, arguments.data, arguments.first_layers)
-        rows[case.name] = {"name": case.name, **row, "code": about["code"]}
-        print(describe_row(rows[case.name]), flush=True)
-        table = [rows[one.name] for one in cases if one.name in rows]
-        write_alone(path, to_json(about | {"complete": len(table) == len(cases),
-                                           "table": table}))
+        if is_wanted(case, rows, arguments.only, arguments.first_layers):
+            row = attack_case(case, arguments.data, arguments.first_layers)
+            rows[case.name] = {"name": case.name, **row, "code": code}
+            print(describe_result(rows[case.name]), flush=True)
+            write_record(path, about, cases, rows)
+    write_record(path, about, cases, rows)
     print(f"{path} has {len(rows)} rows")
+
+
+def write_record(path: Path, about: dict, cases: list[Case], rows: dict[str, dict]):
+    table = [rows[case.name] for case in cases if case.name in rows]
+    record = about | {"complete": len(table) == len(cases), "table": table}
+    write_alone(path, to_json(record))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -266,20 +290,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_rows(path: Path) -> dict[str, dict]:
-    if not path.exists():
-        return {}
-    table = json.loads(path.read_text(encoding="utf-8"))["table"]
-    return {row["name"]: row for row in table}
+def read_record(path: Path) -> dict:
+    """The record of an earlier run; empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def is_wanted(name: str, rows: dict, only: list[str] | None) -> bool:
+def is_wanted(case: Case, rows: dict[str, dict], only: list[str] | None,
+              first_layers: Path | None) -> bool:
+    """Whether a case is to be measured: it is asked for, has no row, or one of another layer."""
     if only:
-        return any(part in name for part in only)
-    return name not in rows
+        return any(part in case.name for part in only)
+    if case.name not in rows:
+        return True
+    return rows[case.name].get("trained_layer") != trained_fingerprint(case.model, first_layers)
 
 
-def describe_row(row: dict) -> str:
+def describe_result(row: dict) -> str:
     parts = []
     for attack, found in row.items():
         if isinstance(found, dict) and ("psnr" in found or "failed" in found):

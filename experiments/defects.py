@@ -1,11 +1,11 @@
 """What the defects of the reference scripts cost: `python -m experiments.defects`.
 
 The plain network is trained as here, then with one change at a time as the reference scripts do it
-(DIFFERENCES.md), then with all of them: never shuffled; the optimizer made again in each epoch, so
-that momentum is lost; 512 "logits" for 10 classes, the classifier left out. Beside each accuracy
-after the last epoch stands that of the best epoch on the test set, which choosing by it would
-report. Same seed, same first weights, same data. Rows that defects.json in --output has for the
-same settings stay. Writes defects.json to --output.
+(docs/differences.md), then with all of them: never shuffled; the optimizer made again in each
+epoch, so that momentum is lost; 512 "logits" for 10 classes, the classifier left out. Beside each
+accuracy after the last epoch stands that of the best epoch on the test set, which choosing by it
+would report. Same seed, same first weights, same data. Rows that defects.json in --output has for
+the same settings stay. Writes defects.json to --output.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.commands import run_command
+from experiments.program import run_command
 from experiments.tables.rows import title_of
 from images.datasets import dataset_name, load_images, normalisation, normalise
 from mole.first_layer import SplitNetwork
@@ -71,16 +71,20 @@ def main():
     with joined_processes(p) as context:
         data, facts = load_data(p, context)
         settings = training_settings(p, context, p.weight_decay)
+        about |= {"setting": title_of(settings | facts), "settings": settings, "data": facts}
         rows = read_rows(path, settings, facts)
         for change in CHANGES:
             if change.name not in rows:
                 rows[change.name] = train_with(change, data, facts, p, context)
-                table = [rows[one.name] for one in CHANGES if one.name in rows]
-                record = about | {"setting": title_of(settings | facts), "settings": settings,
-                                  "data": facts, "complete": len(table) == len(CHANGES),
-                                  "table": table}
-                write_alone(path, to_json(record))
+                write_record(path, about, rows)
+        write_record(path, about, rows)
     print(f"{path} has {len(rows)} rows")
+
+
+def write_record(path: Path, about: dict, rows: dict[str, dict]):
+    table = [rows[change.name] for change in CHANGES if change.name in rows]
+    record = about | {"complete": len(table) == len(CHANGES), "table": table}
+    write_alone(path, to_json(record))
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.commands import run_command
+from experiments.program import run_command
 from mole.aug_conv import AugConv
 from mole.morphing import morph
 from parameter import Parameters

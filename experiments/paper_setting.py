@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.commands import run_command
+from experiments.program import run_command
 from images.datasets import image_shape
 from mole.first_layer import SplitNetwork
 from parameter import Parameters

@@ -21,7 +21,7 @@ from attacks.algebra import deconvolve
 from attacks.samples import evenly_spaced
 from attacks.view import Truth, View, remove_padding
 from experiments.attack_matrix import CIFAR, PAIRS, Case, load_both_splits, play
-from experiments.commands import run_command
+from experiments.program import run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters

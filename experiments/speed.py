@@ -20,7 +20,7 @@ from statistics import median
 import torch
 
 from experiments import speed_report as report
-from experiments.commands import run_command
+from experiments.program import run_command
 from experiments.speed_measures import CUDA, FULL, MEASURES, QUICK, Size
 from utils.artifacts import write_alone
 from utils.devices import joined_processes
@@ -31,31 +31,40 @@ from utils.records import to_json
 
 def main():
     arguments = parse_arguments()
-    p = FULL.parameters(arguments.device)
-    about = provenance(p)
-    with joined_processes(p) as context:
+    with joined_processes(FULL.parameters(arguments.device)) as context:
         is_cuda = context.device.type == "cuda"
     size = choose_size(arguments.quick, is_cuda)
+    about = provenance(size.parameters(arguments.device))
+    folder = arguments.output
+    if folder is None and not arguments.quick:
+        folder = Path("results")
     name = record_name(about["machine"])
-    target = arguments.output / "bench" / f"{name}.json"
-    before = read_before(target, about["machine"]) if arguments.only else None
+    before = None
+    if arguments.only:
+        before = read_before((folder or Path("results")) / "bench" / f"{name}.json",
+                             about["machine"], size)
 
     started = time.perf_counter()
     runs = measure_in_turns(arguments.only or list(MEASURES), arguments.runs, size,
                             arguments.device)
     seconds = time.perf_counter() - started
     if before is not None:
+        about = join_provenance(before, about, arguments.only)
         runs, seconds = before["runs"] | runs, before["seconds"] + seconds
-        about["measured_before"] = {key: before[key] for key in ("command", "code")}
     found = find_medians(runs)
     rows = report.make_table(found, size, targets=not (arguments.quick or is_cuda))
     lines = report.measure_growth(found, size)
+    print(report.as_text(rows))
+    if folder is None:
+        print("nothing is written, since --quick measures nothing; --output names a folder")
+        return
     record = about | {"size": asdict(size), "seconds": round(seconds), "table": rows,
                       "growth": lines, "medians": found, "runs": runs}
-    picture = arguments.output / "figures" / f"growth-{name}.png"
+    target = folder / "bench" / f"{name}.json"
+    picture = folder / "figures" / f"growth-{name}.png"
     write_alone(target, to_json(record))
     write_alone(picture, report.draw_growth(lines, size.sides[-1]))
-    print(report.as_text(rows), f"{target} and {picture} are written", sep="\n")
+    print(f"{target} and {picture} are written")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,8 +76,8 @@ def parse_arguments() -> argparse.Namespace:
                         "stays as the record of this machine has it")
     parser.add_argument("--runs", type=int, default=3, help="turns of each side (default: 3)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--output", type=Path, default=Path("results"),
-                        help="folder to write to (default: results)")
+    parser.add_argument("--output", type=Path,
+                        help="folder to write to (default: results; with --quick: none)")
     return parser.parse_args()
 
 
@@ -86,15 +95,28 @@ def record_name(machine: dict) -> str:
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
-def read_before(path: Path, machine: dict) -> dict:
-    """The record that --only adds to. Raises UserError where it is missing or of another machine.
+def read_before(path: Path, machine: dict, size: Size) -> dict:
+    """The record that --only adds to.
+
+    Raises UserError where it is missing, of another machine, or of another size.
     """
     if not path.exists():
         raise UserError(f"{path} is missing: measure everything first, without --only")
     before = json.loads(path.read_text(encoding="utf-8"))
     if before["machine"] != machine:
         raise UserError(f"{path} is of another machine: measure everything, without --only")
+    if before["size"] != json.loads(json.dumps(asdict(size))):
+        raise UserError(f"{path} is of another size (--quick is one): measure everything, without "
+                        "--only")
     return before
+
+
+def join_provenance(before: dict, about: dict, names: list[str]) -> dict:
+    """The record stays that of its whole run, and names what was measured again, with which code.
+    """
+    again = {"command": about["command"], "code": about["code"], "measurements": names}
+    found = {key: before.get(key) for key in about}
+    return found | {"measured_again": [*before.get("measured_again", []), again]}
 
 
 def measure_in_turns(names: list[str], turns: int, size: Size, device: str) -> dict:

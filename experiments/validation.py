@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands import run_command
+from experiments.program import run_command
 from images.datasets import load_images
 from parameter import Parameters
 from utils.artifacts import write_alone

@@ -145,22 +145,39 @@ def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
 
 
 def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
-    def measure(*arguments) -> list[dict]:
+    def measure(command, *arguments) -> dict:
+        monkeypatch.setattr(attack_matrix, "provenance",
+                            lambda p: {"command": command, "code": f"code of {command}"})
         monkeypatch.setattr("sys.argv", ["attack_matrix", "--output", str(tmp_path), *arguments])
         attack_matrix.main()
-        return json.loads((tmp_path / "attack_matrix.json").read_text())["table"]
+        return json.loads((tmp_path / "attack_matrix.json").read_text())
 
     cases = [attack_matrix.Case("aug data pairs", "clothing", 16, "resnet18_cifar", "orthogonal",
                                 *block)
              for block in ((1, 8), (12, 0))]
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
     monkeypatch.setattr(attack_matrix, "list_cases", lambda: cases)
-    rows = measure()
+    rows = measure("whole")["table"]
     assert [row["tile"] for row in rows] == [8, 0]
     assert all(row["known_first_layer"]["psnr"] > 60 < row["blind"]["psnr"] for row in rows)
     assert rows[0]["data_only"]["psnr"] > 20 and rows[0]["known_pairs"][-1]["psnr"] > 50
-    again = measure("--only", "12-0")               # the other stays as it was
-    assert again[0] == rows[0] and again[1]["name"] == rows[1]["name"]
+    again = measure("part", "--only", "12-0")       # the other stays as it was
+    assert again["command"] == "whole" and again["measured_again"] == ["part"]
+    assert again["table"][0] == rows[0] and again["table"][1]["name"] == rows[1]["name"]
+    assert [row["code"] for row in again["table"]] == ["code of whole", "code of part"]
+    renamed = measure("typed otherwise")            # nothing is missing, and the record says so
+    assert renamed["command"] == "typed otherwise" and renamed["complete"]
+    assert renamed["table"] == again["table"]
+
+
+def test_a_row_of_another_first_layer_is_measured_again(monkeypatch, tmp_path):
+    case = attack_matrix.list_cases()[0]
+    rows = {case.name: {"trained_layer": None}}
+    assert not attack_matrix.is_wanted(case, rows, None, None)
+    monkeypatch.setattr(attack_matrix, "trained_fingerprint", lambda model, folder: "vgg11's")
+    assert attack_matrix.is_wanted(case, rows, None, tmp_path)
+    assert not attack_matrix.is_wanted(case, {case.name: {"trained_layer": "vgg11's"}}, None,
+                                       tmp_path)
 
 
 def test_rows_of_the_matrix_have_names_of_their_own():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -132,14 +133,59 @@ def test_targets():
     assert not any("target" in row for row in report.make_table(found, steps.QUICK, targets=False))
 
 
-def test_a_record_for_each_machine(tmp_path, monkeypatch):
-    """Its name tells the processor; --only adds to the record of the same machine alone."""
-    machine = {"processor": "AMD EPYC 7B13", "cores": 2, "cuda": []}
-    assert steps.record_name(machine) == "amd-epyc-7b13-2-cores"
-    assert steps.record_name(machine | {"cuda": ["NVIDIA H100"]}) == "nvidia-h100"
+MACHINE = {"processor": "AMD EPYC 7B13", "cores": 2, "cuda": []}
+
+
+def test_a_record_has_the_name_of_its_processor():
+    assert steps.record_name(MACHINE) == "amd-epyc-7b13-2-cores"
+    assert steps.record_name(MACHINE | {"cuda": ["NVIDIA H100"]}) == "nvidia-h100"
+
+
+def test_only_adds_to_the_record_of_the_same_machine_and_size(tmp_path):
     path = tmp_path / "bench.json"
     with pytest.raises(UserError, match="measure everything first"):
-        steps.read_before(path, machine)
-    path.write_text(json.dumps({"machine": machine | {"cores": 4}}))
+        steps.read_before(path, MACHINE, steps.FULL)
+    path.write_text(json.dumps({"machine": MACHINE | {"cores": 4}}))
     with pytest.raises(UserError, match="another machine"):
-        steps.read_before(path, machine)
+        steps.read_before(path, MACHINE, steps.FULL)
+    path.write_text(json.dumps({"machine": MACHINE, "size": asdict(steps.QUICK)}))
+    with pytest.raises(UserError, match="another size"):
+        steps.read_before(path, MACHINE, steps.FULL)
+    assert steps.read_before(path, MACHINE, steps.QUICK)["machine"] == MACHINE
+
+
+def run_speed(monkeypatch, *words):
+    """The benchmark as a program, with numbers that stand for measured ones."""
+    def measure(names, turns, size, device):
+        keys = ["seconds", "images_per_second", "images_per_second_tiles", "peak_mb",
+                "seconds_for_one", "bytes", "pixel_bytes"]
+        keys += [f"seconds_at_m_{m}" for m in size.sides]
+        keys += [f"images_per_second_kappa_{kappa}" for kappa in size.kappas]
+        for what in ("composing_seconds", "morphing_seconds", "aug_conv_seconds", "aug_conv_mb"):
+            keys += [f"{what}_at_m_{m}" for m in size.tiled_sides]
+        return {name: {side: [dict.fromkeys(keys, 1.0)] for side in steps.MEASURES[name]}
+                for name in names}
+
+    monkeypatch.setattr(steps, "measure_in_turns", measure)
+    monkeypatch.setattr("sys.argv", ["speed", "--device", "cpu", *map(str, words)])
+    steps.main()
+
+
+def test_a_quick_try_leaves_the_record_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_speed(monkeypatch, "--quick")
+    assert "nothing is written" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_keeps_its_command_when_a_part_is_measured_again(monkeypatch, tmp_path):
+    commands = iter(["whole", "part"])
+    monkeypatch.setattr(steps, "provenance", lambda p: {
+        "command": next(commands), "code": "x", "machine": MACHINE})
+    run_speed(monkeypatch, "--output", tmp_path)
+    run_speed(monkeypatch, "--output", tmp_path, "--only", "matrix")
+    [path] = (tmp_path / "bench").iterdir()
+    record = json.loads(path.read_text())
+    assert record["command"] == "whole"
+    assert record["measured_again"] == [
+        {"command": "part", "code": "x", "measurements": ["matrix"]}]

@@ -1,21 +1,25 @@
 """The runner behind all results: what it runs, in which order, and what it runs again."""
 
 import json
+import shutil
 import subprocess
 
 import pytest
 
 from experiments import evidence
+from utils import provenance
 from utils.errors import UserError
 from utils.settings import parse
 
 PRETRAIN = "python pretrain.py --data_dir data/a --results_dir results/accuracy"
 INSTALL = "install -D -m 644 data/a/developer/first_layer.pt results/first_layers/a.pt"
-DRAW = "python gen_morphing_matrix.py --data_dir data/b"
-DELIVER = "python gen_augconv.py --data_dir data/b"
+LAYER = "--first_layer results/first_layers/a.pt"
+DRAW = f"python gen_morphing_matrix.py --data_dir data/b {LAYER}"
+DELIVER = f"python gen_augconv.py --data_dir data/b {LAYER}"
 TRAIN = "python train_with_ac.py --data_dir data/b --results_dir results/accuracy"
 CONTROL = "python train_no_ac.py --data_dir data/b --results_dir results/accuracy"
-MATRIX = "python -m experiments.attack_matrix --output results"
+MATRIX = ("python -m experiments.attack_matrix --first_layers results/first_layers "
+          "--output results")
 TEXT = f"""
 # First
 {PRETRAIN}  # 40 min
@@ -39,7 +43,7 @@ def runner(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     monkeypatch.setattr(evidence, "COMMANDS", tmp_path / "commands.txt")
     monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(evidence, "MADE", tmp_path / "data" / "evidence.json")
+    monkeypatch.setattr(evidence, "NOTES", tmp_path / "results" / "evidence.json")
     ran = Runner(tmp_path)
     monkeypatch.setattr(evidence.subprocess, "run", ran)
     return ran
@@ -49,38 +53,57 @@ class Runner:
     """Stands for subprocess.run: remembers the commands, and leaves their files."""
 
     def __init__(self, root):
-        self.root, self.lines, self.failing, self.complete = root, [], None, True
+        self.root, self.lines, self.failing, self.records = root, [], None, 0
+        self.layer = "a layer"                           # what pretrain.py leaves
+        self.files = 0
 
     def __call__(self, words, **_):
         line = " ".join(["python" if "python" in word else word for word in words])
         self.lines.append(line)
         if line == self.failing:
             return subprocess.CompletedProcess(words, 1)
-        if words[0] == "install":
-            target = self.root / words[-1]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("layer")
-        if "--data_dir" in words:
-            (self.root / words[words.index("--data_dir") + 1]).mkdir(parents=True, exist_ok=True)
-        if "--results_dir" in words or "--output" in words:
+        command = evidence.Command(line, 1.0, "")
+        content = self.layer if command.script == "pretrain.py" else self.new()
+        if command.script == "install":
+            content = (self.root / command.reads[0]).read_text()
+        for name in command.leaves:
+            self.write(name, content)
+        if command.leaves_record:
             self.record(line)
         return subprocess.CompletedProcess(words, 0)
 
+    def new(self) -> str:
+        """Content that no file has had: keys are drawn."""
+        self.files += 1
+        return f"file {self.files}"
+
+    def write(self, name, content):
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
     def record(self, line):
-        folder = self.root / "results" / "accuracy"
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {"command": line, "seconds": 60.0, "complete": self.complete}
-        (folder / f"{len(list(folder.iterdir()))}.json").write_text(json.dumps(record))
+        self.records += 1
+        record = {"command": line, "seconds": 60.0}
+        self.write(f"results/accuracy/{self.records}.json", json.dumps(record))
+
+    def edit(self, old, new):
+        """Changes a line of the list."""
+        path = self.root / "commands.txt"
+        path.write_text(path.read_text().replace(old, new))
 
     def again(self) -> list[str]:
         """What another call runs."""
         self.lines = []
-        evidence.main(allow_changes=True)
+        evidence.run_missing()
         return self.lines
 
 
+ALL = [PRETRAIN, INSTALL, DRAW, DELIVER, TRAIN, CONTROL, MATRIX]
+
+
 def test_all_commands_run_in_their_order_and_none_again(runner, capsys):
-    assert runner.again() == [PRETRAIN, INSTALL, DRAW, DELIVER, TRAIN, CONTROL, MATRIX]
+    assert runner.again() == ALL
     said = capsys.readouterr().out
     assert "7 of 7 commands are left, about 3 h 0 min; next: First" in said
     assert "all 7 commands are done" in said
@@ -91,12 +114,12 @@ def test_the_time_that_is_left_follows_the_pace_of_this_machine(runner, capsys):
     runner.record(PRETRAIN)                              # 1 minute in place of 40
     runner.failing = INSTALL
     runner.again()
-    assert "about 4 min" in capsys.readouterr().out      # 140 minutes by that pace
+    assert "about 4 min" in capsys.readouterr().out      # 180 minutes by that pace
 
 
 def test_it_goes_on_where_it_stopped(runner, capsys):
     runner.failing = TRAIN
-    assert runner.again() == [PRETRAIN, INSTALL, DRAW, DELIVER, TRAIN]
+    assert runner.again() == ALL[:5]
     assert "correct what it says, then run `make evidence` again" in capsys.readouterr().err
     runner.failing = None
     assert runner.again() == [TRAIN, CONTROL, MATRIX]    # the key and the delivery are there
@@ -106,33 +129,90 @@ def test_files_that_are_gone_are_made_again_only_where_they_are_needed(runner):
     runner.failing = CONTROL
     runner.again()
     runner.failing = None
-    evidence.MADE.unlink()                               # a copy without data/, with the records
+    shutil.rmtree(runner.root / "data")                  # a copy without data/, with the records
     assert runner.again() == [DRAW, DELIVER, CONTROL, MATRIX]
 
 
-def test_a_new_key_makes_the_delivery_useless(runner):
+def test_one_missing_file_is_enough_to_make_it_again(runner):
     runner.failing = CONTROL
     runner.again()
     runner.failing = None
-    made = json.loads(evidence.MADE.read_text())
-    made["data/b"].remove(DRAW)
-    evidence.MADE.write_text(json.dumps(made))
-    assert runner.again() == [DRAW, DELIVER, CONTROL, MATRIX]
+    (runner.root / "data/b/delivery/manifest.json").unlink()
+    assert runner.again() == [DELIVER, CONTROL, MATRIX]
+
+
+def test_another_delivery_in_the_folder_is_not_trained_on(runner):
+    runner.failing = CONTROL
+    runner.again()
+    runner.failing = None
+    runner.write("data/b/delivery/manifest.json", "another delivery")
+    assert runner.again() == [DELIVER, CONTROL, MATRIX]
+
+
+def test_a_new_first_layer_makes_all_that_read_it_run_again(runner, capsys):
+    """And the records that were made with the earlier one are removed."""
+    runner.again()
+    runner.edit(PRETRAIN, f"{PRETRAIN} --lr 0.02")
+    runner.layer = "another layer"
+    assert runner.again() == [f"{PRETRAIN} --lr 0.02", *ALL[1:]]
+    assert (runner.root / "results/first_layers/a.pt").read_text() == "another layer"
+    assert "is removed: the same command has a newer record" in capsys.readouterr().out
+    commands = [json.loads(path.read_text())["command"]
+                for path in (runner.root / "results/accuracy").glob("*.json")]
+    assert commands.count(TRAIN) == commands.count(CONTROL) == commands.count(MATRIX) == 1
+
+
+def test_the_same_first_layer_again_changes_nothing(runner):
+    runner.again()
+    for path in (runner.root / "results/accuracy").glob("*.json"):
+        if json.loads(path.read_text())["command"] == PRETRAIN:
+            path.unlink()
+    assert runner.again()[0] == PRETRAIN
+    assert runner.again() == []
+
+
+def test_another_line_for_the_key_makes_what_it_was_for_run_again(runner):
+    runner.again()
+    runner.edit(DRAW, f"{DRAW} --kappa 3")
+    assert runner.again() == [f"{DRAW} --kappa 3", DELIVER, TRAIN, CONTROL]
+
+
+def test_records_that_came_from_elsewhere_stay(runner):
+    """There is no note of what their commands read."""
+    for line in (PRETRAIN, TRAIN, CONTROL, MATRIX):
+        runner.record(line)
+    runner.write("results/first_layers/a.pt", "a layer")
+    assert runner.again() == []
 
 
 def test_a_record_that_is_not_complete_is_continued(runner):
-    for line in (PRETRAIN, TRAIN, CONTROL):
-        runner.record(line)
-    runner.complete = False
-    runner.record(MATRIX)
-    runner.complete = True
-    assert runner.again()[-1] == MATRIX
+    runner.again()
+    [matrix] = [path for path in (runner.root / "results/accuracy").glob("*.json")
+                if json.loads(path.read_text())["command"] == MATRIX]
+    matrix.write_text(json.dumps({"command": MATRIX, "complete": False}))
+    assert runner.again() == [MATRIX]
 
 
 def test_a_command_that_leaves_no_record_stops_it(runner, capsys, monkeypatch):
     monkeypatch.setattr(Runner, "record", lambda self, line: None)
     assert runner.again() == [PRETRAIN]
     assert "it left no record" in capsys.readouterr().err
+
+
+def test_options_are_read_in_each_form():
+    spaced = evidence.Command("python gen_augconv.py --data-dir data/ab --tile 8", 1.0, "")
+    joined = evidence.Command("python gen_augconv.py --data_dir=data/ab", 1.0, "")
+    assert spaced.leaves == joined.leaves == ["data/ab/delivery/manifest.json"]
+    assert evidence.is_part_of("data/a/x", ["data/a"])
+    assert not evidence.is_part_of("data/ab/x", ["data/a"])
+
+
+def test_help_runs_nothing(runner, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evidence", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        evidence.main()
+    assert ended.value.code == 0 and "make evidence" in capsys.readouterr().out
+    assert runner.lines == []
 
 
 def test_a_line_without_its_minutes_is_refused():
@@ -151,10 +231,35 @@ def test_changes_that_are_not_committed_are_refused_outside_results(tmp_path, mo
         evidence.refuse_changes()
 
 
+def test_results_do_not_make_the_code_dirty(tmp_path, monkeypatch):
+    """Commands that run one after the other leave records beside the code that made them."""
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", "-C", str(tmp_path),
+                        *words], check=True, capture_output=True)
+
+    def version() -> str:
+        provenance.code_version.cache_clear()
+        return provenance.code_version()
+
+    (tmp_path / "results").mkdir()
+    for name in ("results/a.json", "step.py"):
+        (tmp_path / name).write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    clean = version()
+    (tmp_path / "results" / "a.json").write_text("{}")
+    assert version() == clean and "dirty" not in clean
+    (tmp_path / "step.py").write_text("x = 1")
+    assert version() == f"{clean}-dirty"
+    provenance.code_version.cache_clear()
+
+
 def test_the_committed_commands_are_commands_of_this_program():
     """Each option is one that its step takes; no command stands twice."""
     text = evidence.COMMANDS.read_text(encoding="utf-8")
-    commands = [command for paragraph in evidence.read_commands(text) for command in paragraph]
+    commands = evidence.read_commands(text)
     lines = [command.line for command in commands]
     assert len(set(lines)) == len(lines)
     for command in commands:

@@ -14,7 +14,7 @@ from utils.parameter_file import ParameterFile, parameter_file
 from utils.provenance import provenance
 from utils.settings import Settings, check, options_of, parse
 
-OTHER_PROGRAMS = ("attack.py", "reproduce_tables.py")
+OTHER_PROGRAMS = ("attack.py",)
 PROGRAMS = (*STEPS, *INFERENCE, *OTHER_PROGRAMS)
 
 

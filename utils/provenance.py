@@ -51,14 +51,22 @@ def code_version() -> str:
     """The program's commit, as it was when this was first asked for; unknown without git.
 
     Work that goes on beside a long run must not change what the run says of itself, so steps ask
-    when they begin. "-dirty": with changes that are not committed.
+    when they begin. "-dirty": with changes that are not committed, outside results/, where runs
+    write what they measured.
     """
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
+        commit = ask_git("describe", "--always", "--tags").strip()
+        changes = ask_git("status", "--porcelain", "--untracked-files=no", "--", ".",
+                          ":(exclude)results")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return f"{commit}-dirty" if changes else commit
+
+
+def ask_git(*words: str) -> str:
+    """What git prints about this program's folder."""
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 
 
 @lru_cache(1)
