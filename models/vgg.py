@@ -14,14 +14,15 @@ GROUPS = {
     "vgg16": [[64, 64], [128, 128], [256, 256, 256], [512, 512, 512], [512, 512, 512]],
     "vgg19": [[64, 64], [128, 128], [256] * 4, [512] * 4, [512] * 4],
 }
-SMALL_MAP = 16                      # pixels of a map up to which one product is faster
+SMALL_MAP = 16                      # pixels of a map up to which one product may be faster
 
 
 class Conv3x3(nn.Conv2d):
     """A convolution with kernel 3 and padding 1 that is fast on small maps.
 
-    On maps of 4×4 and less, in bfloat16 on the CPU, it is one product of matrices: the library's
-    convolution takes longer there for the gradients of its weight.
+    On the CPU, on maps of 4×4 and less, it is one product of matrices where that is faster: oneDNN
+    takes longer there for the gradients of the weight. That is so in bfloat16, and in float32 on
+    processors without AVX-512.
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -29,14 +30,19 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.shape[-2:]
-        in_bfloat16 = torch.is_autocast_enabled("cpu")
-        if rows * columns > SMALL_MAP or x.is_cuda or not in_bfloat16:
+        if x.is_cuda or rows * columns > SMALL_MAP or not _product_is_faster():
             return super().forward(x)
         padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
         shifted = [padded[:, i:i + rows, j:j + columns] for i in range(3) for j in range(3)]
         patches = torch.cat(shifted, 3)
         filters = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(patches, filters, self.bias).permute(0, 3, 1, 2)
+
+
+def _product_is_faster() -> bool:
+    """On small maps, in the precision and on the processor at hand."""
+    in_bfloat16 = torch.is_autocast_enabled("cpu")
+    return in_bfloat16 or torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 class VGG(nn.Module):
