@@ -6,6 +6,10 @@ from utils.errors import UserError
 from utils.settings import Settings
 
 
+# Values that leave a setting to its owner, also where they are typed.
+MEANS_ANY = {"image_size": 0, "channels": 0}
+
+
 def adopt(p: Settings, owner: str, **facts) -> Settings:
     """The settings with facts that another file decides in their place.
 
@@ -13,6 +17,8 @@ def adopt(p: Settings, owner: str, **facts) -> Settings:
     """
     for name, value in facts.items():
         own = getattr(p, name)
+        if own == MEANS_ANY.get(name):
+            continue
         if name in p.given and own != value:
             raise UserError(f"{name} is {own!r}, but {owner} has {value!r}: leave --{name} (or the "
                             f"edit in parameter.py, or the preset) out, or make {owner} again "
