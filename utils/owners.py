@@ -5,7 +5,6 @@ from dataclasses import replace
 from utils.errors import UserError
 from utils.settings import Settings
 
-
 # Values that leave a setting to its owner, also where they are typed.
 MEANS_ANY = {"image_size": 0, "channels": 0}
 
