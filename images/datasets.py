@@ -20,6 +20,7 @@ from images.torchvision_sets import read_torchvision
 from parameter import Parameters
 from utils.devices import first_process_first, say
 from utils.errors import UserError
+from utils.examples import take_rows
 from utils.memory import require_memory, shapes_bytes
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
@@ -136,7 +137,7 @@ def load_images(p: Parameters, split: str) -> Images:
                 known.torchvision, p.dataset_dir, split, (known.channels, known.side, known.side),
                 known.options)
     chosen = subset(labels, limit_of(p, split), split, classes)
-    images = recoloured(images[chosen], shape[0])
+    images = recoloured(take_rows(images, chosen), shape[0])
     return Images(images, labels[chosen], classes, data_digest(images))
 
 
@@ -295,4 +296,4 @@ class Prepared:
         return len(self.images)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        return F.pad(normalise(self.images[index], self.mean, self.std), [self.padding] * 4)
+        return F.pad(normalise(take_rows(self.images, index), self.mean, self.std), [self.padding] * 4)

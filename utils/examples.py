@@ -12,6 +12,14 @@ from utils.devices import Context, rank, say
 from utils.memory import IMAGES_AT_ONCE, free_memory, require_memory
 
 
+def take_rows(rows: Tensor, index: Tensor | slice) -> Tensor:
+    """rows[index], also of uint16, which PyTorch 2.9 cannot index: their bits are taken as int16.
+    """
+    if rows.dtype != torch.uint16:
+        return rows[index]
+    return rows.view(torch.int16)[index].view(torch.uint16)
+
+
 @dataclass(frozen=True)
 class Source:
     """Images as they are stored, and how a batch of them is prepared on a device.
@@ -28,7 +36,7 @@ class Source:
     def take(self, index: Tensor | slice, device: torch.device) -> Tensor:
         if isinstance(index, Tensor):
             index = index.to(self.rows.device)
-        return self.prepare(self.rows[index].to(device, non_blocking=True))
+        return self.prepare(take_rows(self.rows, index).to(device, non_blocking=True))
 
     def moved(self, device: torch.device) -> "Source":
         """On the device where it fits twice; otherwise its batches travel."""
