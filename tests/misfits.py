@@ -133,6 +133,7 @@ _of(LABELS, "train_no_ac.py",
     int32=dict(array=np.zeros(64, np.int32)),
     of_two_dimensions=dict(array=np.zeros((64, 1), np.int64)))
 _of(DELIVERY, "train_no_ac.py",
+    a_distribution_that_is_none=dict(morph_distribution="cauchy"),
     shape_of_two=dict(shape=[3, 8]),
     shape_in_words=dict(shape=[3, "8", 8]),
     shape_below_0=dict(shape=[3, -8, -8]),

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from experiments.tables.reading import is_training
 from tests.damage import change
 from tests.inference import ends, manifest, record, steps, tree
 
@@ -54,6 +55,27 @@ def test_classes_of_several_providers_are_mapped_by_name(data, made, tmp_path):
     change(delivery / "manifest.json", classes=manifest(delivery)["classes"][::-1])
     steps(data, command)
     assert [epoch["train_loss"] for epoch in record(data, "with_ac")["curve"]] == expected
+
+
+def test_the_record_has_how_each_provider_morphed(data, second, tmp_path):
+    third = shutil.copytree(second / "data", tmp_path / "third")
+    steps(third, "gen_morphing_matrix.py --morph_seed 9 --tile 2", "gen_augconv.py",
+          dataset_dir=second / "images")
+    steps(data, f"train_with_ac.py --delivery {data}/delivery {third}/delivery")
+    result = record(data, "with_ac")
+    assert result["data"]["morphing"]["tile"] == 4
+    assert [other["tile"] for other in result["data"]["other_morphing"]] == [2]
+    assert is_training(result)                           # the tables read it
+
+    steps(data, f"train_with_ac.py --delivery {data}/delivery {second}/data/delivery")
+    assert "other_morphing" not in record(data, "with_ac")["data"]
+
+
+def test_providers_who_normalised_in_other_ways_are_refused(data, second, tmp_path):
+    third = shutil.copytree(second / "data" / "delivery", tmp_path / "third")
+    change(third / "manifest.json", mean=[0.5, 0.5, 0.25])
+    ends(data, "train_with_ac.py", "--delivery", data / "delivery", third,
+         words=["another mean and standard deviation", "the same first_layer.pt"])
 
 
 def test_the_same_delivery_twice_is_refused(data):
