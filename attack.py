@@ -44,8 +44,8 @@ def main(p):
     delivery = read_delivery(data_dir / "delivery")
     view = read_view(p, delivery)
     truth = read_truth(p, delivery) if p.score else None
-    print(f"{len(view.morphed)} images under attack; published chance of success: "
-          f"{PUBLISHED_CHANCE}")
+    print(f"{len(view.all_morphed)} images under attack, {len(view.morphed)} of them scored and "
+          f"shown; published chance of success: {PUBLISHED_CHANCE}")
     with user_errors():
         recovery = adversary.recover(view, truth)
         tell("Aug-Conv's feature maps of them", recovery.report["look"])
@@ -55,7 +55,7 @@ def main(p):
         tell("without Aug-Conv, from the morphed images alone", alone.report)
         report = recovery.report | {"data_only": alone.report}
         if truth is not None:
-            report["known_pairs"] = attack_known_pairs(view, delivery, truth)
+            report["known_pairs"] = attack_known_pairs(p, view, delivery, truth)
     folder = Path(p.results_dir or data_dir / "attack")
     record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed),
                               "published_chance": PUBLISHED_CHANCE}
@@ -76,18 +76,22 @@ def read_view(p, delivery: Delivery) -> View:
                         f"ones are {'x'.join(map(str, image_shape(p)))}: use the "
                         "--image_size and --channels of gen_augconv.py")
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
-    # The normal equations of the deconvolution, and the samples of images.
-    entries = math.prod(geometry.shape)
-    public_count = PUBLIC
-    if not p.public:
-        public_count = min(PUBLIC, COPIES * delivery.train_images)
-    numbers = entries * (6 * entries + 4 * public_count + 6 * delivery.test_images)
-    require_memory(4 * numbers, "attacking this delivery", "deliver fewer or smaller images")
+    require_memory(attack_bytes(delivery, PUBLIC if p.public else COPIES * delivery.train_images),
+                   "attacking this delivery", "deliver fewer or smaller images")
     images = load_public_images(p, delivered)
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)
     return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile))
+
+
+def attack_bytes(delivery: Delivery, public_images: int) -> int:
+    """About what the attacks take at once, in float32 numbers of 4 bytes."""
+    entries = math.prod(delivery.geometry.shape)
+    normal_equations = 6 * entries * entries            # of the deconvolution, and of known pairs
+    public = 4 * entries * min(PUBLIC, public_images)   # copies of the images, whitened and not
+    private = 6 * entries * delivery.test_images
+    return 4 * (normal_equations + public + private)
 
 
 def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
@@ -124,7 +128,7 @@ def read_layer(p, delivery: Delivery):
         raise UserError(f"{path} is not the layer that {delivery.folder} was composed with: run "
                         "`python gen_augconv.py` again")
     with user_errors():
-        algebra.filter_bank(first.layer)
+        algebra.require_square(first.layer)
     return first.layer
 
 
@@ -135,23 +139,37 @@ def read_truth(p, delivery: Delivery) -> Truth:
     to another delivery.
     """
     path = Path(p.data_dir) / "provider" / "keys" / delivery.geometry.key / "channel_order.pt"
-    order, owner = load(path, lambda content: (content["order"] + 0, content["delivery"]))
+    order, owner = load(path, read_order)
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
-    images = load_images(p, "test")
-    if split_digest(images) != delivery.test_digest:
-        raise UserError("the plain images of these settings are not those that were delivered: use "
-                        "the --dataset, --train_limit, --test_limit and so on of gen_augconv.py")
-    test = images.images
+    for split, delivered in (("train", delivery.train_digest), ("test", delivery.test_digest)):
+        if split_digest(load_images(p, split)) != delivered:
+            raise UserError(f"the plain {split} images of these settings are not those that were "
+                            "delivered: use the --dataset, --train_limit, --test_limit and so on "
+                            "of gen_augconv.py")
+    test = load_images(p, "test").images
     shown = test[evenly_spaced(len(test), UNDER_ATTACK)].double() / 255
     return Truth(order, shown, test, delivery.geometry.mean, delivery.geometry.std)
 
 
-def attack_known_pairs(view: View, delivery: Delivery, truth: Truth) -> list[dict]:
-    """Tells, for several numbers of known pairs, what they give away."""
+def read_order(content: dict) -> tuple[Tensor, str]:
+    """The channel order in a file's content, and the delivery that it is of."""
+    order = content["order"] + 0                         # what is no tensor of numbers fails here
+    return order, content["delivery"]
+
+
+def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[dict]:
+    """Tells, for several numbers of known pairs, what they give away.
+
+    The pairs are training images, which read_truth has compared with those that were delivered.
+    """
+    geometry = delivery.geometry
     train = delivery.split("train")[0]
-    paired = as_morphed(train[evenly_spaced(len(train), PUBLIC)], delivery.scale)
-    curve = adversary.attack_known_pairs(view, paired, truth)
+    chosen = evenly_spaced(len(train), PUBLIC)
+    images = Prepared(load_images(p, "train").images, geometry.mean, geometry.std,
+                      geometry.image_padding)[chosen]
+    paired = as_morphed(train[chosen], delivery.scale)
+    curve = adversary.attack_known_pairs(view, unroll(images, geometry.tile), paired, truth)
     for point in curve:
         tell(f"{point['pairs']} known pairs ({point['least']} determine the core)", point)
     return curve

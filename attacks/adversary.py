@@ -22,16 +22,16 @@ from attacks.view import (
     Truth,
     View,
     from_blocks,
-    remove_padding,
     tiles_to_blocks,
     to_blocks,
     to_normalised,
+    to_plain_images,
 )
 from mole.morphing import unroll
 
 PROBES = 96                 # random vectors that are put through Aug-Conv
 LIKENESS = 2000             # images that the order of channels is compared on
-EXPLAINED = 0.1             # an order that leaves less than this of the features is the right one
+UNEXPLAINED_LIMIT = 0.1     # an order that leaves less of the features unexplained is right
 FEW_PUBLIC = 3000           # images below which copies make their statistics more exact
 SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)       # of those that determine the core
 
@@ -76,24 +76,25 @@ class Recovery:
 def recover(view: View, truth: Truth | None) -> Recovery:
     """The attacks on one Aug-Conv, with the first layer known and blind."""
     began = time.perf_counter()
-    features, probes = maps_and_probes(view)
+    features, probe_features = features_of_images_and_probes(view)
     look_seconds = seconds_since(began)
-    found_blind = attack_blind(features, probes, view, truth)
+    found_blind = attack_blind(features, probe_features, view, truth)
     substitute = found_blind.images if found_blind.whole else None
-    found_known = attack_known_layer(features, probes, view, truth, substitute)
+    found_known = attack_known_layer(features, probe_features, view, truth, substitute)
     return Recovery(features, found_known, found_blind, look_seconds)
 
 
-def maps_and_probes(view: View) -> tuple[Tensor, Tensor]:
-    """Feature maps of T, and of random vectors of the same size in its place."""
+def features_of_images_and_probes(view: View) -> tuple[Tensor, Tensor]:
+    """Aug-Conv's features (N, β, n, n) of T, and (PROBES, β, n, n) of random vectors of the same
+    size in its place; without its bias, float64."""
     morphed = view.morphed
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(PROBES, *morphed.shape[1:], generator=generator) * morphed.std()
-    maps = algebra.feature_maps(torch.cat([morphed, probes]), view.aug_conv)
-    return maps[:len(morphed)], maps[len(morphed):]
+    features = algebra.feature_maps(torch.cat([morphed, probes]), view.aug_conv)
+    return features[:len(morphed)], features[len(morphed):]
 
 
-def attack_known_layer(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
+def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, truth: Truth | None,
                        substitute: Tensor | None) -> KnownLayerFinding:
     """With the first layer known: the order of the channels, then the images by least squares.
 
@@ -107,7 +108,7 @@ def attack_known_layer(features: Tensor, probes: Tensor, view: View, truth: Trut
     condition = float(torch.linalg.cond(filters.flatten(1)))
     found.report = {"channels": features.shape[1], "condition_of_the_filters": condition}
     unexplained, failure = math.inf, None
-    for way, find_order in ways_to_the_order(probes, view, filters):
+    for way, find_order in ways_to_the_order(probe_features, view, filters):
         try:
             order = find_order()
             images = view.images_of(features, filters[order])
@@ -120,14 +121,14 @@ def attack_known_layer(features: Tensor, probes: Tensor, view: View, truth: Trut
             unexplained, failure = share, None
             found.images, found.order = images, order
             found.report |= {"order_from": way, "unexplained": share}
-        if share < EXPLAINED:
+        if share < UNEXPLAINED_LIMIT:
             break
     if failure is not None:
         found.report["failed"] = failure
     if found.order is not None and truth is not None:
         right = found.order == truth.order[:len(found.order)]
         found.report["channels_right"] = int(right.sum())
-    if substitute is not None and unexplained > EXPLAINED:
+    if substitute is not None and unexplained > UNEXPLAINED_LIMIT:
         found.images = substitute
         found.report["images_from"] = "blind attack"
     left_open = undetermined(features, view)
@@ -137,7 +138,7 @@ def attack_known_layer(features: Tensor, probes: Tensor, view: View, truth: Trut
     return found
 
 
-def ways_to_the_order(probes: Tensor, view: View,
+def ways_to_the_order(probe_features: Tensor, view: View,
                       filters: Tensor) -> Iterator[tuple[str, Callable[[], Tensor]]]:
     """Names of the ways in which the order of channels may show, with the functions that find it,
     cheapest first."""
@@ -147,14 +148,14 @@ def ways_to_the_order(probes: Tensor, view: View,
         return algebra.assign(bias[:, None], view.layer.bias[:, None])
 
     def order_from_projector() -> Tensor:
-        return algebra.channel_order(probes, view.layer)
+        return algebra.channel_order(probe_features, view.layer)
 
     def order_from_likeness() -> Tensor:
         morphed = view.all_morphed[evenly_spaced(len(view.all_morphed), LIKENESS)]
         public = view.public[evenly_spaced(len(view.public), LIKENESS)]
-        images = remove_padding(public, view.geometry)
+        images = to_plain_images(public, view.geometry)
         expected = in_parts(lambda part: view.features_of(part, filters.float()), images)
-        return algebra.order_from_likeness(in_parts(view.aug_conv, morphed), expected)
+        return algebra.order_from_likeness(view.features_of_morphed(morphed), expected)
 
     bias_differs = bias is not None and len(bias.unique()) == len(bias)
     if bias_differs:
@@ -176,7 +177,7 @@ def undetermined(features: Tensor, view: View) -> str:
     return ""
 
 
-def attack_blind(features: Tensor, probes: Tensor, view: View,
+def attack_blind(features: Tensor, probe_features: Tensor, view: View,
                  truth: Truth | None) -> BlindFinding:
     """With the first layer unknown but for its shape: images up to colour, then their colours.
 
@@ -193,7 +194,12 @@ def attack_blind(features: Tensor, probes: Tensor, view: View,
             found.images = patches_from_statistics(view, kernel)
             covered = slice(0, found.images.shape[-1])
         else:
-            covered = _blind_by_shared_pixel(features, probes, view, truth, found)
+            mixed, covered, report = blind_by_shared_pixel(features, probe_features, view)
+            found.whole = covered.step is None
+            found.report |= report
+            found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
+            colours = find_colours(mixed, view.geometry.mean, view.geometry.std)
+            found.images = torch.einsum("nchw,cd->ndhw", mixed, colours)
         found.report |= scored(found.images, truth, covered)
     except ValueError as reason:
         found.report["failed"] = str(reason)
@@ -201,36 +207,34 @@ def attack_blind(features: Tensor, probes: Tensor, view: View,
     return found
 
 
-def _blind_by_shared_pixel(features: Tensor, probes: Tensor, view: View, truth: Truth | None,
-                           found: BlindFinding) -> slice:
-    """Fills in what the pixel shared by neighbouring windows gives; returns the rows, and columns,
-    of the images that it gives. Raises ValueError where it gives nothing."""
+def blind_by_shared_pixel(features: Tensor, probe_features: Tensor,
+                          view: View) -> tuple[Tensor, slice, dict]:
+    """What the pixel shared by neighbouring windows gives: (images, covered, report).
+
+    The images (N, α, h, h) are right up to one mixture of their colours; `covered` are the rows,
+    and columns, of the private images that they show: slice(None) for all, with a step for a
+    stride's. Raises ValueError where it gives nothing.
+    """
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     stride, padding = view.layer.stride[0], view.layer.padding[0]
-    shared = blind.find_shared_pixel(probes, channels, kernel, stride)
-    found.report["canonical_correlations"] = shared.correlations.tolist()
+    shared = blind.find_shared_pixel(probe_features, channels, kernel, stride)
+    report = {"canonical_correlations": shared.correlations.tolist()}
     if stride == 1:
-        mixed = view.images_of(features, blind.blind_filters(probes, shared, kernel))
-        covered = slice(0, view.side)
-        found.whole = True
-    else:
-        found.report["left_open"] = f"all but one pixel of {stride}x{stride}"
-        mixed = shared.read(features)
-        first = shared.first - padding
-        count = min(mixed.shape[-1], len(range(first, view.side, stride)))
-        mixed = mixed[..., :count, :count]
-        covered = slice(first, first + stride * (count - 1) + 1, stride)
-    found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
-    colours = find_colours(mixed, view.geometry.mean, view.geometry.std)
-    found.images = torch.einsum("nchw,cd->ndhw", mixed, colours)
-    return covered
+        filters = blind.blind_filters(probe_features, shared, kernel)
+        return view.images_of(features, filters), slice(None), report
+    report["left_open"] = f"all but one pixel of {stride}x{stride}"
+    pixels = shared.read(features)
+    first = shared.first - padding
+    count = min(pixels.shape[-1], len(range(first, view.side, stride)))
+    covered = slice(first, first + stride * (count - 1) + 1, stride)
+    return pixels[..., :count, :count], covered, report
 
 
 def patches_from_statistics(view: View, size: int) -> Tensor:
     """Images (N, α, n·size, n·size) under attack, from features of patches of this size."""
-    maps = in_parts(view.aug_conv, view.all_morphed)
+    maps = view.features_of_morphed(view.all_morphed)
     rows, columns = size * maps.shape[2], size * maps.shape[3]
-    public = remove_padding(view.public, view.geometry)[..., :rows, :columns]
+    public = to_plain_images(view.public, view.geometry)[..., :rows, :columns]
 
     def as_images(patches: Tensor) -> Tensor:
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, maps.shape[2:]), size)
@@ -259,7 +263,7 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     except ValueError as reason:
         return Finding(report=report | {"failed": str(reason)})
     report["copies"] = copies
-    all_images = remove_padding(from_blocks(guess.blocks, view), view.geometry)
+    all_images = to_plain_images(from_blocks(guess.blocks, view), view.geometry)
     report |= guess.search.report() | {"seconds": seconds_since(began)}
     images = all_images[evenly_spaced(len(all_images), UNDER_ATTACK)]
     report |= scored(images, truth)
@@ -268,7 +272,7 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
         report["reidentified"] = share_reidentified(all_images, plain)
         if guess.search.orientation is not None:
             report["reidentified_mirrored"] = share_reidentified(all_images.flip(3), plain)
-        mean = remove_padding(public.double().mean(0, keepdim=True), view.geometry)
+        mean = to_plain_images(public.double().mean(0, keepdim=True), view.geometry)
         report["mean_image"] = scored(mean.expand_as(images), truth)
     return Finding(images, report)
 
@@ -279,7 +283,7 @@ def best_guess(view: View, public: Tensor) -> tuple[str, data_only.Guess]:
     are too few."""
 
     def as_images(blocks: Tensor) -> Tensor:
-        return remove_padding(from_blocks(blocks, view), view.geometry)
+        return to_plain_images(from_blocks(blocks, view), view.geometry)
 
     orthogonal = view.geometry.morph_distribution == "orthogonal"
     best = None
@@ -299,7 +303,7 @@ def samples_of_the_kind(view: View, public: Tensor) -> Iterator[tuple[str, Tenso
     if len(public) >= FEW_PUBLIC:
         return
     padding, tile = view.geometry.image_padding, view.geometry.tile
-    shifted = shifted_copies(remove_padding(public, view.geometry))
+    shifted = shifted_copies(to_plain_images(public, view.geometry))
     yield "shifted", unroll(F.pad(shifted, [padding] * 4), tile)
     if view.geometry.kappa == 1 and not tile:
         mirrored = torch.cat([shifted, shifted.flip(3)])
@@ -315,20 +319,20 @@ def mirror_of_blocks(view: View) -> Tensor | None:
     return torch.arange(q).view(-1, side).flip(1).flatten()
 
 
-def attack_known_pairs(view: View, paired: Tensor, truth: Truth) -> list[dict]:
-    """Scores against the number of known pairs; `paired` is T of the public images."""
+def attack_known_pairs(view: View, plain: Tensor, paired: Tensor, truth: Truth) -> list[dict]:
+    """Scores against the number of known pairs: `paired` (n, *T's shape) is T of `plain`."""
     q = view.block_size
     morphed = view.morphed.movedim(1, -1)
-    public, paired = view.public.movedim(1, -1), paired.movedim(1, -1)
+    plain, paired = plain.movedim(1, -1), paired.movedim(1, -1)
     least = math.ceil(q / (morphed[0].numel() // q))        # pairs that determine the core
-    counts = {min(len(public), max(1, round(least * share))) for share in SHARES_OF_PAIRS}
+    counts = {min(len(plain), max(1, round(least * share))) for share in SHARES_OF_PAIRS}
     curve = []
     for count in sorted(counts):
         began = time.perf_counter()
-        chosen = evenly_spaced(len(public), count)
-        decoder = algebra.decoder_from_pairs(public[chosen], paired[chosen], q)
-        images = morphed.double().reshape(-1, q) @ decoder
-        images = remove_padding(images.view(morphed.shape).movedim(-1, 1), view.geometry)
+        chosen = evenly_spaced(len(plain), count)
+        inverse = algebra.inverse_from_pairs(plain[chosen], paired[chosen], q)
+        images = morphed.double().reshape(-1, q) @ inverse
+        images = to_plain_images(images.view(morphed.shape).movedim(-1, 1), view.geometry)
         curve.append({"pairs": count, "least": least} | scored(images, truth)
                      | {"seconds": seconds_since(began)})
     return curve

@@ -38,15 +38,20 @@ def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
     return torch.cat(maps, 1)
 
 
+def require_square(layer: nn.Conv2d):
+    """Raises ValueError for a first layer that these attacks are not written for."""
+    for setting in (layer.kernel_size, layer.stride, layer.dilation, layer.padding):
+        if len(set(setting)) > 1:
+            raise ValueError("the attacks are written for square first layers")
+
+
 def filter_bank(layer: nn.Conv2d, positions: int = 1) -> Tensor:
     """What a×a neighbouring features see, a = `positions`: (βa², α, w, w) float64, w pixels square.
 
     For a = 1 these are the layer's filters. They are read off the layer's response to each pixel,
     so groups and dilation need no special case. Raises ValueError where the layer is not square.
     """
-    for setting in (layer.kernel_size, layer.stride, layer.dilation, layer.padding):
-        if len(set(setting)) > 1:
-            raise ValueError("the attacks are written for square first layers")
+    require_square(layer)
     channels = layer.in_channels
     width = layer.dilation[0] * (layer.kernel_size[0] - 1) + 1 + layer.stride[0] * (positions - 1)
     pixels = torch.eye(channels * width ** 2, dtype=torch.float64)
@@ -84,7 +89,7 @@ def channel_order(features: Tensor, layer: nn.Conv2d) -> Tensor:
 def _telling_window(layer: nn.Conv2d, side: int) -> tuple[int, Tensor, int]:
     """The side a of the smallest window that tells channels apart, or of the largest that can be
     tried; its filter bank (βa², ...) and that bank's rank."""
-    for positions in range(1, side):
+    for positions in range(1, max(side, 2)):            # one position where that is all there is
         bank = filter_bank(layer, positions).flatten(1)
         rank = int(torch.linalg.matrix_rank(bank, rtol=1e-6))         # the weights are float32
         next_size = layer.out_channels * (positions + 1) ** 2
@@ -187,7 +192,7 @@ def _normal_band(bank: Tensor, alpha: int, side: int, kernel: int, stride: int,
     return band[:, 1:].contiguous()
 
 
-def decoder_from_pairs(plain: Tensor, morphed: Tensor, q: int) -> Tensor:
+def inverse_from_pairs(plain: Tensor, morphed: Tensor, q: int) -> Tensor:
     """An estimate (q, q) float64 of M'⁻¹ from known pairs: blocks (n, q) of T times it are D.
 
     Blocks of images, q entries each in a row, and their morphed versions give linear equations in

@@ -21,8 +21,13 @@ def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) ->
     No statistics of images are needed. Pixels were whole numbers from 0 to 255, so the colours of
     blind images z (N, α, m, m), any mixture of normalised ones, lie on a lattice. Its basis is read
     off the smallest differences between colours that occur, in the metric in which equal colours
-    scatter evenly. A true colour is a whole combination of the basis. The published normalisation
-    (x/255 - mean)/std tells which: it leaves a known fraction and a range from 0 to 255.
+    scatter evenly. With z a blind colour as a row,
+
+        z @ steps = whole numbers + phases
+        x = (z @ steps) @ c + 255·mean,  c whole, for each channel x of its true colour
+
+    The published normalisation (x/255 - mean)/std tells which c: 255·mean - phases @ c must be
+    whole too, and x must lie between 0 and 255.
 
     Raises ValueError where the images are too noisy (below about 70 dB) or have no such lattice.
     """
@@ -35,7 +40,9 @@ def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) ->
     combinations = torch.tensor([c for c in candidates if any(c)], dtype=torch.float64)
     fractions = combinations @ phases
     levels = colours @ steps
-    chosen = [_combination(levels, combinations, fractions, centre) for centre in 255 * mean]
+    chosen = []
+    for centre in 255 * mean:
+        chosen.append(_combination(levels, combinations, fractions, centre))
     return steps @ torch.stack(chosen, 1) / (255 * std)
 
 
@@ -58,11 +65,11 @@ def _combination(levels: Tensor, combinations: Tensor, fractions: Tensor, centre
     offset = fractions + centre
     likely = combinations[(offset - offset.round()).abs() < 0.01]
     if not len(likely):
-        raise ValueError("no combination of the lattice's steps is a colour of 0..255")
+        raise ValueError("no combination of the lattice's steps fits the published normalisation")
     low, high = (levels @ likely.T + centre).aminmax(dim=0)
     spread = torch.where((low > -0.5) & (high < 255.5), high - low, -1)
     if spread.max() < 0:
-        raise ValueError("no combination of the lattice's steps is a colour of 0..255")
+        raise ValueError("no combination of the lattice's steps stays within 0 to 255")
     return likely[spread.argmax()]
 
 

@@ -1,11 +1,14 @@
 """How close recovered images are to the private ones: PSNR, SSIM, exact values, re-identified."""
 
+import math
 from statistics import fmean
 from typing import NamedTuple
 
 import torch
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
+
+WINDOW = 7                  # side of the windows of SSIM, in pixels; smaller in smaller images
 
 
 class Score(NamedTuple):
@@ -26,14 +29,24 @@ def score_images(recovered: Tensor, truth: Tensor) -> Score:
 
 def psnr(images: Tensor, truth: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of images with pixels in [0, 1]; inf for equal ones."""
-    return float(-10 * (images - truth).square().mean().log10())
+    if torch.equal(images, truth):
+        return math.inf
+    return float(peak_signal_noise_ratio(truth.numpy(), images.numpy(), data_range=1))
 
 
 def ssim(images: Tensor, truth: Tensor) -> float:
-    """Mean structural similarity of images (N, α, m, m) with pixels in [0, 1]."""
+    """Mean structural similarity of images (N, α, m, m) with pixels in [0, 1].
+
+    Raises ValueError for images of fewer than 3×3 pixels.
+    """
+    side = images.shape[-1]
+    if side < 3:
+        raise ValueError(f"images of {side}x{side} pixels are too small to score")
+    window = min(WINDOW, side - 1 + side % 2)            # odd
     found = []
     for one, other in zip(images.numpy(), truth.numpy(), strict=True):
-        found.append(float(structural_similarity(one, other, data_range=1, channel_axis=0)))
+        found.append(float(structural_similarity(one, other, win_size=window, data_range=1,
+                                                 channel_axis=0)))
     return fmean(found)
 
 

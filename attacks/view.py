@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from attacks import algebra
 from attacks.colours import best_colour_fit
-from attacks.samples import evenly_spaced
+from attacks.samples import evenly_spaced, in_parts
 from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
 from mole.morphing import core_size
@@ -42,6 +42,14 @@ class View(NamedTuple):
         """q, the entries of a block that the core morphs."""
         return core_size(self.geometry.shape, self.geometry.kappa, self.geometry.tile)
 
+    def features_of_morphed(self, morphed: Tensor) -> Tensor:
+        """Aug-Conv's output (N, β, n, n) float32 for T, without its bias, as `features_of` has
+        none: the two can be compared."""
+        features = in_parts(self.aug_conv, morphed)
+        if self.aug_conv.bias is None:
+            return features
+        return features - self.aug_conv.bias[:, None, None]
+
     def images_of(self, features: Tensor, filters: Tensor) -> Tensor:
         """The images (N, α, m, m) that give these features (N, k, n, n) with these filters."""
         return algebra.deconvolve(features, filters, self.side, self.layer.stride[0],
@@ -71,8 +79,11 @@ class Truth(NamedTuple):
         return score_images(to_pixels(images, self.mean, self.std), self.pixels)
 
 
-def remove_padding(unmorphed: Tensor, geometry: Geometry) -> Tensor:
-    """Images (N, α, m, m) without the zeros that were put around them, from (N, *T's shape)."""
+def to_plain_images(unmorphed: Tensor, geometry: Geometry) -> Tensor:
+    """Plain images (N, α, m, m) from blocks or tiles in the shape of T, not morphed any more.
+
+    Takes away what tiles reach beyond the image, and the zeros that were put around it.
+    """
     side = geometry.shape[-1]                           # tiles may reach beyond the image
     images = geometry.as_images(unmorphed)[..., :side, :side]
     return F.pad(images, [-geometry.image_padding] * 4)

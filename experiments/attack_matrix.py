@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary
-from attacks.samples import evenly_spaced, in_parts
+from attacks.samples import evenly_spaced
 from attacks.view import UNDER_ATTACK, Truth, View
 from experiments.inverse_training import inverse_training
 from experiments.program import run_command
@@ -36,7 +36,7 @@ from utils.keys import draw_key, draw_order
 from utils.provenance import provenance
 from utils.records import to_json
 
-CIFAR, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 64)
+CIFAR_10, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 64)
 PAIRS = 4000                        # public images whose morphed ones are known, at most
 EPOCHS = 8                          # of the authors' own attack
 SECRET_SEED = 0                     # every run attacks the same keys
@@ -91,18 +91,18 @@ def cases_of_cores() -> list[Case]:
     for block in BLOCKS:
         for core in CORES:
             attacks = "aug data pairs" if core == "orthogonal" else "aug data"
-            found.append(Case(attacks, *CIFAR, "vgg11", core, *block, private=10_000))
+            found.append(Case(attacks, *CIFAR_10, "vgg11", core, *block, private=10_000))
     return found
 
 
 def cases_of_int8() -> list[Case]:
-    return [Case("aug data", *CIFAR, "vgg11", "orthogonal", *block, "int8", 10_000)
+    return [Case("aug data", *CIFAR_10, "vgg11", "orthogonal", *block, "int8", 10_000)
             for block in ((1, 0), (1, 16), (1, 8))]
 
 
 def cases_of_counts() -> list[Case]:
     """Fewer and more private images."""
-    return [Case("data", *CIFAR, "vgg11", "orthogonal", *block, private=count)
+    return [Case("data", *CIFAR_10, "vgg11", "orthogonal", *block, private=count)
             for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
 
 
@@ -119,7 +119,7 @@ def cases_of_layers() -> list[Case]:
 
 def cases_of_patches() -> list[Case]:
     """Patch embeddings, with enough images for their statistics."""
-    return [Case("aug", *CIFAR, model, "orthogonal", 1, 16, private=10_000)
+    return [Case("aug", *CIFAR_10, model, "orthogonal", 1, 16, private=10_000)
             for model in ("convnext_tiny", "vit_b_16")]
 
 
@@ -129,7 +129,7 @@ def cases_of_cifar100() -> list[Case]:
 
 
 def case_of_the_authors() -> Case:
-    return Case("aug training", *CIFAR, "vgg11", "uniform", 96, 0, private=9999)
+    return Case("aug training", *CIFAR_10, "vgg11", "uniform", 96, 0, private=9999)
 
 
 # -- A delivery
@@ -217,8 +217,7 @@ def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dic
         row["data_only"] = adversary.attack_data(view, truth).report
     if "pairs" in attacks:
         some = evenly_spaced(len(view.public), PAIRS)
-        row["known_pairs"] = adversary.attack_known_pairs(
-            view._replace(public=view.public[some]), paired, truth)
+        row["known_pairs"] = adversary.attack_known_pairs(view, view.public[some], paired, truth)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -235,13 +234,13 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
     As it is, and under the best mixture of its colours, which it leaves open.
     """
     with torch.inference_mode():
-        features = in_parts(view.aug_conv, view.all_morphed)
+        features = view.features_of_morphed(view.all_morphed)
     spread = view.all_morphed.std()                      # or Adam would not get under way
     matrix, curve = inverse_training(
         view.all_morphed / spread, features.clone(), view.geometry.shape,
         view.layer.kernel_size[0], view.layer.padding[0], EPOCHS)
     images = (view.morphed / spread @ matrix).view(-1, *view.geometry.shape).double()
-    unexplained = curve[-1]["loss"] / float(features.square().mean())
+    unexplained = (curve[-1]["loss"] / float(features.square().mean())) ** 0.5
     return truth.score(images, up_to_colour=True)._asdict() | {
         "as_it_is": truth.score(images)._asdict(), "epochs": EPOCHS, "curve": curve,
         "unexplained": unexplained}

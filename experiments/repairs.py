@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from attacks import adversary, algebra
 from attacks.algebra import deconvolve
 from attacks.samples import evenly_spaced
-from attacks.view import Truth, View, remove_padding
-from experiments.attack_matrix import CIFAR, PAIRS, Case, load_both_splits, play
+from attacks.view import Truth, View, to_plain_images
+from experiments.attack_matrix import CIFAR_10, PAIRS, Case, load_both_splits, play
 from experiments.program import run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
@@ -32,7 +32,7 @@ from utils.provenance import provenance
 from utils.records import Run, to_json
 from utils.training import Model, new_network, train
 
-CASE = Case("aug pairs", *CIFAR, "vgg11", "orthogonal", 1, 0, private=10_000)
+CASE = Case("aug pairs", *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
 TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1)
 TESTED = 2000                       # morphed test images on which accuracy is measured
 
@@ -210,7 +210,7 @@ def attack_repair(repair: Repair, layer: AugConv, view: View, truth: Truth) -> d
 def attack_local_mixing(view: View, truth: Truth) -> dict:
     began = time.perf_counter()
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
-    images = blind_pixels(*adversary.maps_and_probes(view), channels, kernel)
+    images = blind_pixels(*adversary.features_of_images_and_probes(view), channels, kernel)
     missing_rim = kernel - 1 - view.layer.padding[0]
     inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
     score = inner.score(images, up_to_colour=True)._asdict()
@@ -224,7 +224,7 @@ def attack_noise(view: View, truth: Truth, order: Tensor) -> dict:
     padding = view.layer.padding[0] - view.geometry.image_padding
     inverse = denoised_inverse(view.aug_conv.weight, view.aug_conv.out_shape, filters, padding,
                                view.all_morphed, view.public)
-    images = remove_padding(view.morphed.double() @ inverse, view.geometry)
+    images = to_plain_images(view.morphed.double() @ inverse, view.geometry)
     return truth.score(images)._asdict() | {"seconds": adversary.seconds_since(began)}
 
 

@@ -296,4 +296,5 @@ class Prepared:
         return len(self.images)
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
-        return F.pad(normalise(take_rows(self.images, index), self.mean, self.std), [self.padding] * 4)
+        images = normalise(take_rows(self.images, index), self.mean, self.std)
+        return F.pad(images, [self.padding] * 4)

@@ -21,10 +21,14 @@ from utils.keys import draw_key
 
 
 def attack(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,
-           dtype: str = "float32", **options) -> adversary.Recovery:
-    """What the attacks with Aug-Conv give on a delivery for a first layer."""
+           dtype: str = "float32", bias_of: float | None = None,
+           **options) -> adversary.Recovery:
+    """What the attacks with Aug-Conv give on a delivery for a first layer; `bias_of`: one for all
+    channels, which does not tell them apart."""
     torch.manual_seed(1)
     first = nn.Conv2d(*layer, **options).requires_grad_(False)
+    if bias_of is not None:
+        first.bias.fill_(bias_of)
     private = draw_photographs(count, side, seed=5)
     public = Prepared(draw_photographs(2000, side, seed=6), *CIFAR, 0)[:]
     order = torch.randperm(first.out_channels, generator=torch.Generator().manual_seed(3))
@@ -65,6 +69,19 @@ def test_a_bias_gives_the_order_away():
     report = attack(3, 32, 3, 1, 1, side=12, bias=True).known_layer.report
     assert report["order_from"] == "bias" and report["channels_right"] == 32
     assert report["psnr"] > 60
+
+
+def test_a_bias_does_not_keep_patches_from_being_recognised():
+    """Neither the way by likeness, nor the blind one by statistics, sees the bias as a mean."""
+    plain = attack(3, 48, 4, 4, count=500, bias=False)
+    biased = attack(3, 48, 4, 4, count=500, bias=True, bias_of=5.0)
+    assert biased.known_layer.report["channels_right"] == 48
+    assert biased.blind.report["psnr"] == pytest.approx(plain.blind.report["psnr"], abs=1)
+
+
+def test_a_layer_with_one_position_has_windows_of_one():
+    report = attack(3, 64, 8, 8, side=8, count=100, bias=False).known_layer.report
+    assert "order_from" in report or "failed" in report
 
 
 def test_dilation_and_groups_hide_nothing():

@@ -57,22 +57,26 @@ def test_without_score_it_opens_nothing_of_the_providers(dense):
 
 
 def test_public_images_may_be_a_folder_of_ones_own(dense, tmp_path):
+    """Known pairs are the training images all the same."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, picture in enumerate(draw_photographs(70, 20, seed=1)):
         Image.fromarray(picture.movedim(0, -1).numpy()).save(folder / f"{number}.png")
-    found = run("attack.py", "--public", folder, "--results_dir", tmp_path, settings=dense[1])
+    found = run("attack.py", "--score", "--public", folder, "--results_dir", tmp_path,
+                settings=dense[1])
     assert found.status == 0, found.err
     result = json.loads((tmp_path / "attacks.json").read_text())
     assert result["data_only"]["public_images"] == 70
+    assert result["known_pairs"][-1]["psnr"] > result["known_pairs"][0]["psnr"] + 3
 
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--image_size", "12"], "--image_size"),
     (["--score", "--test_limit", "31"], "--test_limit"),
+    (["--score", "--train_limit", "60"], "the plain train images"),
     (["--public", "nowhere"], "--public"), (["--public", "mnist"], "--public")],
-    ids=["images of another size", "other test images", "no public images",
-         "public images of another size"])
+    ids=["images of another size", "other test images", "other training images",
+         "no public images", "public images of another size"])
 def test_settings_other_than_the_deliverys_are_refused_in_one_line(dense, more, words):
     refused = run("attack.py", *more, settings=dense[1])
     assert refused.status == 1 and words in refused.message, refused.err

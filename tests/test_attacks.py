@@ -153,7 +153,7 @@ def test_known_pairs_give_the_core_once_they_are_enough(kappa, pairs, enough):
     delivered = deliver("normal", kappa, side=6)
     q = 108 // kappa
     plain = to_normalised(delivered.pixels, *CIFAR).flatten(1)
-    decoder = algebra.decoder_from_pairs(plain[:pairs], delivered.morphed[:pairs], q)
+    decoder = algebra.inverse_from_pairs(plain[:pairs], delivered.morphed[:pairs], q)
     unmorphed = delivered.morphed[-16:].double().view(-1, q) @ decoder
     quality = psnr_of(unmorphed.view(-1, 3, 6, 6), delivered.pixels[-16:])
     assert quality > 50 if enough else quality < 30
@@ -162,7 +162,7 @@ def test_known_pairs_give_the_core_once_they_are_enough(kappa, pairs, enough):
 def test_unequal_numbers_of_images_are_no_pairs():
     delivered = deliver("normal", 3, side=6)
     with pytest.raises(ValueError, match="not pairs"):
-        algebra.decoder_from_pairs(delivered.pixels.flatten(1), delivered.morphed[:5], 36)
+        algebra.inverse_from_pairs(delivered.pixels.flatten(1), delivered.morphed[:5], 36)
 
 
 @pytest.mark.parametrize(("repair", "strength"), [("signs", 0.0), ("scales", 0.5),
@@ -254,6 +254,13 @@ def test_ssim_of_blank_images_compares_their_light_alone():
     dark, light = torch.full((1, 1, 8, 8), 0.2), torch.full((1, 1, 8, 8), 0.4)
     expected = (2 * 0.2 * 0.4 + 1e-4) / (0.2 ** 2 + 0.4 ** 2 + 1e-4)
     assert ssim(dark.double(), light.double()) == pytest.approx(expected)
+
+
+def test_small_images_are_scored_in_smaller_windows():
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    assert score_images(images, images).ssim == 1 > score_images(images.flip(3), images).ssim
+    with pytest.raises(ValueError, match="too small"):
+        ssim(images[..., :2, :2], images[..., :2, :2])
 
 
 def test_ssim_of_an_inverted_pattern_is_negative():
