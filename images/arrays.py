@@ -31,8 +31,8 @@ class LabelledArrays(NamedTuple):
 def read_arrays(folder: Path, split: str) -> LabelledArrays:
     """The images of a split, `train` or `test`.
 
-    Raises UserError where files are missing or damaged, or do not fit each other; where numbers are
-    not finite in float32; and where labels are not those of the classes.
+    Raises UserError if files are missing or damaged, or do not fit each other; if numbers are not
+    finite in float32; and if labels are not those of the classes.
     """
     train_file, file = folder / "train.npy", folder / f"{split}.npy"
     dtype, train_dtype = open_array(file).dtype, open_array(train_file).dtype
@@ -58,8 +58,8 @@ def array_shape(folder: Path) -> tuple[int, int, int]:
 def read_array_images(path: Path, shape: tuple[int, int, int]) -> Tensor:
     """A .npy file of images as a tensor (N, *shape) of its own dtype, mapped from the disk.
 
-    shape: (C, side, side) that the images must have. Raises UserError where they have another one,
-    where the file is no such array, or where its numbers are not finite in float32.
+    shape: (C, side, side) that the images must have. Raises UserError if they have another one,
+    if the file is not such an array, or if its numbers are not finite in float32.
     """
     array = open_array(path)
     found = image_shape_of(path, array.shape)
@@ -77,7 +77,7 @@ def read_array_images(path: Path, shape: tuple[int, int, int]) -> Tensor:
 
 def image_shape_of(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(C, side, side) of the images in an array of this shape, its channels first, last or left
-    out. Raises UserError where images are not square, or channels cannot be told from rows."""
+    out. Raises UserError if images are not square, or channels cannot be told from rows."""
     if len(shape) not in (3, 4) or 0 in shape:
         raise UserError(f"{shown(path)} is an array of {words(shape)}, but images must be N×C×H×W, "
                         "N×H×W×C, or N×H×W (one channel), and at least one")
@@ -99,7 +99,7 @@ def image_shape_of(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
 def open_array(path: Path) -> np.ndarray:
     """A .npy file of one of DTYPES, mapped into memory: what is read of it later is read then.
 
-    Raises UserError where it is missing, damaged, or holds anything else.
+    Raises UserError if it is missing, damaged, or holds anything else.
     """
     array = _map(path)
     native = array.dtype.newbyteorder("=")
@@ -113,8 +113,8 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def read_labels(path: Path, count: int) -> np.ndarray:
-    """Labels (count) int64. Raises UserError where they are no whole numbers from 0 on, or more or
-    fewer than the images."""
+    """Labels (count) int64. Raises UserError if they are not whole numbers from 0 on, or more
+    or fewer than the images."""
     labels = _map(path)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise UserError(f"{shown(path)} is an array of {words(labels.shape)} of {labels.dtype}, "
@@ -128,7 +128,7 @@ def read_labels(path: Path, count: int) -> np.ndarray:
 
 def read_classes(folder: Path, train_labels: np.ndarray) -> list[str]:
     """The names of the classes: the lines of classes.txt, or "0", "1", ... up to the largest
-    training label. Raises UserError where training images lack a class in between."""
+    training label. Raises UserError if training images lack a class in between."""
     names_file, labels_file = folder / "classes.txt", folder / "train_labels.npy"
     if names_file.exists():
         return read_class_names(names_file)
@@ -144,11 +144,11 @@ def read_classes(folder: Path, train_labels: np.ndarray) -> list[str]:
 
 
 def read_class_names(file: Path) -> list[str]:
-    """The lines of a text file, each the name of a class; raises UserError where they are not."""
+    """The lines of a text file, each the name of a class; raises UserError if they are not."""
     try:
         names = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UserError(f"{shown(file)} is no text in UTF-8: save it as one") from None
+        raise UserError(f"{shown(file)} is not a text in UTF-8: save it as one") from None
     names = [name.strip() for name in names]
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise UserError(f"{shown(file)} must name at least 2 classes, one a line, each once, with "
@@ -184,5 +184,5 @@ def _map(path: Path) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read: {error.strerror or error}") from None
     except Exception:                                    # whatever a hostile header leads to
-        raise UserError(f"{shown(path)} is no whole .npy array of numbers: save it again with "
+        raise UserError(f"{shown(path)} is not a whole .npy array of numbers: save it again with "
                         "numpy.save") from None

@@ -82,7 +82,7 @@ def dataset_name(p: Parameters) -> str:
 def image_shape(p: Parameters) -> tuple[int, int, int]:
     """(α, m, m) of the images of a data set, without padding.
 
-    Raises UserError where there is no such data set, or its images are of another size.
+    Raises UserError if there is no such data set, or its images are of another size.
     """
     if p.dataset not in DATASETS:
         raise UserError(f"dataset is {p.dataset!r}, but must be one of {', '.join(DATASETS)}")
@@ -118,7 +118,7 @@ def load_images(p: Parameters, split: str) -> Images:
     """The images of a split, `train` or `test`: all, or a random subset that is always the same,
     of all classes in their proportions.
 
-    Raises UserError where they are not available, with what to do.
+    Raises UserError if they are not available, with what to do.
     """
     shape = image_shape(p)
     with first_process_first():

@@ -190,8 +190,8 @@ def unidentified(file: Path) -> str:
     if first_bytes(file, 4) in (b"II*\0", b"MM\0*"):
         return ("it is a TIFF of a kind that Pillow does not read: save it as 8-bit colours, or "
                 "as 16-bit grey where black is zero")
-    return (f"it is no image of a kind that is read ({', '.join(FORMATS)}; up to 16 bits): convert "
-            "it, or remove it")
+    return (f"it is not an image of a kind that is read ({', '.join(FORMATS)}; up to 16 bits): "
+            "convert it, or remove it")
 
 
 # What the headers say, where Pillow's images do not.
@@ -202,7 +202,7 @@ class PngHeader(NamedTuple):
 
 
 def png_header(file: Path) -> PngHeader:
-    """The first chunk of a PNG file, IHDR. Raises UserError where another comes first."""
+    """The first chunk of a PNG file, IHDR. Raises UserError if another comes first."""
     head = first_bytes(file, 26)
     if head[12:16] != b"IHDR":
         raise UserError("its header is damaged: replace it")
@@ -281,7 +281,7 @@ def deep_grey_in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float
                         white_is_zero: bool) -> Image.Image:
     """One channel of more than 8 bits, or with a sign, as L, or LA where one number is clear.
 
-    Raises UserError where only a pixel_range says which number is white.
+    Raises UserError if only a pixel_range says which number is white.
     """
     numbers, white = np.asarray(image), None
     if image.format == "PNG":
@@ -313,10 +313,10 @@ def deep_grey_in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float
 def to_levels(numbers: np.ndarray, low: float, high: float) -> np.ndarray:
     """Numbers of any type to uint8: low to 0, high to 255, linear, rounded and clipped.
 
-    Raises UserError where some are not finite.
+    Raises UserError if some are not finite.
     """
     if not np.isfinite(numbers).all():
-        raise UserError("it has pixels that are no finite numbers: replace them")
+        raise UserError("it has pixels that are not finite numbers: replace them")
     scaled = (numbers.astype(float) - low) * 255 / (high - low)
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
 

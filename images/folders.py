@@ -70,7 +70,7 @@ def find_images(root: Path) -> Tree:
 
 
 def class_names(root: Path) -> list[str]:
-    """The names of the folders in root, sorted. Raises UserError where root cannot be read."""
+    """The names of the folders in root, sorted. Raises UserError if root cannot be read."""
     return sorted(folder.name for folder in list_entries(root).folders)
 
 
@@ -98,7 +98,7 @@ def list_images(folder: Path) -> tuple[list[Path], int]:
 def list_entries(folder: Path) -> Entries:
     """What lies directly in a folder, without side files and side folders.
 
-    Raises UserError where the folder cannot be read.
+    Raises UserError if the folder cannot be read.
     """
     folders, files, skipped = [], [], 0
     try:

@@ -172,13 +172,14 @@ NOT_FINITE = "which is not finite in float32, in image 280, channel 3, row 0, co
 REFUSED = {
     "no images": (remove("train.npy"), "train.npy is missing"),
     "no labels": (remove("train_labels.npy"), "train_labels.npy is missing"),
-    "a pickle": (write("train.npy", pickle.dumps(Hostile())), "no whole .npy array"),
-    "an array of objects": (write("train.npy", npy(np.array([Hostile()]))), "no whole .npy array"),
+    "a pickle": (write("train.npy", pickle.dumps(Hostile())), "not a whole .npy array"),
+    "an array of objects": (write("train.npy", npy(np.array([Hostile()]))),
+                            "not a whole .npy array"),
     "labels that are objects": (write("train_labels.npy", npy(np.array([Hostile()]))),
-                                "no whole .npy array"),
-    "an array cut short": (write("train.npy", npy(numbers(12))[:-1]), "no whole .npy array"),
-    "text": (write("train.npy", b"1,2,3"), "no whole .npy array"),
-    "nothing": (write("train.npy", b""), "no whole .npy array"),
+                                "not a whole .npy array"),
+    "an array cut short": (write("train.npy", npy(numbers(12))[:-1]), "not a whole .npy array"),
+    "text": (write("train.npy", b"1,2,3"), "not a whole .npy array"),
+    "nothing": (write("train.npy", b""), "not a whole .npy array"),
     "complex numbers": (save("train.npy", np.zeros((12, 5, 6, 6), complex)),
                         'complex128, but must hold one of uint8'),
     "32-bit integers": (save("train.npy", np.zeros((12, 5, 6, 6), np.int32)),
@@ -215,7 +216,7 @@ REFUSED = {
     "too few names": (write("classes.txt", b"quartz\nmica\n"), "has label 2, but there are 2"),
     "a name twice": (write("classes.txt", b"mica\nquartz\nmica\n"), "each once"),
     "an empty name": (write("classes.txt", b"mica\n\nquartz\n"), "no empty lines"),
-    "names in another encoding": (write("classes.txt", b"mica\ncaf\xe9\n"), "no text in UTF-8"),
+    "names in another encoding": (write("classes.txt", b"mica\ncaf\xe9\n"), "not a text in UTF-8"),
 }
 
 

@@ -134,7 +134,7 @@ TREES = {
                              ["b/2.png", "decompression bombs", "shrink it"]),
     "a short header": (lambda root: png(root / "train/b/2.png", b"short"), ["b/2.png"]),
     "a program": (lambda root: postscript(root / "train/a/1.png"),
-                  ["a/1.png", "no image of a kind that is read"]),
+                  ["a/1.png", "not an image of a kind that is read"]),
     "a device": (lambda root: ((root / "train/a/1.png").unlink(),
                                (root / "train/a/1.png").symlink_to("/dev/zero")),
                  ["a/1.png", "it is a device"]),

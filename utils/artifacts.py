@@ -323,7 +323,7 @@ def _identify(manifest: dict) -> str:
 
 
 def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
-    """The manifest of a folder. Raises UserError where it is missing or damaged."""
+    """The manifest of a folder. Raises UserError if it is missing or damaged."""
     path = folder / MANIFEST
     is_developers = folder.name == "developer"           # whose files several steps write
     try:
@@ -346,7 +346,7 @@ def read_manifest(folder: Path, missing_ok: bool = False) -> dict:
 def verify(path: Path) -> Path:
     """The same path, of a file that is the one of its folder's manifest.
 
-    Raises UserError where it is not, with the command that makes it.
+    Raises UserError if it is not, with the command that makes it.
     """
     known = read_manifest(path.parent, missing_ok=True)["files"].get(path.name)
     if not path.exists():
@@ -364,7 +364,7 @@ def verify(path: Path) -> Path:
 def load(path: Path, build: Callable = dict):
     """What `build` makes of a file of tensors and plain values, checked against its manifest.
 
-    Raises UserError where the file is missing, damaged, or nothing that `build` can use.
+    Raises UserError if the file is missing, damaged, or nothing that `build` can use.
     """
     content = read_tensors(verify(path), remedy(path))
     return build_from(content, path, build, remedy(path))
@@ -383,7 +383,7 @@ def build_from(content: dict, path: Path, build: Callable, advice: str):
 def load_array(path: Path, shape: tuple, dtype: str) -> Tensor:
     """A checked .npy file as a tensor that reads it from the disk: it need not fit in memory.
 
-    Raises UserError where it is damaged, or not of this shape and dtype.
+    Raises UserError if it is damaged, or not of this shape and dtype.
     """
     try:
         array = np.lib.format.open_memmap(verify(path), mode="r")       # nothing but .npy

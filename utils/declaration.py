@@ -108,7 +108,7 @@ def accepted(name: str, about: About, value):
     """The value of a setting as its type has it: an int becomes a float where a float is meant, a
     list a tuple, NumPy's scalars Python's, "~" the home folder.
 
-    Raises WrongSetting where it has another type or is outside the limits.
+    Raises WrongSetting if it has another type or is outside the limits.
     """
     converted = as_kind(value, about.kind)
     if fits(converted, about.kind) and is_within(converted, about):

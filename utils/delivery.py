@@ -112,7 +112,7 @@ def write_morphed(new: Saving, name: str, source, morpher: Morpher):
 
 
 def _my_blocks(count: int, what: str) -> Iterator[slice]:
-    """This process's share of the blocks of so many images, under a progress bar."""
+    """This process's share of the blocks of this many images, under a progress bar."""
     starts = range(0, count, IMAGES_AT_ONCE)[rank()::world()]
     bar = tqdm(starts, desc=what, leave=False, mininterval=0.5, disable=rank() > 0 or None)
     for first in bar:
@@ -125,7 +125,7 @@ def compose(layer: nn.Conv2d, key: Key, order: Tensor | None = None,
             mirrored: bool = False) -> AugConv:
     """Aug-Conv of a first layer, or of the mirrored one, for a key's images, on the layer's device.
 
-    Raises ValueError where the layer does not fit, UserError where memory is too small.
+    Raises ValueError if the layer does not fit, UserError where memory is too small.
     """
     convolution = describe(layer).with_less_padding(key.image_padding)
     if mirrored:
@@ -191,9 +191,9 @@ class Delivery:
     def __post_init__(self):
         counts = (self.train_images, self.test_images, *self.out_shape)
         if not all(0 < count < 2**31 for count in counts):
-            raise ValueError("there is no such delivery")
+            raise ValueError("a number of images or the shape of the features is impossible")
         if len(self.classes) < 2 or not 0 < float(self.scale) < math.inf:
-            raise ValueError("there is no such delivery")
+            raise ValueError("the classes or the scale are impossible")
         if not is_name(self.dataset) or not is_name(self.model):
             raise ValueError("dataset and model must be names")
 
@@ -214,7 +214,7 @@ class Delivery:
                 f"{g.delivery_dtype}")
 
     def aug_conv(self, mirrored: bool = False) -> AugConv:
-        """Aug-Conv, or that of the mirrored first layer. Raises UserError where it does not fit."""
+        """Aug-Conv, or that of the mirrored first layer. Raises UserError if it does not fit."""
         if not self.geometry.tile:
             entries = math.prod(self.geometry.shape) * math.prod(self.out_shape)
             require_memory(4 * entries, "Aug-Conv",
@@ -251,7 +251,7 @@ class Query:
 
     def __post_init__(self):
         if not (self.names and 0 < float(self.scale) < math.inf):
-            raise ValueError("there is no such query")
+            raise ValueError("the names or the scale are impossible")
 
     def values(self) -> Tensor:
         """Stored values of its images, on the disk."""
@@ -260,7 +260,7 @@ class Query:
     def labels(self, wanted: tuple[str, ...], whose: str) -> Tensor | None:
         """Labels (N) int64 of the `wanted` classes, `whose` in words, where labels came along.
 
-        Raises UserError where they are damaged, or of other classes.
+        Raises UserError if they are damaged, or of other classes.
         """
         if "labels.npy" not in self.files:
             return None
@@ -270,7 +270,7 @@ class Query:
 
 
 def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
-    """Raises UserError where the file is damaged, of another geometry, or not finite."""
+    """Raises UserError if the file is damaged, of another geometry, or not finite."""
     array = load_array(path, (count, *geometry.stored_shape), geometry.delivery_dtype)
     parts = array.split(IMAGES_AT_ONCE)
     if array.is_floating_point() and not all(part.isfinite().all() for part in parts):
@@ -279,7 +279,7 @@ def read_values(path: Path, geometry: Geometry, count: int) -> Tensor:
 
 
 def read_labels(path: Path, count: int, classes: int) -> Tensor:
-    """Labels (count) int64 in memory. Raises UserError where they are no labels of the classes."""
+    """Labels (count) int64 in memory. Raises UserError if they are not of the classes."""
     labels = load_array(path, (count,), "int64")
     if count and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise UserError(f"{path} has labels beyond its {classes} classes: {remedy(path)}")
@@ -287,12 +287,12 @@ def read_labels(path: Path, count: int, classes: int) -> Tensor:
 
 
 def read_delivery(folder: Path) -> Delivery:
-    """Raises UserError where the manifest is missing or makes no sense."""
+    """Raises UserError if the manifest is missing or makes no sense."""
     return _read(folder, Delivery)
 
 
 def read_query(folder: Path) -> Query:
-    """Raises UserError where the manifest is missing or makes no sense."""
+    """Raises UserError if the manifest is missing or makes no sense."""
     return _read(folder, Query)
 
 
@@ -312,7 +312,7 @@ def _read(folder: Path, kind: type):
 def read_deliveries(folders: list[Path]) -> list[Delivery]:
     """Deliveries that one network can be trained on together.
 
-    Raises UserError where it cannot, or the same delivery is named twice.
+    Raises UserError if it cannot, or the same delivery is named twice.
     """
     deliveries = [read_delivery(folder) for folder in folders]
     first = deliveries[0]

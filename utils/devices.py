@@ -49,7 +49,7 @@ class Launch:
 def read_launch() -> Launch:
     """The place of this process among those of torchrun; one process where it was not used.
 
-    Raises UserError where the environment has a part of torchrun's variables, or words in them.
+    Raises UserError if the environment has a part of torchrun's variables, or words in them.
     """
     advice = "start several processes with torchrun, or unset WORLD_SIZE for one"
     if os.environ.get("WORLD_SIZE", "").strip() in ("", "1"):
@@ -60,7 +60,7 @@ def read_launch() -> Launch:
         if not text:
             raise UserError(f"WORLD_SIZE is set, but {name} is not: {advice}")
         if not text.isdecimal():
-            raise UserError(f"{name} is {text!r}, which is no number: {advice}")
+            raise UserError(f"{name} is {text!r}, which is not a number: {advice}")
         numbers.append(int(text))
     if not os.environ.get("MASTER_ADDR"):
         raise UserError(f"WORLD_SIZE is set, but MASTER_ADDR is not: {advice}")
@@ -77,7 +77,7 @@ def joined_processes(p: Parameters):
     Float32 products and convolutions are full float32 from then on, forward and backward: TF32 has
     10 bits, and Aug-Conv undoes a morphing whose entries are large against the features.
 
-    Raises UserError where the device is not available, or torchrun's variables make no sense.
+    Raises UserError if the device is not available, or torchrun's variables make no sense.
     """
     launch = read_launch()
     device = _find_device(p.device, launch)
@@ -191,7 +191,7 @@ def share_network(network: nn.Module, context: Context, compiled: bool) -> nn.Mo
     """The same network as all processes train it, compiled if so wished.
 
     On CUDA, batch normalisation sees the images of all processes. On the CPU, each process
-    normalises with the statistics of its own images. Raises UserError where that is not possible.
+    normalises with the statistics of its own images. Raises UserError if that is not possible.
     """
     if context.world > 1:
         network = _distributed(network, context)

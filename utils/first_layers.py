@@ -57,7 +57,7 @@ class FirstLayer:
 
 
 def first_layer_from(content: dict) -> FirstLayer:
-    """What to_dict wrote. Raises ValueError where the values do not fit together."""
+    """What to_dict wrote. Raises ValueError if the values do not fit together."""
     layer = _convolution_from(content)
     first = FirstLayer(layer, tuple(content["mean"]), tuple(content["std"]), content["image_size"],
                        content["image_fit"], content["model"], content["dataset"],
@@ -113,7 +113,7 @@ def first_layer_path(p: Settings) -> Path:
 
 
 def read_first_layer(path: Path) -> FirstLayer:
-    """Raises UserError where the file is missing or damaged, or makes no sense."""
+    """Raises UserError if the file is missing or damaged, or makes no sense."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} is missing: the developer makes it with `python pretrain.py`; "

@@ -46,12 +46,12 @@ class Geometry:
         alpha, rows, columns = self.shape
         counts = (*self.shape, self.kappa, self.tile + 1, self.image_padding + 1)
         if not all(0 < count < 2**20 for count in counts):
-            raise ValueError("there are no such images")
+            raise ValueError("a size is impossible")
         if not rows == columns > 2 * self.image_padding:
             raise ValueError("images are not square, or all padding")
         if not (len(self.mean) == len(self.std) == alpha and min(self.std) > 0
                 and all(map(math.isfinite, self.mean + self.std))):
-            raise ValueError("there is no such normalisation")
+            raise ValueError("mean and std are impossible")
         core_size(self.shape, self.kappa, self.tile)     # raises if kappa or tile does not divide
 
     @property

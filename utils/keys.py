@@ -181,7 +181,7 @@ def find_last_delivery(provider: Path, key: Key) -> LastDelivery | None:
 
 
 def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
-    """Raises UserError where nothing has been delivered with this key."""
+    """Raises UserError if nothing has been delivered with this key."""
     folder = provider / "keys" / key.id
     manifest = read_manifest(folder)
     if "delivery" not in manifest:

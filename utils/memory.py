@@ -19,7 +19,7 @@ def core_bytes(q: int) -> int:
 
 
 def aug_conv_bytes(entries: int) -> int:
-    """What composing an Aug-Conv of so many float32 entries takes, with the libraries it needs."""
+    """What composing an Aug-Conv of this many float32 entries takes, with the libraries."""
     return 4 * entries + 500_000_000
 
 
@@ -29,9 +29,9 @@ def shapes_bytes(side: int) -> int:
 
 
 def require_memory(needed: int, purpose: str, advice: str | Callable[[int], str]):
-    """Raises UserError where `needed` bytes are more than the memory that is free now.
+    """Raises UserError if `needed` bytes are more than the memory that is free now.
 
-    `advice`: what to do, or a function that tells it for so many free bytes.
+    `advice`: what to do, or a function that says it for the number of free bytes.
     """
     free = free_memory(torch.device("cpu"))
     if needed > free:

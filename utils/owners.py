@@ -12,7 +12,7 @@ MEANS_ANY = {"image_size": 0, "channels": 0}
 def adopt(p: Settings, owner: str, **facts) -> Settings:
     """The settings with facts that another file decides in their place.
 
-    A default gives way. Raises UserError where an option, or an edited value, says otherwise.
+    A default gives way. Raises UserError if an option, or an edited value, says otherwise.
     """
     for name, value in facts.items():
         own = getattr(p, name)

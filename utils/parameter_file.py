@@ -56,7 +56,7 @@ class _Read:
 def parameter_file() -> ParameterFile:
     """parameter.py as it is now; also what `import parameter` gives from now on.
 
-    Raises UserError, one line that names the place, where the file cannot be used.
+    Raises UserError, one line that names the place, if the file cannot be used.
     """
     spec = importlib.util.find_spec("parameter")
     if spec is None or spec.origin is None:
@@ -109,7 +109,7 @@ def _located(mistake: Exception, file: str) -> str:
 
 
 def _validated(module: ModuleType) -> ParameterFile:
-    """What a module says; raises UserError where a setting is missing or a preset is none."""
+    """What a module says; raises UserError if a setting is missing or a preset is none."""
     parameters = getattr(module, "Parameters", None)
     presets = getattr(module, "PRESETS", None)
     if not is_dataclass(parameters) or not isinstance(presets, dict):
@@ -148,8 +148,8 @@ def _preset(preset: str, values, file: ParameterFile) -> dict[str, object]:
     found = {}
     for name, value in values.items():
         if name not in file.abouts:
-            raise WrongSetting(f"the preset {shown(preset)} has {shown(name)}, which is no setting"
-                               f"{similar(name, file.abouts)}")
+            raise WrongSetting(f"the preset {shown(preset)} has {shown(name)}, which is not a "
+                               f"setting{similar(name, file.abouts)}")
         try:
             found[name] = accepted(name, file.abouts[name], value)
         except WrongSetting as mistake:

@@ -213,7 +213,7 @@ def curve_csv(curve: list[dict]) -> str:
 
 
 def read_record(folder: Path, name: str) -> dict | None:
-    """The record that a finished run left, or None. Raises UserError where it is damaged."""
+    """The record that a finished run left, or None. Raises UserError if it is damaged."""
     path = folder / f"{name}.json"
     if path.name not in read_manifest(folder, missing_ok=True)["files"]:
         return None

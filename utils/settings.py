@@ -48,7 +48,7 @@ Settings = settings_type(parameter_file().parameters)
 
 
 def check(p):
-    """The same Parameters; raises ValueError, one line that names the setting, where a value is of
+    """The same Parameters; raises ValueError, one line that names the setting, if a value is of
     another type or outside its limits."""
     for field in fields(type(p)):
         if "about" in field.metadata:

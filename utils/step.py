@@ -147,7 +147,7 @@ def _give_up_broken_stdout():
 def locked(folder: Path):
     """Lets one step at a time work in a data folder; makes the folder.
 
-    The system drops the lock of a killed process. Raises UserError where another step has it, or
+    The system drops the lock of a killed process. Raises UserError if another step has it, or
     the folder cannot be one. Under torchrun the first process locks for all.
     """
     if os.environ.get("RANK", "0") != "0":

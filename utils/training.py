@@ -65,7 +65,7 @@ class Model:
 
 
 def new_network(p: Parameters, model: Model) -> nn.Module:
-    """A network from the run's seed, or from --init. Raises UserError where there is none."""
+    """A network from the run's seed, or from --init. Raises UserError if there is none."""
     seed_everything(p.seed)
     with user_errors(f"--model {p.model}"):
         network = build(**model.to_dict())
@@ -252,7 +252,7 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
     """Trains a network; gives a curve with one dictionary per epoch (records.CURVE).
 
     A run that goes on from its checkpoint ends as if it had never stopped. Under torchrun batch
-    size and learning rate mean what they mean in one process. Raises UserError where the loss is no
+    size and learning rate mean what they mean in one process. Raises UserError if the loss is no
     longer finite; the last checkpoint is kept.
     """
     count = len(data.train)
@@ -385,7 +385,7 @@ def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
     """Goes on from a run's checkpoint if there is one; gives the curve so far.
 
-    Raises UserError where the checkpoint is damaged, or of other settings or data.
+    Raises UserError if the checkpoint is damaged, or of other settings or data.
     """
     if restart or not run.checkpoint.exists():
         return []
@@ -408,7 +408,7 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
 
 
 def _check_same_run(run: Run, old: dict):
-    """Raises UserError where an unfinished run had other settings or data."""
+    """Raises UserError if an unfinished run had other settings or data."""
     other = differences(run.identity, old)
     if not other:
         return
@@ -424,7 +424,7 @@ def _check_same_run(run: Run, old: dict):
 
 
 def _check_momentum(optimizer):
-    """Raises ValueError where a momentum buffer does not fit its weight."""
+    """Raises ValueError if a momentum buffer does not fit its weight."""
     for weight, state in optimizer.state.items():
         buffer = state.get("momentum_buffer")
         if buffer is not None and buffer.shape != weight.shape:
