@@ -334,7 +334,7 @@ def test_closed_form_of_multiply_adds(model, classes, side):
 
 
 def test_morphing_is_counted_as_torch_counts_it():
-    counted = count_macs(lambda: morph(torch.zeros(1, 48), torch.zeros(12, 12)))
+    counted = count_macs(lambda: morph(torch.zeros(1, 3, 4, 4), torch.zeros(12, 12)))
     assert counted == formulas.morphing_macs(48, 4)
 
 
