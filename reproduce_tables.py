@@ -11,16 +11,18 @@ figures/. Nothing else is written.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from experiments.program import run_command
-from experiments.tables import accuracy, figures, marks, measured, published
+from experiments.tables import accuracy, equality, figures, marks, measured, published
 from experiments.tables.claims import write_report
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, read_results
-from experiments.tables.rows import group_in_rows, summarise
+from experiments.tables.rows import Row, group_in_rows, summarise
 from experiments.tables.table import LATEX_PREAMBLE, Table
 from utils.artifacts import write_alone
 from utils.errors import UserError, user_errors
@@ -28,23 +30,51 @@ from utils.records import to_json
 
 ROOT = Path(__file__).resolve().parent
 PAGES = ("*.md", "attacks/*.md", "experiments/*.md", "docs/*.md")
-# The tables by name: what makes one, and the record that it needs with the command for that.
-OF_RUNS = {"accuracy": accuracy.make_accuracy, "equality": accuracy.make_equality,
-           "runs": accuracy.make_each_run}
-OF_RECORDS = {
-    "kappa": (measured.make_kappa, "kappa"),
-    "agreement": (measured.make_agreement, "agreement"),
-    "defects": (measured.make_defects, "defects"),
-    "he": (measured.make_he, "he"),
-    "attack": (measured.make_attacks, "attacks"),
-    "protection": (measured.make_protection, "attack_matrix"),
-    "matrix": (measured.make_attack_matrix, "attack_matrix"),
-    "repairs": (measured.make_repairs, "repairs"),
-    "inputs": (measured.make_inputs, "inputs"),
-    "stress": (measured.make_stress, "stress"),
-}
-ORDER = ("accuracy", "equality", "validation", "published", "defects", "kappa", "agreement",
-         "protection", "attack", "matrix", "repairs", "he", "bench", "inputs", "stress", "runs")
+
+
+class TableKind(NamedTuple):
+    """A table: its name in marks, its title while it lacks its records, what makes it, what it
+    needs, and the command that measures that.
+
+    `needs`: a list of Results, such as runs, or the name of a record; nothing for formulas.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Results], Table]
+    needs: str = ""
+    command: str = ""
+
+
+def of_record(name: str, title: str, make: Callable[[Results], Table], record: str) -> TableKind:
+    return TableKind(name, title, make, record, f"`{EXPERIMENTS[record]}`")
+
+
+PARTNERS = f"{TRAINING}, and `pretrain.py` with `--frozen_first_layer`"
+TABLES = [                          # in the order of tables.md
+    TableKind("accuracy", "Test accuracy", accuracy.make_accuracy, "runs", TRAINING),
+    TableKind("equality", "Equality", equality.make_equality, "runs", PARTNERS),
+    TableKind("validation", "Learning rates", accuracy.make_validation, "validation",
+              "`make evidence`"),
+    TableKind("published", "Published figures", published.make_published),
+    of_record("defects", "What the defects of the reference scripts cost", measured.make_defects,
+              "defects"),
+    of_record("kappa", "What κ changes", measured.make_kappa, "kappa"),
+    of_record("agreement", "Equal predictions", measured.make_agreement, "agreement"),
+    of_record("protection", "What an adversary gets", measured.make_protection, "attack_matrix"),
+    of_record("attack", "Attacks on the project's own delivery", measured.make_attacks,
+              "attacks"),
+    of_record("matrix", "The attacks over first layers", measured.make_attack_matrix,
+              "attack_matrix"),
+    of_record("repairs", "Repairs of Aug-Conv", measured.make_repairs, "repairs"),
+    of_record("he", "Homomorphic encryption", measured.make_he, "he"),
+    TableKind("bench", "Speed", measured.make_bench, "benches", f"`{BENCH}`"),
+    of_record("inputs", "Image files and folders", measured.make_inputs, "inputs"),
+    of_record("stress", "Interruption, damage and hostile files", measured.make_stress, "stress"),
+    TableKind("runs", "Every training run", accuracy.make_each_run, "runs", TRAINING),
+]
+# In pages alone.
+DEMO = TableKind("demo", "The demo", accuracy.make_demo, "demo", "`make demo`")
 
 
 def main():
@@ -87,44 +117,27 @@ def folder_named(text: str) -> Path:
 
 def make_tables(results: Results) -> dict[str, Table]:
     """Each table by its name; one that lacks its records is the command that measures them."""
-    made = {"published": published.make_published(results)}
-    for name, make in OF_RUNS.items():
-        made[name] = make(results) if results.runs else unmeasured(name, TRAINING)
-    for name, (make, record) in OF_RECORDS.items():
-        if record in results.records:
-            made[name] = make(results)
-        else:
-            made[name] = unmeasured(name, f"`{EXPERIMENTS[record]}`")
-    made["bench"] = (measured.make_bench(results) if results.benches
-                     else unmeasured("bench", f"`{BENCH}`"))
-    made["demo"] = (accuracy.make_demo(results) if results.demo
-                    else unmeasured("demo", "`make demo`"))
-    made["validation"] = (accuracy.make_validation(results) if results.validation
-                          else unmeasured("validation", "`make evidence`"))
-    if not made["equality"].rows:
-        made["equality"] = unmeasured("equality", f"{TRAINING}, and `pretrain.py` with "
-                                      "`--frozen_first_layer`")
-    return made
+    return {kind.name: make_table(kind, results) for kind in [*TABLES, DEMO]}
 
 
-def unmeasured(name: str, command: str) -> Table:
-    return Table(TITLES[name], [], [], f"Not measured yet: {command}.")
+def make_table(kind: TableKind, results: Results) -> Table:
+    if has_records(kind.needs, results):
+        table = kind.make(results)
+        if table.rows:
+            return table
+    return Table(kind.title, [], [], f"Not measured yet: {kind.command}.")
 
 
-TITLES = {                          # of tables that lack their records
-    "accuracy": "Test accuracy", "equality": "Equality", "runs": "Every training run",
-    "validation": "Learning rates", "kappa": "What κ changes",
-    "agreement": "Equal predictions", "demo": "The demo",
-    "defects": "What the defects of the reference scripts cost", "bench": "Speed",
-    "he": "Homomorphic encryption", "attack": "Attacks on the project's own delivery",
-    "protection": "What an adversary gets", "matrix": "The attacks over first layers",
-    "repairs": "Repairs of Aug-Conv", "inputs": "Image files and folders",
-    "stress": "Interruption, damage and hostile files"}
+def has_records(needs: str, results: Results) -> bool:
+    if needs in ("runs", "validation", "benches", "demo"):
+        return bool(getattr(results, needs))
+    return not needs or needs in results.records
 
 
 def write_output(folder: Path, results: Results, tables: dict[str, Table]):
-    sections = [f"## {tables[name].title}\n\n{tables[name].markdown()}\n" for name in ORDER]
-    latex = [LATEX_PREAMBLE, *(tables[name].latex() for name in ORDER)]
+    shown = [tables[kind.name] for kind in TABLES]
+    sections = [f"## {table.title}\n\n{table.markdown()}\n" for table in shown]
+    latex = [LATEX_PREAMBLE, *(table.latex() for table in shown)]
     write_alone(folder / "tables.md", "\n".join(sections))
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")
     write_alone(folder / "REPRODUCTION.md", write_report(results))
@@ -140,7 +153,8 @@ def fill_pages(results: Results, tables: dict[str, Table]):
         for path in sorted(ROOT.glob(pattern)):
             page = path.read_text(encoding="utf-8")
             with user_errors(path.relative_to(ROOT)):
-                filled = marks.fill_page(page, tables, records)
+                folder = path.parent.relative_to(ROOT).as_posix()
+                filled = marks.fill_page(page, tables, records, folder)
             if filled != page:
                 write_alone(path, filled)
 
@@ -149,11 +163,12 @@ def records_for_marks(results: Results) -> dict[str, dict]:
     """The records by name; `analysis` has the formulas' numbers, `accuracy` the rows of runs."""
     records = results.records | {"analysis": asdict(compute_overheads())}
     if results.runs:
-        records["accuracy"] = {"rows": [describe_row(row) for row in group_in_rows(results.runs)]}
+        rows = [row_as_record(row) for row in group_in_rows(results.runs)]
+        records["accuracy"] = {"rows": rows}
     return records
 
 
-def describe_row(row) -> dict:
+def row_as_record(row: Row) -> dict:
     """A row of the accuracy table as a record: settings, morphing, and each network's summary."""
     runs = [run for runs in row.runs.values() for run in runs]
     found = runs[0].settings | runs[0].data | (row.morphing or {})

@@ -22,6 +22,7 @@ from attacks.samples import evenly_spaced
 from attacks.view import UNDER_ATTACK, Truth, View
 from experiments.inverse_training import inverse_training
 from experiments.program import run_command
+from experiments.tables.formulas import KAPPAS
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
 from mole.first_layer import find_first_layer
@@ -40,7 +41,7 @@ CIFAR_10, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 
 PAIRS = 4000                        # public images whose morphed ones are known, at most
 EPOCHS = 8                          # of the authors' own attack
 SECRET_SEED = 0                     # every run attacks the same keys
-BLOCKS = [(1, 0), (3, 0), (12, 0), (48, 0), (96, 0), (1, 16), (1, 8), (1, 4)]   # κ, tile
+BLOCKS = [*((kappa, 0) for kappa in KAPPAS), (1, 16), (1, 8), (1, 4)]           # κ, tile
 CORES = ("orthogonal", "normal", "uniform")
 NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilenet_v3_small",
             "squeezenet1_1", "convnext_tiny", "alexnet", "vit_b_16", "vit_b_32")

@@ -21,14 +21,10 @@ from utils.keys import draw_key
 
 
 def attack(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,
-           dtype: str = "float32", bias_of: float | None = None,
-           **options) -> adversary.Recovery:
-    """What the attacks with Aug-Conv give on a delivery for a first layer; `bias_of`: one for all
-    channels, which does not tell them apart."""
+           dtype: str = "float32", **options) -> adversary.Recovery:
+    """What the attacks with Aug-Conv give on a delivery for a first layer."""
     torch.manual_seed(1)
     first = nn.Conv2d(*layer, **options).requires_grad_(False)
-    if bias_of is not None:
-        first.bias.fill_(bias_of)
     private = draw_photographs(count, side, seed=5)
     public = Prepared(draw_photographs(2000, side, seed=6), *CIFAR, 0)[:]
     order = torch.randperm(first.out_channels, generator=torch.Generator().manual_seed(3))
@@ -71,12 +67,17 @@ def test_a_bias_gives_the_order_away():
     assert report["psnr"] > 60
 
 
-def test_a_bias_does_not_keep_patches_from_being_recognised():
-    """Neither the way by likeness, nor the blind one by statistics, sees the bias as a mean."""
-    plain = attack(3, 48, 4, 4, count=500, bias=False)
-    biased = attack(3, 48, 4, 4, count=500, bias=True, bias_of=5.0)
-    assert biased.known_layer.report["channels_right"] == 48
-    assert biased.blind.report["psnr"] == pytest.approx(plain.blind.report["psnr"], abs=1)
+def test_features_are_compared_without_the_bias():
+    """The first layer's of public images, and Aug-Conv's, which brings the bias along."""
+    layer = nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)
+    images = Prepared(draw_photographs(5, 8, seed=5), *CIFAR, 0)[:]
+    key = draw_key((3, 8, 8), 1, 0, "orthogonal", seed=3)
+    delivered = deliver_in_memory(images, layer, key)
+    geometry = Geometry("", (3, 8, 8), 0, "crop", 1, 0, "orthogonal", "float32", *CIFAR)
+    view = View(geometry, delivered.aug_conv, delivered.restored(), layer, images.flatten(1))
+    expected = view.features_of(images, layer.weight)
+    torch.testing.assert_close(view.features_of_morphed(view.all_morphed), expected,
+                               rtol=0, atol=1e-4)
 
 
 def test_a_layer_with_one_position_has_windows_of_one():

@@ -11,7 +11,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import reproduce_tables
-from experiments.tables import accuracy, claims, figures, formulas, marks, measured, published
+from experiments.tables import (
+    accuracy,
+    claims,
+    equality,
+    figures,
+    formulas,
+    marks,
+    measured,
+    published,
+)
 from experiments.tables.reading import Results, read_results
 from experiments.tables.rows import group_in_rows
 from experiments.tables.table import Column, Table, table_of_records
@@ -68,6 +77,50 @@ def test_folders_that_people_have(records, tmp_path, monkeypatch, given):
     assert all(path.read_bytes() == content for path, content in inputs.items())
     reproduce(monkeypatch, records)                 # what was written is not read as a record
     assert (records / "tables" / "tables.md").read_text() == tables
+
+
+def test_a_folder_may_have_any_name(records):
+    """demo/ and validation/ have a meaning of their own only inside a folder that was given."""
+    for name in ("demo", "validation"):
+        folder = shutil.copytree(records / "accuracy", records.parent / name)
+        assert len(read_results([folder]).runs) == 10
+    shutil.copytree(records / "accuracy", records / "demo")
+    assert len(read_results([records]).demo) == 10
+
+
+ATTACKS = {"command": "python attack.py", "images": 4,
+           "machine": {"processor": "A", "cores": 2, "cuda": []},
+           "data": {"morphing": KAPPA_1, "dataset": "cifar10", "channels": 3, "image_size": 32},
+           "known_first_layer": {"channels": 64, "failed": "no order", "seconds": 1.0},
+           "blind": {"failed": "no lattice", "seconds": 1.0}, "data_only": {"failed": "too few"}}
+
+
+def test_an_attack_without_scores_is_told_and_left_out(records, monkeypatch, capsys):
+    (records / "attacks.json").write_text(json.dumps(ATTACKS))
+    reproduce(monkeypatch, records)
+    assert "attacks.json has no scores: not used; run attack.py with --score" in (
+        capsys.readouterr().err)
+    assert "Not measured yet: `python attack.py" in (records / "tables/tables.md").read_text()
+
+
+def test_attacks_that_fail_say_why_in_every_table(records, monkeypatch):
+    pairs = [{"pairs": 20, "least": 20, "psnr": 50.0, "ssim": 1.0, "exact": 1.0, "seconds": 1.0}]
+    (records / "attacks.json").write_text(json.dumps(ATTACKS | {"known_pairs": pairs}))
+    row = {"name": "x", "dataset": "cifar10", "image_size": 32, "model": "vgg11", "kappa": 1,
+           "tile": 0, "morph_distribution": "normal", "delivery_dtype": "float32",
+           "private": 10_000, "weights": "trained", "first_layer": "3→64, 3×3", "seconds": 1.0}
+    row |= {name: ATTACKS[name] for name in ("known_first_layer", "blind", "data_only")}
+    matrix = {"command": "make attack-matrix", "machine": ATTACKS["machine"], "table": [row]}
+    (records / "attack_matrix.json").write_text(json.dumps(matrix))
+    reproduce(monkeypatch, records)
+    text = (records / "tables" / "tables.md").read_text()
+    for title in ("Attacks on the project's own", "The attacks over first", "What an adversary"):
+        section = text.partition(f"## {title}")[2].partition("## ")[0]
+        for reason in ("no order", "no lattice", "too few"):
+            assert f"fails: {reason}" in section, title
+    assert "not found" in text.partition("## The attacks over first")[2]
+    report = (records / "tables" / "REPRODUCTION.md").read_text()
+    assert "this attack fails: no order" in report
 
 
 def test_output_goes_where_it_is_told(records, tmp_path, monkeypatch, capsys):
@@ -167,6 +220,12 @@ def test_each_way_of_morphing_is_a_row(name, value, words):
     assert {row.morphed for row in rows} == {"κ = 1, uniform", words}
 
 
+def test_networks_have_their_names():
+    for model, title in (("vgg16", "VGG-16"), ("vgg_small", "vgg_small"), ("resnet18", "resnet18")):
+        [row] = group_in_rows([training_run("with_ac", 0.5, model=model)])
+        assert row.title.startswith(f"CIFAR-10, {title}, ")
+
+
 def test_seeds_keys_and_frozen_layers_share_a_row():
     [row] = group_in_rows([training_run("with_ac", 0.5, seed) for seed in range(3)])
     assert len(row.runs["with_ac"]) == 3
@@ -230,7 +289,7 @@ def test_a_partner_has_the_same_frozen_layer_and_seed():
     runs += [training_run("pretrained_frozen", 0.1, 2, frozen_layer="another layer")]
     runs += [training_run("with_ac", 0.1, 1, lr=0.5)]    # another setting: no partner
     results = results_of(*runs)
-    [row] = accuracy.make_equality(results).rows
+    [row] = equality.make_equality(results).rows
     assert row[2] == "+0.10, +0.20, +0.30, +0.40" and row[3] == "+0.25"
     assert row[-1] == "equal within ±1 point"
     assert "left out here: 1." in accuracy.make_accuracy(results).note
@@ -238,7 +297,7 @@ def test_a_partner_has_the_same_frozen_layer_and_seed():
 
 def test_one_seed_is_said_to_be_one():
     runs = [training_run("with_ac", 0.701), training_run("pretrained_frozen", 0.7)]
-    [row] = accuracy.make_equality(results_of(*runs)).rows
+    [row] = equality.make_equality(results_of(*runs)).rows
     assert row[3] == "+0.10" and row[4:] == ["one seed"] * 3 + ["one seed: no test"]
 
 
@@ -246,20 +305,20 @@ def test_another_weight_decay_makes_no_fair_partner():
     runs = [training_run("with_ac", 0.7, seed) for seed in range(3)]
     runs += [training_run("pretrained_frozen", 0.7 + seed / 1000, seed, weight_decay=5e-6)
              for seed in range(3)]
-    [row] = accuracy.make_equality(results_of(*runs)).rows
+    [row] = equality.make_equality(results_of(*runs)).rows
     assert row[-1] == "no fair partner: weight decays differ"
 
 
 def test_equality_of_paired_differences():
     """TOST at 5% and the 90% interval agree; the interval is mean ± t(0.95)·s/√n."""
     close, far = [0.2, -0.1, 0.4, 0.1, 0.0], [0.9, 1.4, -0.4, 2.0, 0.1]
-    found = formulas.assess_equality(close, margin=1)
+    found = equality.assess_equality(close, margin=1)
     half = 2.1318 * 0.19235 / 5 ** 0.5
     assert found.equal and found.p < 0.05
     assert (found.low, found.high) == (pytest.approx(0.12 - half, abs=1e-3),
                                        pytest.approx(0.12 + half, abs=1e-3))
     assert found.detectable == pytest.approx((2.776 + 0.941) * 0.19235 / 5 ** 0.5, abs=1e-3)
-    found = formulas.assess_equality(far, margin=1)
+    found = equality.assess_equality(far, margin=1)
     assert not found.equal and found.high > 1
 
 
@@ -290,8 +349,42 @@ def test_other_verdicts_are_rules_too():
     assert claims.judge_equal_predictions(100, 100) == "reproduced"
     assert claims.judge_equal_predictions(98, 100) == "not reproduced for 2 images"
     assert claims.judge_guess(7.9e-90, 7.88e-90) == "reproduced"
-    assert claims.judge_guess(2.9e-30, 2.94e-39).startswith("not reproduced")
-    assert "refuted" in claims.judge_attack(94.0) and "refuted" not in claims.judge_attack(12.0)
+    assert claims.judge_guess(2.9e-30, 2.94e-39) == "not reproduced"
+    assert claims.judge_attack(7.9e-90, 7.88e-90, 94.0) == (
+        "the number is reproduced; the claim is refuted: images come back")
+    assert "refuted" not in claims.judge_attack(7.9e-90, 7.88e-90, 12.0)
+    assert "not reproduced" in claims.judge_attack(7.9e-90, 1e-80, 94.0)
+    assert claims.judge_attack(7.9e-90, 7.88e-90, None).endswith("this attack fails")
+
+
+def test_the_better_one_of_the_two_controls_counts():
+    runs = [training_run("pretrained", 0.8), training_run("no_ac", 0.15),
+            training_run("no_ac_standardised", 0.4)]
+    [claim] = claims.claims_low_accuracy(results_of(*runs))
+    assert claim.verdict == "not very low" and "40.00% standardised" in claim.found
+
+
+def test_equality_is_claimed_of_fair_partners_and_counts_rows():
+    """A row whose weight decays differ says so in the table, and is no part of the claim."""
+    def pairs(difference, **changes):
+        runs = []
+        for seed in range(5):
+            runs.append(training_run("with_ac", 0.7 + seed / 10_000, seed, **changes))
+            runs.append(training_run("pretrained_frozen", 0.7 + difference, seed, **changes))
+        return runs
+
+    close, far = pairs(0.001), pairs(0.05, lr=0.1)
+    unfair = [training_run("pretrained_frozen", 0.9, seed, weight_decay=5e-6) for seed in range(5)]
+    assert claims.claim_equal_training(results_of(*close, *unfair)).verdict == equality.EQUAL
+    both = claims.claim_equal_training(results_of(*close, *far))
+    assert both.verdict == "shown equal within ±1 point in 1 of 2 rows"
+
+
+def test_a_refused_delivery_is_not_reproduced():
+    row = {"morph_distribution": "uniform", "delivery_dtype": "float32", "images": 100}
+    agreement = {"command": "python x.py", "table": [row]}
+    claim = claims.claim_equal_predictions(Results(records={"agreement": agreement}))
+    assert claim.verdict == "not reproduced" and "refused" in claim.found
 
 
 def test_the_report_says_what_the_records_say(records, monkeypatch):
@@ -314,7 +407,7 @@ def test_every_published_figure_has_a_row():
         assert figures_published.count(figure) == 1
     text = "\n".join(" | ".join(row) for row in rows)
     for figure in ("7.9e-90", "3072/60000 = 5.12%", "421 888×", "= 9.04%", "63.7%", "109%",
-                   "737% more", "2.9e-39", "19 660 800 = 6.3%"):
+                   "737% more", "2.9e-39", "19 660 800, growth 5.7%"):
         assert figure in text
 
 
@@ -346,14 +439,14 @@ def test_entries_are_those_of_aug_conv(tile, shape):
     assert made.weight.numel() == formulas.aug_conv_entries(alpha, shape[1], 5, tile)
 
 
-@pytest.mark.parametrize("tile, macs, of_network, megabytes, of_data", [
-    (32, "201.3", "64.3%", "805.3", "436.9%"), (16, "63.7", "20.3%", "63.7", "34.6%"),
-    (8, "19.7", "6.3%", "4.9", "2.7%"), (4, "7.1", "2.3%", "0.4", "0.2%")])
-def test_costs_of_tiles(tile, macs, of_network, megabytes, of_data):
+@pytest.mark.parametrize("tile, macs, growth, megabytes, of_data", [
+    (32, "201.3", "63.7%", "805.3", "436.9%"), (16, "63.7", "19.8%", "63.7", "34.6%"),
+    (8, "19.7", "5.7%", "4.9", "2.7%"), (4, "7.1", "1.7%", "0.4", "0.2%")])
+def test_costs_of_tiles(tile, macs, growth, megabytes, of_data):
     cost = formulas.cost_of_tile(tile)
     assert f"{cost.macs / 1e6:.1f}" == macs
     assert f"{cost.bytes / 1e6:.1f}" == megabytes
-    assert f"{cost.share_of_network:.1%}" == of_network
+    assert f"{cost.growth:.1%}" == growth
     assert f"{cost.share_of_data:.1%}" == of_data
 
 
@@ -392,6 +485,11 @@ def test_latex_is_escaped():
         r"\bottomrule", r"\end{tabularx}", r"\par a \emph{note} \#1", r"\end{table}"]
 
 
+def test_latex_has_commands_for_what_cannot_be_escaped():
+    made = Table("t", ["a"], [["~/x\\y^2"]])
+    assert r"\textasciitilde{}/x\textbackslash{}y\textasciicircum{}2" in made.latex()
+
+
 def test_latex_file_says_what_it_needs(records, monkeypatch):
     reproduce(monkeypatch, records)
     head = (records / "tables" / "tables.tex").read_text().partition(r"\begin{table}")[0]
@@ -426,6 +524,9 @@ def test_speed_has_a_column_for_each_processor():
     other = one | {"machine": machine | {"processor": "B"}, "table": [row | {"figure": "other"}]}
     made = measured.make_bench(Results(benches={"a": one, "b": other}))
     assert made.header == ["figure", "unit", "2 cores of A", "2 cores of B", "target"]
+    cuda = one | {"machine": machine | {"cuda": ["H"]}, "table": [
+        {key: value for key, value in row.items() if key not in ("target", "reached")}]}
+    assert measured.make_bench(Results(benches={"a": cuda, "b": one})).rows[0][-1] == "ratio ≥ 20"
     missing = "not measured on this machine"
     assert made.rows == [
         ["composing", "s", "7 → 0.5 (14×), missed", missing, "ratio ≥ 20"],
@@ -495,6 +596,8 @@ def test_tables_between_marks():
     filled = marks.fill_page(page, {"t": table}, {})
     assert filled.count("| 1 |") == 2 and filled.count("| 2 |") == 1
     assert "1 more row is in [results/tables.md](results/tables.md). A note." in filled
+    below = marks.fill_page(page, {"t": table}, {}, "docs")
+    assert "1 more row is in [results/tables.md](../results/tables.md)." in below
     with pytest.raises(ValueError, match="there is no table u"):
         marks.fill_page("<!-- table u -->\n\n<!-- /table -->", {"t": table}, {})
 

@@ -2,7 +2,8 @@
 
 reading.py    which files are records        rows.py        training runs in comparable rows
 table.py      a table, Markdown and LaTeX    accuracy.py    tables of training runs
-formulas.py   what MoLe costs, and tests     measured.py    tables of the experiments' records
-marks.py      numbers and tables in a page   published.py   every published figure
-figures.py    one picture a function         claims.py      REPRODUCTION.md and its verdicts
+formulas.py   what MoLe costs                equality.py    Aug-Conv against its fair partner
+marks.py      numbers and tables in a page   measured.py    tables of the experiments' records
+figures.py    one picture a function         published.py   every published figure
+                                             claims.py      REPRODUCTION.md and its verdicts
 """

@@ -1,10 +1,5 @@
-"""Tables of training runs: accuracy, the test of equality, each run."""
+"""Tables of training runs: accuracy, each run, learning rates, the demo."""
 
-from collections import defaultdict
-from dataclasses import dataclass
-from statistics import mean
-
-from experiments.tables.formulas import Equality, assess_equality
 from experiments.tables.reading import Results, TrainingRun, machine_in_words
 from experiments.tables.rows import (
     Row,
@@ -12,37 +7,11 @@ from experiments.tables.rows import (
     describe_accuracy,
     describe_morphing,
     group_in_rows,
-    pair_of,
     partners_left_out,
     title_of,
 )
 from experiments.tables.table import Table, write_number
 from utils.records import RUNS
-
-MARGIN = 1.0                        # points of accuracy within which two networks are called equal
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An Aug-Conv network against its fair partner, in points of accuracy."""
-
-    row: Row
-    weight_decays: tuple[float, float]      # of the Aug-Conv run and of the partner
-    differences: dict[int, float]           # by seed
-    test: Equality | None                   # None for one seed
-
-    @property
-    def mean(self) -> float:
-        return mean(self.differences.values())
-
-    @property
-    def verdict(self) -> str:
-        """The rule, fixed before the runs: equal if a test says so to ±1 point at 5%."""
-        if self.weight_decays[0] != self.weight_decays[1]:
-            return "no fair partner: weight decays differ"
-        if self.test is None:
-            return "one seed: no test"
-        return "equal within ±1 point" if self.test.equal else "not shown equal within ±1 point"
 
 
 def make_accuracy(results: Results) -> Table:
@@ -74,52 +43,6 @@ def accuracy_note(results: Results, rows: list[Row]) -> str:
     if len(codes) > 1:
         notes.append(f"Versions of the code: {', '.join(codes)}.")
     return " ".join(notes)
-
-
-def compare_with_partners(results: Results) -> list[Comparison]:
-    """Each row's Aug-Conv runs with the plain runs of the same frozen layer and seed."""
-    found = []
-    for row in group_in_rows(results.runs):
-        for decays, differences in paired_differences(row).items():
-            by_seed = {seed: mean(points) for seed, points in sorted(differences.items())}
-            values = list(by_seed.values())
-            test = assess_equality(values, MARGIN) if len(values) > 1 else None
-            found.append(Comparison(row, decays, by_seed, test))
-    return found
-
-
-def paired_differences(row: Row) -> dict[tuple[float, float], dict[int, list[float]]]:
-    """Points of difference by both weight decays and seed."""
-    partners = defaultdict(list)
-    for run in row.runs["pretrained_frozen"]:
-        partners[pair_of(run)].append(run)
-    found = defaultdict(lambda: defaultdict(list))
-    for run in row.runs["with_ac"]:
-        for partner in partners[pair_of(run)]:
-            decays = run.settings["weight_decay"], partner.settings["weight_decay"]
-            found[decays][run.seed].append(100 * (run.accuracy - partner.accuracy))
-    return found
-
-
-def make_equality(results: Results) -> Table:
-    """The test of equality, for each row that has both networks."""
-    rows = []
-    for one in compare_with_partners(results):
-        each = ", ".join(f"{value:+.2f}" for value in one.differences.values())
-        tested = ["one seed"] * 3
-        if one.test is not None:
-            tested = [f"{one.test.low:+.2f} to {one.test.high:+.2f}", f"{one.test.p:.2g}",
-                      f"{one.test.detectable:.2f}"]
-        rows.append([one.row.setting, one.row.morphed, each, f"{one.mean:+.2f}", *tested,
-                     one.verdict])
-    note = ("Points of accuracy, with Aug-Conv less plain with the same frozen first layer, paired "
-            "by seed. *90% interval*: of the mean, by Student's t. *p*: of two one-sided tests "
-            "(TOST) against ±1 point; below 0.05 the two are *equal within ±1 point*, a rule fixed "
-            "before the runs. *Detectable*: a true difference in points that a paired t-test (5%) "
-            "of so many seeds would see four times in five. *One seed*: there is no test.")
-    header = ["setting", "morphing", "each seed", "mean", "90% interval", "p", "detectable",
-              "verdict"]
-    return Table("With Aug-Conv against its fair partner.", header, rows, note if rows else "")
 
 
 def make_each_run(results: Results) -> Table:

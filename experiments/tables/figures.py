@@ -18,7 +18,7 @@ from experiments.tables.formulas import (
 from experiments.tables.measured import ATTACKED_IMAGES, CORES
 from experiments.tables.reading import Results, TrainingRun
 from experiments.tables.rows import (
-    DATASETS,
+    DATASET_TITLES,
     Row,
     core_side,
     describe_morphing,
@@ -70,8 +70,8 @@ def plot_overhead_by_kappa(axis):
     network, made = vgg_macs("vgg16", 10), compute_overheads()
     morphing = [100 * morphing_macs(ENTRIES, kappa) / network for kappa in KAPPAS]
     core = [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS]
-    aug_conv = [100 * made.composed_overhead] * len(KAPPAS)
-    axis.plot(KAPPAS, aug_conv, "C1s-", label="dense Aug-Conv, of multiply-adds")
+    aug_conv = [100 * made.growth] * len(KAPPAS)
+    axis.plot(KAPPAS, aug_conv, "C1s-", label="dense Aug-Conv, growth of multiply-adds")
     axis.plot(KAPPAS, morphing, "C0o-", label="morphing, of multiply-adds")
     axis.plot(KAPPAS, core, "C2^-", label="q·αm² entries, of the data set's")
     axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
@@ -83,9 +83,9 @@ def plot_overhead_by_kappa(axis):
 
 def plot_overhead_by_tile(axis):
     tiles = compute_overheads().tiles
-    macs = [100 * tile.share_of_network for tile in tiles]
+    macs = [100 * tile.growth for tile in tiles]
     sent = [100 * tile.share_of_data for tile in tiles]
-    axis.plot(TILES, macs, "C1s-", label="Aug-Conv, of VGG-16's multiply-adds")
+    axis.plot(TILES, macs, "C1s-", label="Aug-Conv, growth of multiply-adds")
     axis.plot(TILES, sent, "C3v-", label="Aug-Conv, of the plain images' bytes")
     axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
     axis.axhline(5.12, color="k", ls="--", lw=1.2, label="published: 5.12% of data")
@@ -166,7 +166,7 @@ def draw_known_pairs(record: dict) -> bytes:
         if point["pairs"] >= least:
             axis.annotate(f"{point['psnr']:.0f} dB", (point["pairs"], point["psnr"]),
                           (-6, 4), textcoords="offset points", ha="right", fontsize=8)
-    dataset = DATASETS.get(data["dataset"], data["dataset"])
+    dataset = DATASET_TITLES.get(data["dataset"], data["dataset"])
     axis.set(xlabel="known pairs of plain and morphed images", ylabel="PSNR, dB",
              xlim=(0, None), ylim=(0, 1.15 * max(quality)))
     axis.set_title(f"Without Aug-Conv: {dataset}, {describe_core(data)}", fontsize=10,
@@ -199,24 +199,25 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     figure, (learning, attack) = pyplot().subplots(2, 1, figsize=(7, 7), sharex=True,
                                                    layout="constrained")
     controls = list_controls(rows)
-    plot_controls(learning, controls)
-    plot_reidentified(attack, matrix)
+    cores = plot_controls(learning, controls) | plot_reidentified(attack, matrix)
     learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
                        parse_math=False)
     attack.set_title("Re-identified from morphed images alone", fontsize=9)
     attack.set_xlabel("q, side of the core")
-    cores = sorted({int(q) for axis in (learning, attack) for line in axis.lines
-                    for q in line.get_xdata() if q > 1})    # the plain network's line has 0 and 1
+    ticks = sorted(cores)
     for axis, label in ((learning, "test accuracy, %"), (attack, "re-identified images, %")):
         axis.set(xscale="log", ylabel=label, ylim=(0, 105))
         axis.minorticks_off()
-        axis.set_xticks(cores, map(str, cores), fontsize=7, rotation=45)
+        axis.set_xticks(ticks, map(str, ticks), fontsize=7, rotation=45)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     return as_png(figure)
 
 
-def plot_controls(axis, rows: Sequence[Row]):
+def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
+    """Draws accuracy over the side of the core; gives the sides that are there."""
+    cores = set()
     plain = [one.mean for row in rows for one in summarise(row.runs["pretrained"])]
     if plain:
         axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2, label="plain")
@@ -233,14 +234,19 @@ def plot_controls(axis, rows: Sequence[Row]):
                 axis.plot(*zip(*sorted(points), strict=True), color=colour, ls=line, ms=5,
                           marker="o" if blocks == "κ" else "s",
                           label=f"{RUNS[name].title}, {words}")
+                cores |= {q for q, _ in points}
+    return cores
 
 
-def plot_reidentified(axis, matrix: dict):
+def plot_reidentified(axis, matrix: dict) -> set[int]:
+    """Draws re-identified images over the side of the core; gives the sides that are there."""
+    cores = set()
     for core in CORES:
         for is_tiled in (False, True):
             points = []
             for row in matrix["table"]:
-                is_shown = (row["morph_distribution"] == core and "data_only" in row
+                is_shown = (row["morph_distribution"] == core
+                            and "reidentified" in row.get("data_only", {})
                             and row["private"] == ATTACKED_IMAGES
                             and row["delivery_dtype"] == "float32"
                             and bool(row["tile"]) == is_tiled)
@@ -251,6 +257,8 @@ def plot_reidentified(axis, matrix: dict):
                 words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
                 axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, ms=5,
                           ls="--" if is_tiled else "-", label=words)
+                cores |= {q for q, _ in points}
+    return cores
 
 
 def side_of_case(row: dict) -> int:

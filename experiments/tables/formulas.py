@@ -1,4 +1,4 @@
-"""What MoLe costs and sends, as formulas in multiply-adds, entries and bytes; and tests.
+"""What MoLe costs and sends, as formulas in multiply-adds, entries and bytes.
 
 Images have α channels and side m, the first convolution β channels of side n with p×p kernels, the
 core side q = αm²/κ; or there are tiles of side s.
@@ -7,16 +7,14 @@ core side q = αm²/κ; or there are tiles of side s.
 import math
 from dataclasses import dataclass
 
-from scipy.stats import t as student
-from scipy.stats import ttest_1samp
-
 from models.vgg import GROUPS
 
 # The paper's case: VGG-16 on CIFAR.
 ALPHA, M, BETA, KERNEL, IMAGES = 3, 32, 64, 3, 60_000
 ENTRIES = ALPHA * M * M                                  # of an image: αm²
 FEATURES = BETA * M * M                                  # of the first layer's output: βn²
-KAPPAS, TILES = (1, 3, 12, 48, 192), (32, 16, 8, 4)
+FIRST_LAYER_MACS = ALPHA * KERNEL ** 2 * FEATURES        # αβp²n²
+KAPPAS, TILES = (1, 3, 12, 48, 96), (32, 16, 8, 4)
 GAZELLE_TRAFFIC = 1236 * 2 ** 20    # bytes for one CIFAR-10 image (GAZELLE, USENIX Security 2018)
 
 
@@ -60,16 +58,17 @@ class TileCost:
     tiles: int                      # in an image
     macs: int                       # multiply-adds for one image
     bytes: int                      # of Aug-Conv in float32
-    share_of_network: float         # of VGG-16's multiply-adds
+    growth: float                   # of VGG-16's multiply-adds, Aug-Conv for its first layer
     share_of_data: float            # of the bytes of the plain images
 
 
 def cost_of_tile(tile: int, m: int = M) -> TileCost:
     tiles = math.ceil(m / tile) ** 2
     entries = aug_conv_entries(ALPHA, m, BETA, tile)
-    return TileCost(tile, tiles, tiles * entries, 4 * entries,
-                    tiles * entries / vgg_macs("vgg16", 10, side=m),
-                    4 * entries / (IMAGES * ALPHA * m * m))
+    macs = tiles * entries
+    first_layer = ALPHA * BETA * KERNEL ** 2 * m * m
+    growth = (macs - first_layer) / vgg_macs("vgg16", 10, side=m)
+    return TileCost(tile, tiles, macs, 4 * entries, growth, 4 * entries / (IMAGES * ALPHA * m * m))
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Overheads:
     network_macs: int               # multiply-adds of VGG-16
     likely_published_macs: int      # αp²m²n²: our guess at what the published 9% counts
     likely_published_overhead: float
-    composed_overhead: float        # the dense Aug-Conv in place of the first layer
+    growth: float                   # (αm²·βn² − αβp²n²) over them: the dense Aug-Conv
     morphing_overhead: float        # αm²·q at κ = 1
     published_transmission: float   # a matrix as large as M over the data set: 5.12%
     transmission_by_entries: float  # Aug-Conv's entries over the data set's
@@ -96,11 +95,10 @@ class Overheads:
 def compute_overheads() -> Overheads:
     network = vgg_macs("vgg16", 10)
     counted = ALPHA * KERNEL ** 2 * M ** 4               # αp²m²n²
-    first_layer = ALPHA * KERNEL ** 2 * FEATURES         # αβp²n²
     return Overheads(
         network_macs=network, likely_published_macs=counted,
         likely_published_overhead=counted / network,
-        composed_overhead=(ENTRIES * FEATURES - first_layer) / network,
+        growth=(ENTRIES * FEATURES - FIRST_LAYER_MACS) / network,
         morphing_overhead=morphing_macs(ENTRIES) / network,
         published_transmission=ENTRIES / IMAGES,
         transmission_by_entries=FEATURES / IMAGES,
@@ -110,31 +108,3 @@ def compute_overheads() -> Overheads:
         order_guess=1 / math.factorial(BETA), gazelle_guess=2 ** -128,
         gazelle_ratio=GAZELLE_TRAFFIC / ENTRIES,
         tiles=[cost_of_tile(tile) for tile in TILES])
-
-
-@dataclass(frozen=True)
-class Equality:
-    """A test whether the mean of paired differences lies within ±margin."""
-
-    low: float                      # 90% confidence interval of the mean
-    high: float
-    p: float                        # of two one-sided t-tests
-    equal: bool                     # p < 5%: just where the interval lies within the margin
-    detectable: float               # a true difference that a t-test would see 4 times in 5
-
-
-def assess_equality(differences: list[float], margin: float) -> Equality:
-    """Two one-sided t-tests (TOST) of two or more paired differences against ±margin.
-
-    Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987. `detectable` is of a two-sided paired t-test
-    at 5%.
-    """
-    test = ttest_1samp(differences, 0)
-    low, high = test.confidence_interval(0.90)
-    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = ttest_1samp(differences, margin, alternative="less").pvalue
-    p = max(above, below)
-    freedom = len(differences) - 1
-    standard_error = (high - low) / 2 / student.ppf(0.95, freedom)
-    detectable = (student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * standard_error
-    return Equality(float(low), float(high), float(p), bool(p < 0.05), float(detectable))

@@ -12,21 +12,27 @@ the format says which is meant: least, most, or total.
     for <!-- value agreement table delivery_dtype=float32 equal least , -->10 000<!-- /value -->
 """
 
+import posixpath
 import re
 from collections.abc import Mapping
 
 from experiments.tables.reading import BENCH, EXPERIMENTS
 from experiments.tables.table import Table, write_number
 
-VALUE = re.compile(r"(<!-- value (?P<words>[^>]+?) -->).*?(<!-- /value -->)", re.DOTALL)
-TABLE = re.compile(r"(<!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n).*?(\n<!-- /table -->)",
+VALUE = re.compile(r"(?P<start><!-- value (?P<words>[^>]+?) -->).*?(?P<end><!-- /value -->)",
                    re.DOTALL)
+TABLE = re.compile(r"(?P<start><!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n).*?"
+                   r"(?P<end>\n<!-- /table -->)", re.DOTALL)
 CHOICES = {"least": min, "most": max, "total": sum}
-WHERE_ALL_ROWS_ARE = "[results/tables.md](results/tables.md)"
+ALL_ROWS = "results/tables.md"      # has every row of every table
 
 
-def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict]) -> str:
-    """The page with what its marks ask for. Raises ValueError with a mark that means nothing."""
+def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict],
+              folder: str = "") -> str:
+    """The page with what its marks ask for; `folder`: where it is in the project, for links.
+
+    Raises ValueError with a mark that means nothing.
+    """
     if re.search("^ *<!-- value", page, re.MULTILINE):
         raise ValueError("a line begins with <!-- value, which ends a paragraph in Markdown: "
                          "begin it with a word")
@@ -36,11 +42,12 @@ def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict
             raise ValueError(f"there is no table {mark['name']}: {', '.join(tables)}")
         table = tables[mark["name"]]
         if mark["rows"]:
-            table = table.first(int(mark["rows"]), WHERE_ALL_ROWS_ARE)
-        return mark[1] + table.markdown() + mark[4]
+            link = posixpath.relpath(ALL_ROWS, folder or ".")
+            table = table.first(int(mark["rows"]), f"[{ALL_ROWS}]({link})")
+        return mark["start"] + table.markdown() + mark["end"]
 
     def put_value(mark: re.Match) -> str:
-        return mark[1] + find_value(mark["words"], records) + mark[3]
+        return mark["start"] + find_value(mark["words"], records) + mark["end"]
 
     return VALUE.sub(put_value, TABLE.sub(put_table, page))
 

@@ -40,7 +40,7 @@ def make_agreement(results: Results) -> Table:
 KAPPA_COLUMNS = [
     Column("κ", "kappa"),
     Column("q", "q", "{:,}", "side of the core"),
-    Column("share", "share", "{:.2%}", "multiply-adds of morphing, of VGG-16's"),
+    Column("share", "share", "{:.2%}", "multiply-adds of morphing, of VGG-16's at 32 pixels"),
     Column("pairs needed", "pairs_needed", "{:,}",
            "known plain and morphed images that determine the core"),
     Column("error of the features", "error_of_the_features", "{:.1e}", "relative, in float32"),
@@ -55,7 +55,8 @@ def make_kappa(results: Results) -> Table:
     record = results.records["kappa"]
     rows = []
     for point in record["sweep"]:
-        share = morphing_macs(3072, point["kappa"]) / vgg_macs("vgg16", 10)
+        entries = point["q"] * point["kappa"]
+        share = morphing_macs(entries, point["kappa"]) / vgg_macs("vgg16", 10)
         needed = pairs_needed(point["q"], point["kappa"])
         rows.append(point | {"share": share, "pairs_needed": needed})
     note = (f"`{record['command']}`, {record['morph_distribution']} cores, "
@@ -121,14 +122,16 @@ def make_he(results: Results) -> Table:
 def make_bench(results: Results) -> Table:
     """A row for each figure, a column for each processor."""
     benches = list(results.benches.values())
-    figures: dict[str, dict] = {}   # a figure's row of the first record that has it
+    units, targets = {}, {}         # by figure; a machine with a GPU has no targets
     for record in benches:
         for row in record["table"]:
-            figures.setdefault(row["figure"], row)
+            units[row["figure"]] = row["unit"]
+            if "target" in row:
+                targets[row["figure"]] = row["target"]
     rows = []
-    for figure, first in figures.items():
+    for figure, unit in units.items():
         cells = [describe_speed(record, figure) for record in benches]
-        rows.append([figure, first["unit"], *cells, first.get("target", "none")])
+        rows.append([figure, unit, *cells, targets.get(figure, "none")])
     header = ["figure", "unit", *map(machine_in_words, benches), "target"]
     commands = "; ".join(f"{machine_in_words(record)}: `{record['command']}`"
                          for record in benches)
@@ -147,14 +150,27 @@ def describe_speed(record: dict, figure: str) -> str:
 
 # -- Attacks
 
+NOT_PLAYED = "not played"
+NONE = "none"
+
+
+def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
+    """What an attack's report says in a cell: PSNR, or why it failed, or that it was not played."""
+    if report is None:
+        return NOT_PLAYED
+    if "psnr" in report:
+        return form.format(report["psnr"])
+    return f"fails: {report['failed']}" if "failed" in report else "fails"
+
+
 DELIVERY_COLUMNS = [
     Column("attack", "attack"),
-    Column("PSNR", "psnr", "{:.1f} dB", IMAGES_PSNR),
-    Column("SSIM", "ssim", "{:.3f}"),
-    Column("exact", "exact", "{:.0%}", "8-bit values that come back"),
-    Column("re-identified", "reidentified", "{:.1%}", "images whose own plain image is the nearest "
-           "of all to what came back", absent="not counted"),
-    Column("seconds", "seconds", "{:.2f}"),
+    Column("PSNR", "words", meaning=IMAGES_PSNR),
+    Column("SSIM", "ssim", "{:.3f}", absent=NONE),
+    Column("exact", "exact", "{:.0%}", "8-bit values that come back", absent=NONE),
+    Column("re-identified", "reidentified", "{:.1%}", "of all test images, those whose own plain "
+           "image is the nearest of all to what came back", absent="not counted"),
+    Column("seconds", "seconds", "{:.2f}", absent=NONE),
     Column("channels right", "channels_right", absent="not used"),
 ]
 
@@ -162,38 +178,38 @@ DELIVERY_COLUMNS = [
 def make_attacks(results: Results) -> Table:
     """What came back in one attack on the project's own delivery."""
     record = results.records["attacks"]
-    rows = [record["known_first_layer"] | {"attack": "first layer known, by its developer"},
-            record["blind"] | {"attack": "blind: first layer unknown"},
-            record["data_only"] | {"attack": "morphed images alone, no Aug-Conv"}]
+    attacks = {"first layer known, by its developer": record["known_first_layer"],
+               "blind: first layer unknown": record["blind"],
+               "morphed images alone, no Aug-Conv": record["data_only"]}
     for point in record["known_pairs"]:
         words = f"{point['pairs']} known pairs ({point['least']} determine the core)"
-        rows.append(point | {"attack": words})
-    note = (f"`{record['command']}`, {record['images']} test images, "
-            f"{describe_morphing(record['data']['morphing'])}, on {machine_in_words(record)}.")
+        attacks[words] = point
+    rows = [report | {"attack": words, "words": outcome(report)}
+            for words, report in attacks.items()]
+    note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. "
+            f"`{record['command']}`, {describe_morphing(record['data']['morphing'])}, "
+            f"on {machine_in_words(record)}.")
     return table_of_records("Attacks on the project's own delivery.", DELIVERY_COLUMNS, rows, note)
 
 
-NOT_PLAYED = "not played"
 MATRIX_COLUMNS = [
     Column("images", "images", meaning="data set, side, private images that are attacked"),
     Column("first layer", "layer"),
     Column("delivery", "delivery", meaning="core, blocks, dtype"),
-    Column("order from", "known_first_layer.order_from", absent=NOT_PLAYED,
+    Column("order from", "order_from",
            meaning="what gives the order of the channels away, the first layer known"),
-    Column("channels right", "known_first_layer.channels_right", absent=NOT_PLAYED),
-    Column("known", "known_first_layer.psnr", "{:.1f} dB", "PSNR, first layer known",
-           absent=NOT_PLAYED),
-    Column("blind", "blind_words", meaning="PSNR, first layer unknown; or why it fails"),
+    Column("channels right", "channels_right"),
+    Column("known", "known", meaning="PSNR, first layer known"),
+    Column("blind", "blind", meaning="PSNR, first layer unknown; or why it fails"),
     Column("left open", "left_open", meaning="what these two attacks do not find"),
-    Column("alone", "data_only.psnr", "{:.1f} dB", "PSNR, from morphed images alone",
-           absent=NOT_PLAYED),
-    Column("SSIM", "data_only.ssim", "{:.3f}", "of the same", absent=NOT_PLAYED),
-    Column("re-identified", "data_only.reidentified", "{:.1%}", "of the same: images whose own "
-           "plain image is the nearest of all", absent=NOT_PLAYED),
+    Column("alone", "alone", meaning="PSNR, from morphed images alone"),
+    Column("SSIM", "ssim", meaning="of the same"),
+    Column("re-identified", "reidentified", meaning="of the same: images whose own plain image is "
+           "the nearest of all"),
     Column("pairs needed", "pairs_needed", "{:,}", "known pairs that determine the core",
            absent=NOT_PLAYED),
-    Column("authors' own", "inverse_training.psnr", "{:.1f} dB", "PSNR up to colour, of the attack "
-           "in the authors' first code", absent=NOT_PLAYED),
+    Column("authors' own", "authors_own", meaning="PSNR up to colour, of the attack in the "
+           "authors' first code"),
     Column("seconds", "seconds", "{:.0f}", "of all attacks of the row"),
 ]
 
@@ -213,26 +229,39 @@ def note_of_matrix(record: dict) -> str:
 
 
 def describe_case(row: dict) -> dict:
-    """A row of the matrix with the words of its cells."""
-    blind = row.get("blind", {})
-    blind_words = NOT_PLAYED
-    if "psnr" in blind:
-        blind_words = f"{blind['psnr']:.1f} dB"
-    elif "failed" in blind:
-        blind_words = blind["failed"]
-    left_open = [row[attack]["left_open"] for attack in ("known_first_layer", "blind")
-                 if row.get(attack, {}).get("left_open")]
+    """The words of a row of the matrix, by the paths of its columns."""
+    known, blind, alone = (row.get(name) for name in ("known_first_layer", "blind", "data_only"))
     words = {
         "images": f"{row['dataset']} {row['image_size']}, " + write_number("{:,}", row["private"]),
         "layer": f"{row['model']}: {row['first_layer']}",
         "delivery": f"{row['morph_distribution']}, {describe_blocks(row)}, {row['delivery_dtype']}",
-        "blind_words": blind_words,
-        "left_open": "; ".join(dict.fromkeys(left_open)) or (
-            "nothing" if "known_first_layer" in row else NOT_PLAYED),
+        "order_from": part_of(known, "order_from"),
+        "channels_right": part_of(known, "channels_right"),
+        "known": outcome(known), "blind": outcome(blind),
+        "left_open": describe_left_open(known, blind),
+        "alone": outcome(alone), "ssim": part_of(alone, "ssim", "{:.3f}"),
+        "reidentified": part_of(alone, "reidentified", "{:.1%}"),
+        "authors_own": outcome(row.get("inverse_training")),
+        "seconds": row["seconds"],
     }
     if "known_pairs" in row:
         words["pairs_needed"] = row["known_pairs"][-1]["least"]
-    return row | words
+    return words
+
+
+def part_of(report: dict | None, name: str, form: str = "{}") -> str:
+    """A value of an attack's report; words where the attack failed or was not played."""
+    if report is None:
+        return NOT_PLAYED
+    return form.format(report[name]) if name in report else "not found"
+
+
+def describe_left_open(known: dict | None, blind: dict | None) -> str:
+    """What the two attacks on Aug-Conv do not find."""
+    if known is None:
+        return NOT_PLAYED
+    parts = [report["left_open"] for report in (known, blind or {}) if report.get("left_open")]
+    return "; ".join(dict.fromkeys(parts)) or "nothing"
 
 
 def make_protection(results: Results) -> Table:
@@ -247,49 +276,64 @@ def make_protection(results: Results) -> Table:
     rows = [[blocks, *describe_protection(cores)] for blocks, cores in cases.items()]
     header = ["blocks", "Aug-Conv, first layer known", "Aug-Conv, blind",
               *(f"images alone, {core} core" for core in CORES), "known pairs needed"]
-    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: "
-            "PSNR of the worst core. Images alone: PSNR, and images whose own plain image is the "
-            f"nearest of all. {note_of_matrix(record)}")
+    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
+            "lowest PSNR over the cores, so the least that comes back. Images alone: PSNR, and "
+            "images whose own plain image is the nearest of all. "
+            f"{note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
 
 def describe_protection(cores: dict[str, dict]) -> list[str]:
     cells = []
     for attack in ("known_first_layer", "blind"):
-        found = [row[attack]["psnr"] for row in cores.values() if "psnr" in row.get(attack, {})]
-        cells.append(f"{min(found):.0f} dB" if found else NOT_PLAYED)
+        reports = [row[attack] for row in cores.values() if attack in row]
+        lowest = min(reports, key=lambda report: report.get("psnr", 0), default=None)
+        cells.append(outcome(lowest, "{:.0f} dB"))
     for core in CORES:
         alone = cores.get(core, {}).get("data_only")
-        cells.append(f"{alone['psnr']:.1f} dB, {alone['reidentified']:.1%}" if alone
-                     else NOT_PLAYED)
+        cell = outcome(alone)
+        if alone is not None and "reidentified" in alone:
+            cell = f"{cell}, {alone['reidentified']:.1%}"
+        cells.append(cell)
     pairs = next((row["known_pairs"] for row in cores.values() if "known_pairs" in row), None)
     cells.append(write_number("{:,}", pairs[-1]["least"]) if pairs else NOT_PLAYED)
     return cells
 
 
 REPAIR_COLUMNS = [
-    Column("repair", "repair"),
-    Column("strength", "strength", "{:g}", "of noise, relative to Aug-Conv's entries; of channels, "
-           "how many are kept"),
+    Column("repair", "words"),
     Column("error of the features", "error_of_the_features", "{:.2g}", "relative",
            absent="none"),
-    Column("known", "known_first_layer.psnr", "{:.1f} dB", "PSNR, first layer known",
-           absent="not found"),
+    Column("known", "known", meaning="PSNR, first layer known"),
     Column("denoised", "known_first_layer_denoised.psnr", "{:.1f} dB", "PSNR of the same, where "
            "the attack expects noise", absent="no noise"),
-    Column("blind", "blind.up_to_colour.psnr", "{:.1f} dB", "PSNR up to colour, first layer "
-           "unknown", absent="not found"),
+    Column("blind", "blind", meaning="PSNR up to colour, first layer unknown"),
     Column("accuracy", "accuracy", "{:.2%}", "of a network behind the repaired Aug-Conv"),
 ]
+REPAIR_WORDS = {
+    "none": "none: Aug-Conv as it is",
+    "signs": "random signs of channels",
+    "scales": "random signs and factors of channels, log-normal, standard deviation {:g}",
+    "mixing": "channels mixed by one random matrix",
+    "local_mixing": "channels mixed by another random matrix at each position",
+    "channels": "{:g} channels kept",
+    "noise": "normal noise, {:g} of the root mean square of Aug-Conv's entries",
+}
 
 
 def make_repairs(results: Results) -> Table:
     record = results.records["repairs"]
+    rows = []
+    for row in record["table"]:
+        known = row["known_first_layer"] or None         # empty where it was not played
+        blind = row["blind"].get("up_to_colour", row["blind"])
+        rows.append(row | {"words": REPAIR_WORDS[row["repair"]].format(row["strength"]),
+                           "known": outcome(known), "blind": outcome(blind)})
     case = record["case"]
+    images = write_number("{:,}", record["train_images"])
     note = (f"`{record['command']}` on {case['dataset']}, κ = {case['kappa']}, "
-            f"{case['morph_distribution']} core; {record['model']} on "
-            f"{record['train_images']} images.")
-    return table_of_records("Repairs of Aug-Conv.", REPAIR_COLUMNS, record["table"], note)
+            f"{case['morph_distribution']} core; {record['model']} on {images} images.")
+    return table_of_records("Repairs of Aug-Conv.", REPAIR_COLUMNS, rows, note)
 
 
 # -- The reference's defects

@@ -23,7 +23,7 @@ EXPERIMENTS = {
 BENCH = "make bench"                # one record for each processor, in the folder bench/
 TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
-OWN_OUTPUT = {"analysis.json"}      # what reproduce_tables.py itself has written
+OWN_OUTPUT = {"analysis.json", "evidence.json"}     # of reproduce_tables.py and `make evidence`
 MORPHING = {"kappa", "tile", "morph_distribution", "image_padding", "delivery_dtype",
             "shuffle_channels"}
 SETTINGS = {"model", "init", "epochs", "batch_size", "lr", "schedule", "decay_epochs", "momentum",
@@ -77,6 +77,7 @@ class Results:
     records: dict[str, dict] = field(default_factory=dict)      # "kappa", "bench/amd-epyc", …
     benches: dict[str, dict] = field(default_factory=dict)      # of them the speed benchmark's
     earlier: list[Path] = field(default_factory=list)   # training records of earlier versions
+    unscored: list[Path] = field(default_factory=list)  # of attack.py without --score
     other: list[Path] = field(default_factory=list)     # JSON files that are no records
 
     def ignored(self) -> list[str]:
@@ -84,6 +85,8 @@ class Results:
         lines = []
         if self.earlier:
             lines.append(f"{count_files(self.earlier)} of an earlier version: not used")
+        for path in self.unscored:
+            lines.append(f"{path} has no scores: not used; run attack.py with --score")
         if self.other:
             names = ", ".join(sorted(path.name for path in self.other)[:5])
             more = f" and {len(self.other) - 5} more" if len(self.other) > 5 else ""
@@ -106,32 +109,35 @@ def read_results(folders: list[Path]) -> Results:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name one with records, as the steps write "
                             "them with --results_dir")
-        records = 0
+        has_record = False
         for place in PLACES:
             for path in sorted((folder / place).glob("*.json")):
+                if path.name in OWN_OUTPUT:
+                    continue
                 if path.resolve() not in seen:
                     seen.add(path.resolve())
-                    add_file(path, results)
-                records += path not in results.other and path.name not in OWN_OUTPUT
-        if not records:
+                    add_file(path, place, results)
+                if path not in results.other:
+                    has_record = True
+        if not has_record:
             raise UserError(f"{folder} has no record: the steps write theirs with "
                             f"--results_dir {folder}")
     return results
 
 
-def add_file(path: Path, results: Results):
-    """Puts one JSON file where it belongs."""
-    if path.name in OWN_OUTPUT:
-        return
+def add_file(path: Path, place: str, results: Results):
+    """Puts one JSON file, of one of the PLACES in a folder, where it belongs."""
     record = read_json(path)
     if is_training(record):
         runs = {"demo": results.demo, "validation": results.validation}
-        runs.get(path.parent.name, results.runs).append(as_run(record))
+        runs.get(place, results.runs).append(as_run(record))
     elif is_earlier_training(record):
         results.earlier.append(path)
     elif is_bench(record):
         add_experiment(path, record, f"bench/{path.stem}", results)
         results.benches[path.stem] = record
+    elif path.stem == "attacks" and is_record(record) and not is_scored(record):
+        results.unscored.append(path)
     elif path.stem in EXPERIMENTS and is_record(record):
         add_experiment(path, record, path.stem, results)
     else:
@@ -153,6 +159,11 @@ def read_json(path: Path):
 def is_record(record) -> bool:
     """Whether a file's content says at least which command made it."""
     return isinstance(record, dict) and isinstance(record.get("command"), str)
+
+
+def is_scored(record: dict) -> bool:
+    """Whether a record of attack.py was made with --score: only then are pairs known."""
+    return "known_pairs" in record
 
 
 def is_bench(record) -> bool:

@@ -1,6 +1,7 @@
 """Puts training runs that may be compared into rows, and says in words what rows differ in."""
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -15,7 +16,7 @@ FREE_SETTINGS = {"seed", "weight_decay", "standardise"}
 FREE_DATA = {"morphing", "keys", "deliveries"}
 PAPER_MORPHING = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
                   "delivery_dtype": "float32", "shuffle_channels": True}
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
+DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
 PLAIN = "plain images only"
 
 
@@ -133,8 +134,8 @@ def order_of_morphing(morphing: dict | None) -> tuple:
 
 
 def title_of(setting: dict) -> str:
-    dataset = DATASETS.get(setting["dataset"], setting["dataset"])
-    model = setting["model"].replace("vgg", "VGG-")
+    dataset = DATASET_TITLES.get(setting["dataset"], setting["dataset"])
+    model = re.sub(r"^vgg(\d+)$", r"VGG-\1", setting["model"])
     epochs = "1 epoch" if setting["epochs"] == 1 else f"{setting['epochs']} epochs"
     images = write_number("{:,} images", setting["train_images"])
     return f"{dataset}, {model}, {images}, {epochs}"

@@ -13,6 +13,10 @@ LATEX_PREAMBLE = r"""% Tables of a reproduction of Morphed Learning, for LuaLaTe
 """
 
 
+LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+LATEX |= {character: f"\\{character}" for character in "&%#_{}$"}
+
+
 class Column(NamedTuple):
     """A column of a table of records: its header, where its value is, and how it is written.
 
@@ -101,7 +105,7 @@ def write_number(form: str, value) -> str:
 
 def as_latex(text: str) -> str:
     """Plain text with Markdown's code and emphasis; Greek letters and the like stay Unicode."""
-    text = re.sub(r"([&%#_{}$])", r"\\\1", text)
+    text = re.sub(r"[&%#_{}$\\^~]", lambda found: LATEX[found[0]], text)
     text = re.sub(r"`([^`]*)`", r"\\texttt{\1}", text)
     return re.sub(r"\*([^*]+)\*", r"\\emph{\1}", text)
 

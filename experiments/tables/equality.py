@@ -1,0 +1,117 @@
+"""The test of equality: networks with Aug-Conv against their fair partners."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import mean
+
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp
+
+from experiments.tables.reading import Results
+from experiments.tables.rows import Row, group_in_rows, pair_of
+from experiments.tables.table import Table
+
+MARGIN = 1.0                        # points of accuracy within which two networks are called equal
+EQUAL = f"equal within ±{MARGIN:g} point"
+
+
+@dataclass(frozen=True)
+class Equality:
+    """A test whether the mean of paired differences lies within ±margin."""
+
+    low: float                      # 90% confidence interval of the mean
+    high: float
+    p: float                        # of two one-sided t-tests
+    equal: bool                     # p < 5%: just where the interval lies within the margin
+    detectable: float               # a true difference that a t-test would see 4 times in 5
+
+
+def assess_equality(differences: list[float], margin: float) -> Equality:
+    """Two one-sided t-tests (TOST) of two or more paired differences against ±margin.
+
+    Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987. `detectable` is of a two-sided paired t-test
+    at 5%.
+    """
+    test = ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(0.90)
+    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = ttest_1samp(differences, margin, alternative="less").pvalue
+    p = max(above, below)
+    freedom = len(differences) - 1
+    standard_error = (high - low) / 2 / student.ppf(0.95, freedom)
+    detectable = (student.ppf(0.975, freedom) + student.ppf(0.8, freedom)) * standard_error
+    return Equality(float(low), float(high), float(p), bool(p < 0.05), float(detectable))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An Aug-Conv network against its fair partner, in points of accuracy."""
+
+    row: Row
+    weight_decays: tuple[float, float]      # of the Aug-Conv run and of the partner
+    differences: dict[int, float]           # by seed
+    test: Equality | None                   # None for one seed
+
+    @property
+    def mean(self) -> float:
+        return mean(self.differences.values())
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether both were trained with the same weight decay."""
+        return self.weight_decays[0] == self.weight_decays[1]
+
+    @property
+    def verdict(self) -> str:
+        """The rule, fixed before the runs: equal if a test at 5% says so within ±MARGIN."""
+        if not self.is_fair:
+            return "no fair partner: weight decays differ"
+        if self.test is None:
+            return "one seed: no test"
+        return EQUAL if self.test.equal else f"not shown {EQUAL}"
+
+
+def compare_with_partners(results: Results) -> list[Comparison]:
+    """Each row's Aug-Conv runs with the plain runs of the same frozen layer and seed."""
+    found = []
+    for row in group_in_rows(results.runs):
+        for decays, differences in paired_differences(row).items():
+            by_seed = {seed: mean(points) for seed, points in sorted(differences.items())}
+            values = list(by_seed.values())
+            test = assess_equality(values, MARGIN) if len(values) > 1 else None
+            found.append(Comparison(row, decays, by_seed, test))
+    return found
+
+
+def paired_differences(row: Row) -> dict[tuple[float, float], dict[int, list[float]]]:
+    """Points of difference by both weight decays and seed."""
+    partners = defaultdict(list)
+    for run in row.runs["pretrained_frozen"]:
+        partners[pair_of(run)].append(run)
+    found = defaultdict(lambda: defaultdict(list))
+    for run in row.runs["with_ac"]:
+        for partner in partners[pair_of(run)]:
+            decays = run.settings["weight_decay"], partner.settings["weight_decay"]
+            found[decays][run.seed].append(100 * (run.accuracy - partner.accuracy))
+    return found
+
+
+def make_equality(results: Results) -> Table:
+    """The test of equality, for each row that has both networks."""
+    rows = []
+    for one in compare_with_partners(results):
+        each = ", ".join(f"{value:+.2f}" for value in one.differences.values())
+        tested = ["one seed"] * 3
+        if one.test is not None:
+            tested = [f"{one.test.low:+.2f} to {one.test.high:+.2f}", f"{one.test.p:.2g}",
+                      f"{one.test.detectable:.2f}"]
+        rows.append([one.row.setting, one.row.morphed, each, f"{one.mean:+.2f}", *tested,
+                     one.verdict])
+    note = ("Points of accuracy, with Aug-Conv less plain with the same frozen first layer, paired "
+            "by seed. *90% interval*: of the mean, by Student's t. *p*: of two one-sided tests "
+            f"(TOST) against ±{MARGIN:g} point; below 0.05 the two are *{EQUAL}*, a rule fixed "
+            "before the runs. *Detectable*: a true difference in points that a paired t-test (5%) "
+            "of so many seeds would see four times in five. *One seed*: there is no test.")
+    header = ["setting", "morphing", "each seed", "mean", "90% interval", "p", "detectable",
+              "verdict"]
+    return Table("With Aug-Conv against its fair partner.", header, rows, note if rows else "")
