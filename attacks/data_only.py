@@ -38,6 +38,7 @@ class Search:
     best start that gives other images; `wrong_keys`: the least of random rotations.
     """
 
+    moments: str                # "third" or "pair": which moments the core was found by
     starts: int
     agreeing: int               # starts that led to the same images, or their mirror images
     unlikeness: float
@@ -100,30 +101,76 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
 
     Raises ValueError where shapes do not fit or the samples are too few.
     """
-    most = axes_to_find(morphed, public)
-    one_block = public.shape[1] == 1
-    if one_block:                       # a uniform core adds one amount to all entries alike
-        morphed = morphed - morphed.mean(2, keepdim=True)
-    known = whiten(public if kind is None else kind, most)
-    seen = whiten(morphed, most)
-    flip = None if mirror is None else mirror_rotation(known, mirror)
-    rater = Rater(known, seen, public, as_images)
-    if one_block:
-        matcher = third_moments.Matcher(known, seen, orthogonal)
-    else:
-        matcher = pair_moments.Matcher(known, seen, orthogonal, flip)
+    check_samples(morphed, public)
+    if kind is None:
+        kind = public
+    task = Task(morphed, public, kind, orthogonal, as_images, mirror)
+    guesses = []
+    if public.shape[1] == 1 or mirror is not None:
+        guesses.append(guess_by_third_moments(task))
+    if public.shape[1] > 1:
+        guesses.append(guess_by_pair_moments(task))
+    return min(guesses, key=lambda guess: guess.search.share_of_wrong_keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What `images_from_statistics` is given."""
+
+    morphed: Tensor
+    public: Tensor
+    kind: Tensor
+    orthogonal: bool
+    as_images: Callable[[Tensor], Tensor]
+    mirror: Tensor | None
+
+
+def guess_by_third_moments(task: Task) -> Guess:
+    """From moments of the entries of each block, whatever its position."""
+    # A uniform core adds one amount to all entries alike.
+    morphed = task.morphed - task.morphed.mean(2, keepdim=True)
+    most = min(task.public.shape[2], third_moments.AXES, len(morphed) // 4, len(task.public) // 4)
+    known, seen = whiten(task.kind, most), whiten(morphed, most)
+    rater = Rater(known, seen, task.public, task.as_images)
+    matcher = third_moments.Matcher(known, seen, task.orthogonal)
     rated = rate_rounds(matcher.rotations(), rater)
     best = min(rated, key=lambda start: start.unlikeness)
-    if one_block:
-        polished = [rater.rate(rotation) for rotation in matcher.polish(best.rotation)]
-        best = min([best, *polished], key=lambda start: start.unlikeness)
-    rotation, orientation = best.rotation, None
-    if one_block and flip is not None:
-        orientation = matcher.evidence_of_orientation(rotation, flip, public)
-        if orientation < 0:
-            rotation = polar(flip @ rotation)
-    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, orientation)
-    return Guess(unmorph(rotation, known, seen, orthogonal and one_block), search)
+    polished = {width: rater.rate(matcher.polish(best.rotation, width))
+                for width in third_moments.WINDOWS}
+    width = min(polished, key=lambda width: polished[width].unlikeness)
+    best = min(best, polished[width], key=lambda start: start.unlikeness)
+    rotation, flip, orientation = best.rotation, None, None
+    if task.mirror is not None:
+        flip = mirror_rotation(known, task.mirror)
+        rotation, orientation = orient(rotation, flip, width, matcher, task.public)
+    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, orientation, "third")
+    return Guess(unmorph(rotation, known, seen, task.orthogonal), search)
+
+
+def orient(rotation: Tensor, flip: Tensor, width: float, matcher: third_moments.Matcher,
+           public: Tensor) -> tuple[Tensor, float]:
+    """The rotation (r, r) to images or the one to their mirror images, and the evidence for it.
+
+    A rotation that was polished leans towards the public images' own left and right, and so does
+    its mirror image, once polished. So the evidence for both is compared.
+    """
+    mirrored = matcher.polish(flip @ rotation, width)
+    evidence = (matcher.evidence_of_orientation(rotation, flip, public)
+                - matcher.evidence_of_orientation(mirrored, flip, public)) / 2
+    return (rotation if evidence >= 0 else mirrored), evidence
+
+
+def guess_by_pair_moments(task: Task) -> Guess:
+    """From moments between the blocks of an image."""
+    most = min(task.public.shape[2], pair_moments.AXES)
+    known, seen = whiten(task.kind, most), whiten(task.morphed, most)
+    flip = None if task.mirror is None else mirror_rotation(known, task.mirror)
+    rater = Rater(known, seen, task.public, task.as_images)
+    matcher = pair_moments.Matcher(known, seen, task.orthogonal, flip)
+    rated = rate_rounds(matcher.rotations(), rater)
+    best = min(rated, key=lambda start: start.unlikeness)
+    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, None, "pair")
+    return Guess(unmorph(best.rotation, known, seen, keep_variances=False), search)
 
 
 def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: bool) -> Tensor:
@@ -139,7 +186,7 @@ def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: b
 
 
 def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | None,
-              wrong_keys: float, orientation: float | None) -> Search:
+              wrong_keys: float, orientation: float | None, moments: str) -> Search:
     """What the record says of a search."""
     agreeing, others = 0, []
     for start in rated:
@@ -147,8 +194,8 @@ def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | Non
             agreeing += 1
         else:
             others.append(start.unlikeness)
-    return Search(len(rated), agreeing, best.unlikeness, min(others, default=None), wrong_keys,
-                  orientation)
+    return Search(moments, len(rated), agreeing, best.unlikeness, min(others, default=None),
+                  wrong_keys, orientation)
 
 
 def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:
@@ -156,21 +203,17 @@ def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:
     return polar((known.axes * known.scale)[mirror].T @ (known.axes / known.scale))
 
 
-def axes_to_find(morphed: Tensor, public: Tensor) -> int:
-    """How many axes of blocks are sought; raises ValueError where the samples do not do."""
+def check_samples(morphed: Tensor, public: Tensor):
+    """Raises ValueError where shapes do not fit or the images are too few."""
     if (morphed.ndim != 3 or morphed.shape[1] != public.shape[1]
             or morphed.shape[2] < public.shape[2]):
         raise ValueError(f"morphed blocks {tuple(morphed.shape)} and public ones "
                          f"{tuple(public.shape)} do not fit each other")
     blocks, q = public.shape[1:]
-    images = min(len(morphed), len(public))
     least = 2 * (q // blocks + 1) if blocks > 1 else 64
-    if images < least:
+    if min(len(morphed), len(public)) < least:
         raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few: "
                          f"{least} are needed for blocks of {q}")
-    if blocks > 1:
-        return min(q, pair_moments.AXES)
-    return min(q, third_moments.AXES, images // 4)
 
 
 class Rater:

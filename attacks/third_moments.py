@@ -1,7 +1,7 @@
-"""The rotation that the core makes of a whole image (κ = 1), from third moments.
+"""The rotation that the core makes of blocks, from third moments: the only way for κ = 1.
 
-With one block there is nothing to compare but the block with itself: variances, which a random core
-nearly keeps in their order, and third moments E[c_i c_j c_k]. The strongest axes are matched by
+A block is compared with itself: by variances, which a random core nearly keeps in their order, and
+third moments E[c_i c_j c_k]. The strongest axes are matched by
 the order of their variances, with signs by greedy ascent; further axes by third moments with
 those. Where this starts decides what it finds, so there are several starts. All work on one tensor
 of third moments for each side, which makes a start take a fraction of a second.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacks.samples import evenly_spaced
 from attacks.whitening import Whitened, polar
 
 AXES = 128                              # that are looked for at most
@@ -22,8 +23,10 @@ WINDOWS = (0.03, 0.1, 0.2, 0.3, 0.5, 1.0)               # narrow to wide
 START_AXES = (12, 16, 24, 32)
 SIGN_STARTS, SIGN_SWEEPS = 500, 20
 SWEEPS, TOLERANCE = 5, 0.03
-MEAN_AXES, SKEW_AXES = 128, 8           # that tell images from their mirror images,
-ODD_MEAN, ODD_SKEW = 8e-5, 2e-6         # and the variances of what does, in CIFAR's training images
+MOST_BLOCKS = 100_000                   # whose moments are computed
+# Images are told from mirror images on few axes: errors of the rotation mix the weak ones.
+MEAN_AXES = 24
+ODD_MEAN = 8e-5                         # variance of what is mirrored, in CIFAR's training images
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Side:
 
 
 class Matcher:
-    """Public and morphed blocks, (N, 1, q) each, and the rotations that may bring them together."""
+    """Public and morphed blocks, (N, κ, q) each, and the rotations that may bring them together."""
 
     def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool):
         self.known, self.seen = known, seen
@@ -58,12 +61,10 @@ class Matcher:
             window = self.window(width)
             yield [grow(start, ours, theirs, window) for start in starts]
 
-    def polish(self, rotation: Tensor) -> list[Tensor]:
-        """Rotations near one (r, r) that is about right, by third moments of all axes: one for each
-        window."""
+    def polish(self, rotation: Tensor, width: float) -> Tensor:
+        """The rotation near one (r, r) that is about right, by third moments of all axes."""
         count = len(rotation)
-        return [ascend(rotation, self.ours, self.theirs, self.window(width), count, base=count)
-                for width in WINDOWS]
+        return ascend(rotation, self.ours, self.theirs, self.window(width), count, base=count)
 
     def window(self, width: float) -> Tensor:
         """Weights (r, r) of the pairs of axes that may match."""
@@ -74,21 +75,15 @@ class Matcher:
         """Whether a rotation gives images (positive) or their mirror images (negative): a log
         likelihood ratio, roughly.
 
-        All moments agree nearly as well for mirror images. What differs is the mean image, since
-        morphing keeps zero in its place, and third moments of the strongest axes. `flip` (r, r) is
-        what mirroring does to the public axes; `public` (n, 1, q) are public blocks, none mirrored.
+        All moments agree nearly as well for mirror images. The mean image tells them apart, a
+        little: morphing keeps zero in its place, so it is seen on both sides. `flip` (r, r) is what
+        mirroring does to the public axes; `public` (n, κ, q) are public blocks, none mirrored.
         """
-        blocks = self.known.project(public)[:, 0]
-        mean = blocks.mean(0)
-        means = odd_part_of_vector(mean - self.known.zero, flip)
-        means = means * odd_part_of_vector(-rotation @ self.seen.zero, flip)
-        some = slice(0, SKEW_AXES)
-        skew = odd_part_of_moments(third_moments(blocks - mean), flip)[some, some, some]
-        turned = rotate_moments(self.theirs.moments, rotation)
-        skews = skew * odd_part_of_moments(turned, flip)[some, some, some]
-        noise = 1 / len(public), 1 / len(self.seen.white)
-        return (weight_of_evidence(ODD_MEAN, *noise) * float(means[:MEAN_AXES].sum())
-                + weight_of_evidence(ODD_SKEW, *noise) * float(skews.sum()) / 6)    # six alike
+        public_mean = some_blocks(self.known.project(public)).mean(0) - self.known.zero
+        private_mean = -rotation @ self.seen.zero
+        products = odd_part(public_mean, flip) * odd_part(private_mean, flip)
+        weight = weight_of_evidence(ODD_MEAN, 1 / len(public), 1 / len(self.seen.white))
+        return weight * float(products[:MEAN_AXES].sum())
 
 
 def weight_of_evidence(signal: float, public_noise: float, private_noise: float) -> float:
@@ -99,12 +94,18 @@ def weight_of_evidence(signal: float, public_noise: float, private_noise: float)
 
 
 def describe_side(whitened: Whitened, orthogonal: bool) -> Side:
-    """Variances and third moments of one block. Cores that are not orthogonal change all variances
+    """Variances and third moments of blocks. Cores that are not orthogonal change all variances
     by one factor, which is taken out."""
     spectrum = whitened.scale.log()
     if not orthogonal:
         spectrum = spectrum - spectrum[:4].mean()
-    return Side(spectrum, third_moments(whitened.white[:, 0]))
+    return Side(spectrum, third_moments(some_blocks(whitened.white)))
+
+
+def some_blocks(blocks: Tensor) -> Tensor:
+    """Blocks (N, κ, r) of all positions alike, (n, r): not too many, for time."""
+    images = max(1, MOST_BLOCKS // blocks.shape[1])
+    return blocks[evenly_spaced(len(blocks), images)].flatten(0, 1)
 
 
 def third_moments(x: Tensor) -> Tensor:
@@ -173,19 +174,6 @@ def likely_signs(expected: Tensor, observed: Tensor, axes: int) -> list[Tensor]:
     return [best, signs[value.masked_fill(~others, -torch.inf).argmax()]]
 
 
-def rotate_moments(moments: Tensor, rotation: Tensor) -> Tensor:
-    """Third moments (r, r, r) of samples times rotation.T."""
-    count = len(moments)
-    turned = torch.matmul(rotation, (moments.reshape(-1, count) @ rotation.T).view(
-        count, count, -1))
-    return torch.einsum("il,ljk->ijk", rotation, turned)
-
-
-def odd_part_of_vector(x: Tensor, mirror: Tensor) -> Tensor:
-    """The part that changes its sign where images are mirrored."""
-    return (x - mirror @ x) / 2
-
-
-def odd_part_of_moments(moments: Tensor, mirror: Tensor) -> Tensor:
-    """The part that changes its sign where images are mirrored."""
-    return (moments - rotate_moments(moments, mirror)) / 2
+def odd_part(x: Tensor, flip: Tensor) -> Tensor:
+    """The part of a vector (r) that changes its sign where images are mirrored."""
+    return (x - flip @ x) / 2

@@ -139,8 +139,8 @@ def test_noise_makes_evidence_of_orientation_weigh_less():
 
 
 def test_a_search_fails_above_the_threshold_and_near_it_where_no_starts_agree():
-    alone = Search(starts=40, agreeing=1, unlikeness=0.5, runner_up=0.6, wrong_keys=1.0,
-                   orientation=None)
+    alone = Search(moments="third", starts=40, agreeing=1, unlikeness=0.5, runner_up=0.6,
+                   wrong_keys=1.0, orientation=None)
     assert not alone.failed and "failed" not in alone.report()
     assert replace(alone, unlikeness=0.95, agreeing=40).failed
     near = replace(alone, unlikeness=0.8)
