@@ -60,10 +60,10 @@ def main(p):
         sample = sources["test"][:64].to(context.device)
         morphed = as_morphed(morpher(sample), morpher.scale)     # through the delivery's dtype
         convolution = describe(layer).with_less_padding(key.image_padding)
-        check_precision(aug_conv, convolution, morphed, sample, order, p, key)
+        check_precision("Aug-Conv", aug_conv, convolution, morphed, sample, order, p, key)
         if mirrored is not None:
-            check_precision(mirrored, convolution.mirrored(key.shape), morphed, sample, order, p,
-                            key)
+            check_precision("mirrored Aug-Conv", mirrored, convolution.mirrored(key.shape), morphed,
+                            sample, order, p, key)
         warn_of_few_images(first, len(sets["train"].labels), layer_path)
 
         geometry = Geometry(
@@ -110,19 +110,22 @@ def check_shapes(p, first, key, layer_path: Path):
                         "`python gen_morphing_matrix.py` again")
 
 
-def check_precision(aug_conv, convolution, morphed, plain, order, p, key):
+def check_precision(what: str, aug_conv, convolution, morphed, plain, order, p, key):
     """Says how close Aug-Conv's features are to the plain ones; raises UserError if too far."""
     features = aug_conv(morphed)
     expected = convolution(plain)[:, order.to(plain.device)]
     error = relative_error(features, expected)
     if not error < LARGEST_ERROR:                        # also where it is NaN
-        reason = ("the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
-                  if p.delivery_dtype == "float32" else
-                  f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core; "
-                  "float32 works, and so does int8 or float16 with gen_morphing_matrix.py "
-                  "--morph_distribution orthogonal")
+        if p.delivery_dtype == "float32":
+            reason = "the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
+        else:
+            reason = (f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core: "
+                      "choose --delivery_dtype float32")
+            if key.morph_distribution != "orthogonal":
+                reason += (f", or {p.delivery_dtype} with gen_morphing_matrix.py "
+                           "--morph_distribution orthogonal")
         raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: {reason}")
-    say(f"Aug-Conv {'x'.join(map(str, aug_conv.weight.shape))}, features "
+    say(f"{what} {'x'.join(map(str, aug_conv.weight.shape))}, features "
         f"{'x'.join(map(str, features.shape[1:]))}: relative error against the plain first layer "
         f"{error:.1e}")
 
@@ -139,7 +142,7 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
     """Saves the delivery, and the secret order of the channels with it."""
     delivery = Saving(data_dir / "delivery", anew=True)
     secret = Saving(data_dir / "provider" / "keys" / geometry.key, secret=True)
-    if rank() > 0:                                       # it morphs its share of the blocks
+    if rank() > 0:                                       # it morphs its share of the images
         for split, source in sources.items():
             write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
         return delivery
@@ -190,7 +193,7 @@ def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed)
 def what_is_given_away(geometry: Geometry) -> str:
     """What our attacks recover from such a delivery, if results/attack_matrix.json has it.
 
-    The matrix has images of 32 pixels; how much a smaller block gives away is similar for others.
+    Its images have 32 pixels a side.
     """
     words = ("whoever holds Aug-Conv and the morphed images can compute the plain images; without "
              "Aug-Conv, ")
@@ -202,8 +205,9 @@ def what_is_given_away(geometry: Geometry) -> str:
                 kappa, geometry.tile, geometry.morph_distribution)
             if same and row["private"] == 10_000 and "reidentified" in row.get("data_only", {}):
                 share = row["data_only"]["reidentified"]
-                return (f"{words}our attack re-identified {share:.1%} of 10 000 private images by "
-                        f"such blocks ({geometry.blocks}, {geometry.morph_distribution} core)")
+                return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 pixels "
+                        f"that were morphed like this ({geometry.blocks}, "
+                        f"{geometry.morph_distribution} core)")
     except (OSError, ValueError, KeyError, TypeError):
         pass                                             # not a clone, or not measured
     return f"{words}morphed images alone still give much away (README, What MoLe protects)"

@@ -42,7 +42,7 @@ def main(p):
     new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
     with joined_processes(p) as context:
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
-        if rank() > 0:                                   # it morphs its share of the blocks
+        if rank() > 0:                                   # it morphs its share of the images
             write_morphed(new, "morphed.npy", source, morpher)
             return
         with new:

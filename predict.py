@@ -36,6 +36,8 @@ def main(p):
     delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
     queries = read_queries(p, delivery)
     with joined_processes(p) as context:
+        if context.world > 1:
+            raise UserError("predict.py runs in one process: start it without torchrun")
         network = read_network(p, delivery)
         aug_conv = FrozenLayer(delivery.aug_conv()).to(context.device)
         behind = network.behind.to(context.device, memory_format=torch.channels_last).eval()
@@ -117,7 +119,7 @@ def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None
         return
     if not delivery.shuffle_channels and layer == delivery.layer_fingerprint:
         return
-    reason = ("it has the channels in another order, or another first layer")
+    reason = "the delivery has the channels in another order, or another first layer"
     if delivery.shuffle_channels:
         reason = ("its channels are shuffled, so train behind it (train_with_ac.py), or ask the "
                   "provider to run `python gen_augconv.py --shuffle_channels no`")

@@ -84,8 +84,8 @@ def say_what_differs(run: Run):
         plain_layer = run.folder / "first_layer.pt"
         delivered = run.layer_fingerprint
         if plain_layer.exists() and read_first_layer(plain_layer).fingerprint != delivered:
-            warn(f"the delivery was made with another first layer than {plain_layer}, which "
-                 "pretrain.py has written since")
+            warn(f"the delivery was made with another first layer than {plain_layer}: has "
+                 "pretrain.py run again since?")
     except UserError:
         return                                           # compare() says so at the end
     if plain is None:

@@ -155,13 +155,15 @@ class _Comparison(NamedTuple):
 
 def _compare_logits(network: nn.Module, classes: int, shape: tuple[int, int, int],
                     dtype: torch.dtype, rounding: float) -> _Comparison:
-    """Compares in a dtype, whose rounding errors are so large relative to the logits."""
+    """Compares in a dtype; `rounding` is its rounding error relative to the logits."""
     differ_in, faint, blind = "", False, True
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)           # CUDA's generators are left alone
         images = torch.randn(2, *shape, dtype=dtype)
         whole = copy.deepcopy(network).to(dtype)
         _enlarge_small_weights(whole)
+        # The copy shares the weights, which may be large, but has buffers of its own, which a
+        # forward pass in training mode changes.
         same_weights = {id(weight): weight for weight in whole.parameters()}
         rest = BehindFirstLayer(copy.deepcopy(whole, same_weights), shape)
         layer = whole.get_submodule(rest.name)
@@ -198,7 +200,7 @@ def _run_whole(network: nn.Module, layer: nn.Module, images: Tensor,
         given.append(_without_gradients(output))
 
     hook = layer.register_forward_hook(keep)
-    torch.manual_seed(1)                                 # the same dropout as in _run_rest
+    torch.default_generator.manual_seed(1)               # the same dropout as in _run_rest
     with torch.set_grad_enabled(training):
         output = network(images.clone())
     hook.remove()
@@ -209,13 +211,13 @@ def _run_rest(rest: BehindFirstLayer, features: Tensor, training: bool) -> objec
     """What the rest of a network gives for features; in training, gradients are computed too."""
     weights = [weight for weight in rest.parameters() if weight.requires_grad]
     features.requires_grad_(training)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     with torch.set_grad_enabled(training):
         try:
             output = rest(features.clone())              # as computed: may be changed in place
         except AttributeError as wrong:
-            raise ValueError(f"it looks at more of its first layer {rest.name} than what that "
-                             f"computes ({wrong})") from None
+            raise ValueError(f"it reads an attribute of its first layer {rest.name}, not only its "
+                             f"output ({wrong})") from None
         if isinstance(output, Tensor) and output.requires_grad:
             torch.autograd.grad(output.sum(), [features, *weights], allow_unused=True)
     return _without_gradients(output)
@@ -237,8 +239,10 @@ def _check_state(network: nn.Module):
             raise ValueError(f"its {name} is {dtype}: build it in float32 (--precision chooses "
                              "what it computes in)")
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"its {name} has values that are not finite: register it with "
-                             "persistent=False")
+            advice = "initialise it with finite values"
+            if name in dict(network.named_buffers()):
+                advice = "register it with persistent=False"
+            raise ValueError(f"its {name} has values that are not finite: {advice}")
 
 
 @torch.no_grad()
@@ -264,9 +268,9 @@ def _check_logits(output: object, classes: int, mode: str):
 
 
 def gives_probabilities(network: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a network that is trained ends in a softmax: outputs are positive and sum to 1."""
+    """Whether a network ends in a softmax in training mode: outputs are positive and sum to 1."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         outputs = copy.deepcopy(network).train()(torch.randn(2, *shape))
     sums = outputs.sum(1)
     return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)

@@ -54,7 +54,8 @@ def _tensors_in(content: object) -> dict[str, Tensor]:
 
 
 def _find_prefix(own: set[str], weights: dict[str, Tensor]) -> str:
-    """What stands before the most names of weights that are a network's own; none in doubt."""
+    """What stands before the most names of weights that are a network's own; of a tie, the first.
+    """
     counts = Counter({"": len(own & set(weights))})
     for name in weights:
         parts = name.split(".")
@@ -69,7 +70,7 @@ def start_from(network: nn.Module, weights: dict[str, Tensor],
                shape: tuple[int, int, int]) -> list[str]:
     """Puts weights into a network for images `shape` (α, m, m), in place.
 
-    A classifier for other classes, and a first layer that is not there, stay as they are; a first
+    A first layer and a classifier that are missing, or of another shape, stay as they are; a first
     layer for colour images becomes one for grey ones by the sum of its filters over the colours.
     Gives a line for each such change. Raises ValueError where more than that differs.
     """
@@ -85,15 +86,21 @@ def start_from(network: nn.Module, weights: dict[str, Tensor],
     fitting = {name: weight for name, weight in weights.items()
                if name in state and state[name].shape == weight.shape}
     for name in state:
-        if name not in fitting and name.rpartition(".")[0] not in (first, classifier):
+        # Weights from before PyTorch 0.4.1 have no count of batches, which nothing depends on.
+        if name in fitting or name.endswith("num_batches_tracked"):
+            continue
+        if name.rpartition(".")[0] not in (first, classifier):
             raise ValueError(_differs(name))
     for name in weights:
-        if name not in state and not name.lower().startswith("aux"):
+        is_auxiliary = name.lower().startswith("aux")    # classifiers of GoogLeNet and Inception
+        if name not in state and not is_auxiliary:
             raise ValueError(_differs(name))
     for module in (first, classifier):
         if any(name.startswith(f"{module}.") and name not in fitting for name in state):
             lines.append(f"{module} is not taken from there: it is of another shape, or missing; "
-                         "it starts from the seed")
+                         "it keeps its random first weights")
+            fitting = {name: weight for name, weight in fitting.items()
+                       if not name.startswith(f"{module}.")}
     network.load_state_dict(fitting, strict=False)
     return lines
 

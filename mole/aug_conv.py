@@ -18,9 +18,11 @@ class AugConv(nn.Module):
     (B, q, t, t); its output begins `offset` entries before the features. `bias` (β) or None.
     Weight and bias are buffers: they move with the layer, are saved with it, and are never trained.
 
-    It computes in the dtype of its weight, also under autocast: it undoes a morphing whose entries
-    are large against the features, for which bfloat16 is too coarse. Raises ValueError where shapes
-    do not fit each other.
+    It computes in the dtype of its weight, float32, also under autocast: it undoes a morphing whose
+    entries are large against the features. On CUDA, switch TF32 off for the same reason, forward
+    and backward (torch.backends.cudnn.conv.fp32_precision = "ieee", and likewise cuda.matmul).
+
+    Raises ValueError where shapes do not fit each other.
     """
 
     def __init__(self, weight: Tensor, out_shape: tuple[int, int, int], bias: Tensor | None = None,
@@ -166,9 +168,10 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
 
     Windows start at -own, -own + stride, … of the image, where own is the layer's padding; seen
     from a tile, whose place is a multiple of the stride, they start at the same numbers modulo the
-    stride. The first that touches the tile starts at -before: before is the largest such number up
-    to reach = dilation·(kernel - 1). The last one starts in the tile and ends up to reach behind
-    it. The features begin (before - own)/stride windows after the first.
+    stride. The first that touches the tile starts at -before, where before is the largest number up
+    to reach = dilation·(kernel - 1) that is own modulo the stride. The last one starts in the tile
+    and ends up to reach behind it. The features begin (before - own)/stride windows after the
+    first.
 
     Raises ValueError where the tile is no multiple of the stride.
     """
@@ -188,7 +191,7 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
         tiles = inverse.view(-1, shape[0], tile, tile)
         padded = F.pad(tiles, (before[1], layer.reach[1], before[0], layer.reach[0]))
         weight = F.conv2d(padded, layer.weight.to(inverse), None, layer.stride, 0,
-                          layer.dilation, layer.groups)[:, order]
+                          layer.dilation, layer.groups)[:, order.to(inverse.device)]
     step = tile // layer.stride[0], tile // layer.stride[1]
     return {"weight": weight.contiguous(), "out_shape": out_shape, "step": step,
             "offset": tuple(offset)}

@@ -35,7 +35,7 @@ class Convolution(NamedTuple):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Rows and columns from the first to the last pixel that a window sees."""
+        """The distance, in rows and columns, between the first and the last pixel of a window."""
         rows, columns = self.weight.shape[2:]
         return self.dilation[0] * (rows - 1), self.dilation[1] * (columns - 1)
 
@@ -70,9 +70,10 @@ class Convolution(NamedTuple):
 
         Raises ValueError where it pads less than that: the zeros would be morphed for nothing.
         """
-        if 0 < image_padding > min(self.padding):
+        if image_padding > max(0, min(self.padding)):
             raise ValueError(f"image_padding is {image_padding}, but the first layer pads its "
-                             f"images by {min(self.padding)} only")
+                             f"images by {min(self.padding)} only: the provider's key needs a "
+                             "smaller image_padding")
         return self._replace(padding=tuple(side - image_padding for side in self.padding))
 
 
@@ -149,7 +150,10 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     if len(names) > 1:
         raise ValueError(f"the network has its first layer under several names: "
                          f"{', '.join(names)}")
-    if not inputs or not torch.equal(inputs[0], image):
+    if not inputs:
+        raise ValueError(f"the network calls its first layer {names[0]} by keyword: pass the image "
+                         "as the first argument")
+    if not torch.equal(inputs[0], image):
         raise ValueError(f"the network changes the image before its first layer {names[0]}")
     describe(layer)
     return names[0]
@@ -209,15 +213,19 @@ class BehindFirstLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         self.network.get_submodule(self.name).features = features
-        image = torch.zeros((), device=features.device).expand(len(features), *self.shape)
+        # float32 images, but in float64 the whole network computes in float64.
+        dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        image = torch.zeros((), dtype=dtype, device=features.device)
+        image = image.expand(len(features), *self.shape)
         return self.network(image)
 
 
 class SplitNetwork(nn.Module):
     """A whole network, of which the first layer computes in float32 also under autocast.
 
-    So the plain first layer is as precise as Aug-Conv, and the two networks differ in nothing else;
-    bfloat16 would round away most of an image that a uniform core has morphed. The network is
+    So the plain first layer is as precise as Aug-Conv, and the two networks differ in nothing else
+    (on CUDA with TF32 off, see AugConv). bfloat16 would round away most of an image that a uniform
+    core has morphed. The network is
     changed in place; `whole_state` has its weights under its own names.
     """
 
