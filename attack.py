@@ -107,7 +107,7 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
         if not files:
             raise UserError(f"{folder} holds no images: choose another --public folder")
         return read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                Path(p.data_dir) / "datasets", "public")[0]
+                                Path(p.data_dir) / "decoded" / "public", "public")[0]
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
         raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
     own_side = 0 if DATASETS[p.public].torchvision else shape[1]

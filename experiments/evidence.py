@@ -311,7 +311,7 @@ def digest(name: str) -> str | None:
 @lru_cache
 def digest_of_file(path: Path, written: int, size: int) -> str:
     """SHA-256 of a file that was last written then; large ones are read once."""
-    return artifacts.digest(path)["sha256"]
+    return artifacts.file_entry(path)["sha256"]
 
 
 # -- Running

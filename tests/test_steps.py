@@ -163,7 +163,7 @@ def test_the_developer_needs_nothing_of_the_provider(data):
         opened = watched.stdout.splitlines()[-1].split()
         assert str(data / "delivery" / "manifest.json") in opened
         own = [name for name in opened if name.startswith(str(data))]
-        assert not [name for name in own if "provider" in name or "datasets" in name]
+        assert not [name for name in own if "provider" in name or "decoded" in name]
     assert not (data / "provider").exists()
 
 
