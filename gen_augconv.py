@@ -205,8 +205,8 @@ def what_is_given_away(geometry: Geometry) -> str:
                 kappa, geometry.tile, geometry.morph_distribution)
             if same and row["private"] == 10_000 and "reidentified" in row.get("data_only", {}):
                 share = row["data_only"]["reidentified"]
-                return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 pixels "
-                        f"that were morphed like this ({geometry.blocks}, "
+                return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 "
+                        f"pixels that were morphed like this ({geometry.blocks}, "
                         f"{geometry.morph_distribution} core)")
     except (OSError, ValueError, KeyError, TypeError):
         pass                                             # not a clone, or not measured
