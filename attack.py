@@ -27,8 +27,10 @@ from mole.morphing import unroll
 from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, as_morphed, read_delivery
 from utils.errors import UserError, user_errors
+from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.memory import require_memory
+from utils.parameter_file import parameter_file
 from utils.plots import draw, rows_png, stretch
 from utils.provenance import provenance
 from utils.records import delivered_data, split_digest, to_json
@@ -71,7 +73,7 @@ def read_view(p, delivery: Delivery) -> View:
     """What the developer holds; raises UserError for what these attacks are not written for."""
     layer = read_layer(p, delivery)
     delivered = delivery.geometry.plain_shape
-    if image_shape(p) != delivered:
+    if not p.public and image_shape(p) != delivered:
         raise UserError(f"images {'x'.join(map(str, delivered))} were delivered, but the public "
                         f"ones are {'x'.join(map(str, image_shape(p)))}: use the "
                         "--image_size and --channels of gen_augconv.py")
@@ -111,13 +113,21 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
         raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
     own_side = 0 if DATASETS[p.public].torchvision else shape[1]
-    public = replace(p, dataset=p.public, train_limit=0, image_size=own_side, channels=shape[0])
+    public = replace(p, dataset=p.public, train_limit=0, image_size=own_side, channels=shape[0],
+                     dataset_dir=where_data_sets_are(p))
     if image_shape(public) != shape:
         raise UserError(f"the images of --public {p.public} are "
                         f"{'x'.join(map(str, image_shape(public)))}, but "
                         f"{'x'.join(map(str, shape))} were delivered: choose others, or a folder "
                         "of image files, which are resized")
     return load_images(public, "train").images
+
+
+def where_data_sets_are(p) -> str:
+    """The folder of data sets; --dataset_dir may be one of the user's own images instead."""
+    if p.dataset in ("folder", "arrays"):
+        return parameter_file().paper["dataset_dir"]
+    return p.dataset_dir
 
 
 def read_layer(p, delivery: Delivery):
@@ -148,7 +158,7 @@ def read_truth(p, delivery: Delivery) -> Truth:
                             "delivered: use the --dataset, --train_limit, --test_limit and so on "
                             "of gen_augconv.py")
     test = load_images(p, "test").images
-    shown = test[evenly_spaced(len(test), UNDER_ATTACK)].double() / 255
+    shown = take_rows(test, evenly_spaced(len(test), UNDER_ATTACK)).double() / 255
     return Truth(order, shown, test, delivery.geometry.mean, delivery.geometry.std)
 
 

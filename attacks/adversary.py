@@ -118,12 +118,12 @@ def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, tru
         rest = view.features_of(images, filters[order]) - features
         share = float(rest.norm() / features.norm())
         if share < unexplained:
-            unexplained, failure = share, None
+            unexplained = share
             found.images, found.order = images, order
             found.report |= {"order_from": way, "unexplained": share}
         if share < UNEXPLAINED_LIMIT:
             break
-    if failure is not None:
+    if found.order is None:
         found.report["failed"] = failure
     if found.order is not None and truth is not None:
         right = found.order == truth.order[:len(found.order)]
@@ -268,7 +268,7 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     images = all_images[evenly_spaced(len(all_images), UNDER_ATTACK)]
     report |= scored(images, truth)
     if truth is not None:
-        plain = to_normalised(truth.all_pixels / 255, truth.mean, truth.std)
+        plain = to_normalised(truth.all_pixels.float() / 255, truth.mean, truth.std)
         report["reidentified"] = share_reidentified(all_images, plain)
         if guess.search.orientation is not None:
             report["reidentified_mirrored"] = share_reidentified(all_images.flip(3), plain)

@@ -40,6 +40,9 @@ def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
 
 def require_square(layer: nn.Conv2d):
     """Raises ValueError for a first layer that these attacks are not written for."""
+    if isinstance(layer.padding, str):
+        raise ValueError(f"the attacks are not written for padding={layer.padding!r}: give the "
+                         "first layer its padding in numbers")
     for setting in (layer.kernel_size, layer.stride, layer.dilation, layer.padding):
         if len(set(setting)) > 1:
             raise ValueError("the attacks are written for square first layers")

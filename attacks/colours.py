@@ -26,7 +26,7 @@ def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) ->
         z @ steps = whole numbers + phases
         x = (z @ steps) @ c + 255·mean,  c whole, for each channel x of its true colour
 
-    The published normalisation (x/255 - mean)/std tells which c: 255·mean - phases @ c must be
+    The published normalisation (x/255 - mean)/std tells which c: 255·mean + phases @ c must be
     whole too, and x must lie between 0 and 255.
 
     Raises ValueError where the images are too noisy (below about 70 dB) or have no such lattice.

@@ -145,8 +145,9 @@ def run_missing() -> int:
             print(f"{command.line}: it left no record in {RESULTS}", file=sys.stderr)
             return 1
         if command in list_left(commands, set(read_records(RESULTS)), read_notes()):
-            print(f"{command.line}: it did not leave {' and '.join(command.leaves)}",
-                  file=sys.stderr)
+            left = " and ".join(command.leaves)
+            print(f"{command.line}: it did not leave {left}" if left else
+                  f"{command.line}: what it reads has changed while it ran", file=sys.stderr)
             return 1
 
 
@@ -286,7 +287,7 @@ def is_made(command: Command, notes: dict[str, dict]) -> bool:
     if command.line not in notes:
         return False
     left = notes[command.line]["leaves"]
-    return all(digest(path) == left.get(path) is not None for path in command.leaves)
+    return all(path in left and digest(path) == left[path] for path in command.leaves)
 
 
 def is_part_of(path: str, others: list[str]) -> bool:

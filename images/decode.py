@@ -50,8 +50,8 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
     fit: how it becomes square: crop about the centre, pad with black, or stretch.
     channels: 1 (grey by ITU-R 601) or 3. pixel_range: the file's numbers that become 0 and 255 (of
     files with fewer than 8 bits: after they are scaled to 8 bits).
-    Transparent areas become white. 16-bit grey is scaled by 1/257. A photograph (JPEG) that is
-    reduced to half its size or less is reduced while it is decoded.
+    Transparent areas become white. 16-bit grey is scaled by 1/257. A photograph (JPEG) is
+    decoded at a reduced size if that is at least twice the size that is needed.
     Raises UserError for a file that cannot be read, or not rightly, with what to do.
     """
     try:
@@ -354,7 +354,7 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def draft_size(size: tuple[int, int], side: int, fit: str) -> tuple[int, int]:
-    """The least size, of an image of that size, that is twice as large as what is needed of it."""
+    """Twice the size that is needed of an image of this size: what decoding must give at least."""
     if fit == "pad":
         return tuple(2 * edge for edge in padded_inner_size(size, side))
     return 2 * side, 2 * side

@@ -163,7 +163,10 @@ class KeptFeatures:
         return len(self.features)
 
     def take(self, index: Tensor | slice, flipped: Tensor | None = None) -> Tensor:
-        """A copy: an activation that works in place must not change what is kept."""
+        """A copy: an activation that works in place must not change what is kept.
+
+        A slice, as for evaluation, is never flipped.
+        """
         if isinstance(index, slice):
             return self.features[index].clone()
         index = index.to(self.features.device)

@@ -44,7 +44,7 @@ RUNS = {
     "no_ac_standardised": RunKind("without, standardised", "train_no_ac.py", "--standardise"),
 }
 CURVE = ("epoch", "train_loss", "test_accuracy", "seconds", "train_seconds")
-SAMPLE_TOLERANCE = 1e-2             # of logits on another processor or PyTorch, of the largest one
+SAMPLE_TOLERANCE = 1e-2             # the largest difference, as a share of the largest logit
 # What a user chooses of the data. The rest of it is what lies on the disk.
 CHOSEN_DATA = ("dataset", "channels", "image_size", "image_fit", "deliveries")
 WORDS = {                           # for names of settings and data in sentences

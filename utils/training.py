@@ -348,7 +348,7 @@ def is_finished(run: Run, p: Parameters) -> bool:
     and hours of training would be lost: UserError, unless --restart. Raises UserError, too, if the
     result is damaged.
     """
-    if p.restart or run.checkpoint.exists():             # the latter of one killed at its end
+    if p.restart or run.checkpoint.exists():             # with a checkpoint it is not over
         return False
     record = read_record(run.folder, run.name)
     if record is None:
@@ -379,6 +379,11 @@ def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
         words = shlex.split(record.get("command", ""))
         named_before = p.init in words or f"--init={p.init}" in words
         return not (p.init and named_before)
+    given = getattr(p, "given", frozenset())
+    if name in ("train_images", "train_digest") and "train_limit" in given:
+        return True
+    if name in ("test_images", "test_digest") and "test_limit" in given:
+        return True
     return name in run.settings or name in CHOSEN_DATA
 
 
