@@ -97,7 +97,7 @@ def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: I
     kappa = None if case.tile else 1
     row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
     if error >= REFUSED:
-        return row
+        return row | {"refused": True}
     logits = predict(nn.Sequential(delivered.aug_conv, trained.network.rest), morphed)
     same = logits.argmax(1) == plain.argmax(1)
     return row | {"equal": int(same.sum()), "right": count_right(logits, test.labels),

@@ -43,6 +43,7 @@ EPOCHS = 8                          # of the authors' own attack
 SECRET_SEED = 0                     # every run attacks the same keys
 BLOCKS = [*((kappa, 0) for kappa in KAPPAS), (1, 16), (1, 8), (1, 4)]           # κ, tile
 CORES = ("orthogonal", "normal", "uniform")
+AUG_AND_DATA = ("aug", "data")
 NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilenet_v3_small",
             "squeezenet1_1", "convnext_tiny", "alexnet", "vit_b_16", "vit_b_32")
 
@@ -50,12 +51,12 @@ NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilene
 class Case(NamedTuple):
     """A delivery, and which attacks are played on it.
 
-    `attacks` has some of: aug (on Aug-Conv), data (morphed images alone), pairs (known pairs),
-    training (the authors' own). `private`: how many images are attacked; 0 all test images; more
-    than there are means the training images, with the test images public.
+    `attacks`: some of aug (on Aug-Conv), data (morphed images alone), pairs (known pairs), training
+    (the authors' own). `private`: how many images are attacked; 0 all test images; more than there
+    are means the training images, with the test images public.
     """
 
-    attacks: str
+    attacks: tuple[str, ...]
     dataset: str
     image_size: int
     model: str
@@ -67,7 +68,8 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return "-".join(str(value) for value in self[1:])
+        facts = [str(value) for value in self[1:]]
+        return "-".join([*facts, *self.attacks])
 
 
 class Played(NamedTuple):
@@ -91,19 +93,21 @@ def cases_of_cores() -> list[Case]:
     found = []
     for block in BLOCKS:
         for core in CORES:
-            attacks = "aug data pairs" if core == "orthogonal" else "aug data"
+            attacks = AUG_AND_DATA
+            if core == "orthogonal":
+                attacks = (*attacks, "pairs")
             found.append(Case(attacks, *CIFAR_10, "vgg11", core, *block, private=10_000))
     return found
 
 
 def cases_of_int8() -> list[Case]:
-    return [Case("aug data", *CIFAR_10, "vgg11", "orthogonal", *block, "int8", 10_000)
+    return [Case(AUG_AND_DATA, *CIFAR_10, "vgg11", "orthogonal", *block, "int8", 10_000)
             for block in ((1, 0), (1, 16), (1, 8))]
 
 
 def cases_of_counts() -> list[Case]:
     """Fewer and more private images."""
-    return [Case("data", *CIFAR_10, "vgg11", "orthogonal", *block, private=count)
+    return [Case(("data",), *CIFAR_10, "vgg11", "orthogonal", *block, private=count)
             for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
 
 
@@ -111,26 +115,27 @@ def cases_of_layers() -> list[Case]:
     """First layers of many networks, on larger images."""
     found = []
     for model in NETWORKS:
-        attacks = "aug data" if model == "resnet18" else "aug"
+        attacks = AUG_AND_DATA if model == "resnet18" else ("aug",)
         tile = 32 if model == "vit_b_32" else 16         # its stride must divide the tile
         found.append(Case(attacks, *CLOTHING, model, "orthogonal", 1, tile))
-    return [*found, Case("aug", *CLOTHING, "resnet18", "orthogonal", 1, 16, "int8"),
-            Case("aug", *CLOTHING, "resnet18", "uniform", 1, 16)]
+    return [*found, Case(("aug",), *CLOTHING, "resnet18", "orthogonal", 1, 16, "int8"),
+            Case(("aug",), *CLOTHING, "resnet18", "uniform", 1, 16)]
 
 
 def cases_of_patches() -> list[Case]:
     """Patch embeddings, with enough images for their statistics."""
-    return [Case("aug", *CIFAR_10, model, "orthogonal", 1, 16, private=10_000)
+    return [Case(("aug",), *CIFAR_10, model, "orthogonal", 1, 16, private=10_000)
             for model in ("convnext_tiny", "vit_b_16")]
 
 
 def cases_of_cifar100() -> list[Case]:
     """Other images, with public ones of the same kind."""
-    return [Case("data", *CIFAR_100, "vgg11", core, 1, 0, private=10_000) for core in CORES]
+    return [Case(("data",), *CIFAR_100, "vgg11", core, 1, 0, private=10_000) for core in CORES]
 
 
 def case_of_the_authors() -> Case:
-    return Case("aug training", *CIFAR_10, "vgg11", "uniform", 96, 0, private=9999)
+    """κ = 96, as in the authors' first code."""
+    return Case(("aug", "training"), *CIFAR_10, "vgg11", "uniform", 96, 0, private=10_000)
 
 
 # -- A delivery
@@ -190,8 +195,10 @@ def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
 
     pairs = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
     values, scale = morph_in_memory(Prepared(public.images, mean, std, 0)[pairs], key)
-    geometry = Geometry("", shape, 0, "crop", case.kappa, case.tile, case.morph_distribution,
-                        case.delivery_dtype, mean, std)
+    geometry = Geometry(key=key.id, shape=shape, image_padding=0, image_fit="crop",
+                        kappa=case.kappa, tile=case.tile,
+                        morph_distribution=case.morph_distribution,
+                        delivery_dtype=case.delivery_dtype, mean=mean, std=std)
     known = unroll(Prepared(public.images, mean, std, 0)[:], case.tile)
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer, known)
     attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
@@ -209,14 +216,13 @@ def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dic
         "weights": weights, "trained_layer": trained_fingerprint(case.model, first_layers),
         "private": len(view.all_morphed), "public": len(view.public),
         "kappa": None if case.tile else case.kappa, "first_layer": describe_layer(view.layer)}
-    attacks = case.attacks.split()
-    if "aug" in attacks:
+    if "aug" in case.attacks:
         row |= adversary.recover(view, truth).report
-    if "training" in attacks:
+    if "training" in case.attacks:
         row["inverse_training"] = play_authors_attack(view, truth)
-    if "data" in attacks:
+    if "data" in case.attacks:
         row["data_only"] = adversary.attack_data(view, truth).report
-    if "pairs" in attacks:
+    if "pairs" in case.attacks:
         some = evenly_spaced(len(view.public), PAIRS)
         row["known_pairs"] = adversary.attack_known_pairs(view, view.public[some], paired, truth)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
@@ -238,8 +244,8 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
         features = view.features_of_morphed(view.all_morphed)
     spread = view.all_morphed.std()                      # or Adam would not get under way
     matrix, curve = inverse_training(
-        view.all_morphed / spread, features.clone(), view.geometry.shape,
-        view.layer.kernel_size[0], view.layer.padding[0], EPOCHS)
+        morphed=view.all_morphed / spread, features=features.clone(), shape=view.geometry.shape,
+        kernel=view.layer.kernel_size[0], padding=view.layer.padding[0], epochs=EPOCHS)
     images = (view.morphed / spread @ matrix).view(-1, *view.geometry.shape).double()
     unexplained = (curve[-1]["loss"] / float(features.square().mean())) ** 0.5
     return truth.score(images, up_to_colour=True)._asdict() | {

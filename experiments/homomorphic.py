@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from experiments.program import run_command
 from mole.aug_conv import AugConv
-from mole.morphing import morph
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.keys import Key, draw_key
+from utils.delivery import Morpher, compose
+from utils.keys import draw_key
 from utils.provenance import provenance
 from utils.records import to_json
 
@@ -64,7 +64,7 @@ class Case(NamedTuple):
 
     images: Tensor                  # (IMAGES, 3, 32, 32) float32
     layer: nn.Conv2d
-    key: Key
+    morpher: Morpher
     aug_conv: AugConv
     exact: Tensor
 
@@ -75,7 +75,8 @@ def make_case() -> Case:
     layer = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False).requires_grad_(False)
     key = draw_key(SHAPE)
     exact = F.conv2d(images.double(), layer.weight.double(), padding=1)
-    return Case(images, layer, key, AugConv.compose(layer, key.inverse, SHAPE), exact)
+    morpher = Morpher(key.core.double(), key.tile, "float32")
+    return Case(images, layer, morpher, compose(layer, key), exact)
 
 
 # -- One turn of each way: seconds and bytes an image, and the largest error
@@ -86,8 +87,7 @@ def measure_plain(case: Case) -> dict:
 
 
 def measure_mole(case: Case) -> dict:
-    core = case.key.core.double()
-    morphing, morphed = time_action(lambda images: morph(images, core), case.images)
+    morphing, morphed = time_action(case.morpher.morph, case.images)
     computing, features = time_action(case.aug_conv, morphed)
     sent = 4 * ENTRIES + case.aug_conv.weight.nbytes // DATA_SET
     return {"morphing": morphing, "computing": computing, "seconds": morphing + computing,
@@ -156,7 +156,9 @@ def main():
         for scheme in SCHEMES:
             turns.setdefault(scheme.name, []).append(measure_encrypted(case, scheme))
             print(scheme.name, turns[scheme.name][-1], flush=True)
-    record = about | {"runs": arguments.runs, "security_bits": 128, "note": NOTE,
+    settings = {"runs": arguments.runs, "shape": SHAPE, "channels": CHANNELS, "images": IMAGES,
+                "schemes": [scheme._asdict() for scheme in SCHEMES]}
+    record = about | {"settings": settings, "security_bits": 128, "note": NOTE,
                       "largest_feature": float(case.exact.abs().max())} | summarise(turns)
     record["versions"]["tenseal"] = version("tenseal")
     write_alone(arguments.output / "he.json", to_json(record))

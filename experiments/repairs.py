@@ -32,7 +32,7 @@ from utils.provenance import provenance
 from utils.records import Run, to_json
 from utils.training import Model, new_network, train
 
-CASE = Case("aug pairs", *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
+CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
 TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1)
 TESTED = 2000                       # morphed test images on which accuracy is measured
 
@@ -44,8 +44,8 @@ class Repair(NamedTuple):
     strength: float = 0.0
 
 
-REPAIRS = [Repair("none"), Repair("signs"), Repair("scales", 0.5), Repair("mixing", 1.0),
-           Repair("local_mixing", 1.0), Repair("channels", 24.0), Repair("channels", 16.0),
+REPAIRS = [Repair("none"), Repair("signs"), Repair("scales", 0.5), Repair("mixing"),
+           Repair("local_mixing"), Repair("channels", 24.0), Repair("channels", 16.0),
            Repair("channels", 8.0), Repair("noise", 1e-3), Repair("noise", 1e-2),
            Repair("noise", 0.1), Repair("noise", 1.0)]
 
@@ -60,10 +60,10 @@ def main():
         for repair in REPAIRS:
             layer = repair_aug_conv(view.aug_conv, repair)
             accuracy = train_behind(layer, images, p, view.geometry.shape, context)
-            row = repair._asdict() | attack_repair(repair, layer, view, truth)
-            row = {"repair": row.pop("kind")} | row | {"accuracy": accuracy}
+            row = {"repair": repair.kind, "strength": repair.strength,
+                   **attack_repair(repair, layer, view, truth), "accuracy": accuracy}
             table.append(row)
-            print(describe_row(row), flush=True)
+            print(describe_result(row), flush=True)
             record = {"case": CASE._asdict(), "weights": weights, "model": p.model,
                       "train_images": PAIRS, "test_images": TESTED,
                       "complete": len(table) == len(REPAIRS), "table": table}
@@ -130,7 +130,7 @@ def fit_channels(behind: nn.Module, channels: int):
             return
 
 
-def describe_row(row: dict) -> str:
+def describe_result(row: dict) -> str:
     parts = [f"{attack} {found['psnr']:.1f} dB" for attack, found in row.items()
              if isinstance(found, dict) and "psnr" in found]
     return f"{row['repair']} {row['strength']:g}: {row['accuracy']:.2%}, {', '.join(parts)}"
@@ -152,8 +152,8 @@ def repair_weight(weight: Tensor, out_shape: tuple[int, int, int], kind: str, st
     """Aug-Conv's weight (αm², βn²) float32 under a repair that was proposed or comes to mind.
 
     `none`: itself. `signs`: random signs of channels. `scales`: also factors, log-normal with
-    standard deviation `strength`. `mixing`: one random β×β matrix, orthogonal at strength 0 and
-    plain normal at 1, mixes the channels at all positions; `local_mixing`: another one at each.
+    standard deviation `strength`. `mixing`: one random normal β×β matrix mixes the channels at all
+    positions; `local_mixing`: another one at each.
     `channels`: only the first `strength` are kept, (αm², strength·n²). `noise`: normal, `strength`
     times the weight's root mean square. Raises ValueError for any other kind.
     """
@@ -166,10 +166,10 @@ def repair_weight(weight: Tensor, out_shape: tuple[int, int, int], kind: str, st
         factors = sign.sign() * (strength * size).exp()
         return (cube * factors[:, None]).flatten(1)
     if kind == "mixing":
-        [mixing] = draw_mixing(1, beta, strength, generator)
+        [mixing] = draw_mixing(1, beta, generator)
         return (mixing.T @ cube).flatten(1)
     if kind == "local_mixing":
-        mixing = draw_mixing(positions, beta, strength, generator)
+        mixing = draw_mixing(positions, beta, generator)
         mixed = [torch.einsum("lbi,ibc->lci", rows, mixing) for rows in cube.split(256)]
         return torch.cat(mixed).flatten(1)
     if kind == "channels":
@@ -180,17 +180,16 @@ def repair_weight(weight: Tensor, out_shape: tuple[int, int, int], kind: str, st
     raise ValueError(f"no repair is named {kind}")
 
 
-def draw_mixing(count: int, beta: int, strength: float, generator: torch.Generator) -> Tensor:
-    """Matrices (count, β, β): orthogonal at strength 0, normal with unit columns, about, at 1."""
-    normal = torch.randn(count, beta, beta, generator=generator)
-    orthogonal = torch.linalg.qr(normal)[0]
-    return (1 - strength) * orthogonal + strength * normal / beta ** 0.5
+def draw_mixing(count: int, beta: int, generator: torch.Generator) -> Tensor:
+    """Normal matrices (count, β, β) whose columns have length 1, about."""
+    return torch.randn(count, beta, beta, generator=generator) / beta ** 0.5
 
 
 # -- The attacks on them
 
 def attack_repair(repair: Repair, layer: AugConv, view: View, truth: Truth) -> dict:
-    """Attacks 2 and 3 on Aug-Conv repaired to `layer`, and what noise does to its features."""
+    """The attacks on an Aug-Conv repaired to `layer`, first layer known and blind; and what noise
+    does to its features."""
     exact = view.aug_conv
     view = view._replace(aug_conv=layer)
     if repair.kind == "local_mixing":
@@ -208,9 +207,11 @@ def attack_repair(repair: Repair, layer: AugConv, view: View, truth: Truth) -> d
 
 
 def attack_local_mixing(view: View, truth: Truth) -> dict:
+    """The blind attack where each position mixes its channels in its own way."""
     began = time.perf_counter()
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
-    images = blind_pixels(*adversary.features_of_images_and_probes(view), channels, kernel)
+    features, probe_features = adversary.features_of_images_and_probes(view)
+    images = blind_pixels(features, probe_features, channels, kernel)
     missing_rim = kernel - 1 - view.layer.padding[0]
     inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
     score = inner.score(images, up_to_colour=True)._asdict()
@@ -218,48 +219,76 @@ def attack_local_mixing(view: View, truth: Truth) -> dict:
 
 
 def attack_noise(view: View, truth: Truth, order: Tensor) -> dict:
-    """Attack 2 by an adversary who expects noise and knows the order of the channels."""
+    """With the first layer and the order of the channels known, by an adversary who expects noise.
+    """
     began = time.perf_counter()
     filters = algebra.filter_bank(view.layer)[order]
     padding = view.layer.padding[0] - view.geometry.image_padding
-    inverse = denoised_inverse(view.aug_conv.weight, view.aug_conv.out_shape, filters, padding,
-                               view.all_morphed, view.public)
+    inverse = denoised_inverse(
+        weight=view.aug_conv.weight, out_shape=view.aug_conv.out_shape, filters=filters,
+        padding=padding, morphed=view.all_morphed, public=view.public)
     images = to_plain_images(view.morphed.double() @ inverse, view.geometry)
     return truth.score(images)._asdict() | {"seconds": adversary.seconds_since(began)}
 
 
 def denoised_inverse(weight: Tensor, out_shape: tuple[int, int, int], filters: Tensor, padding: int,
                      morphed: Tensor, public: Tensor) -> Tensor:
-    """Attack 2 where noise was added to Aug-Conv: M⁻¹ (αm², αm²) float64, by Wiener's shrinkage.
+    """M⁻¹ (αm², αm²) float64 from an Aug-Conv with noise added, by Wiener's shrinkage.
 
     Rows of Aug-Conv are features of rows of M⁻¹ and are deconvolved like any, which leaves noise.
     But T·M⁻¹ must have the second moments of images, for which public ones (n, αm²) stand, and T
-    those of `morphed` (N, αm²): on the axes of both, that tells the size to be expected of each
-    entry of M⁻¹, and what the deconvolution leaves unexplained tells the size of the noise.
+    those of `morphed` (N, αm²). On the axes of both (eigenvectors) the squared entry of M⁻¹ to be
+    expected, and the shrinkage, are
+
+        expected = moment of public images / (αm² · moment of T)
+        noise    = what the deconvolution makes of the noise in Aug-Conv, its variance
+        entry    = deconvolved entry · expected / (expected + noise)
+
+    `weight` (αm², βn²), `filters` (β, α, p, p) in the order of Aug-Conv's channels.
     """
     side = out_shape[-1] + filters.shape[-1] - 1 - 2 * padding
-    rows, morphed, public = weight.view(-1, *out_shape), morphed.double(), public.double()
-    inverse = torch.cat([deconvolve(r, filters, side, 1, padding) for r in rows.split(512)])
-    left = rows[:64] - F.conv2d(inverse[:64], filters.double(), padding=padding)
+    rows = weight.view(-1, *out_shape)                   # each the features of a row of M⁻¹
+    parts = [deconvolve(part, filters, side, stride=1, padding=padding) for part in rows.split(512)]
+    noisy_inverse = torch.cat(parts)
+
+    # The variance of the noise: in Aug-Conv, of what the images' features cannot explain; then of
+    # white noise after a deconvolution.
+    some = noisy_inverse[:64]
+    unexplained = rows[:64] - F.conv2d(some, filters.double(), padding=padding)
+    unknowns_per_equation = len(weight) / weight.shape[1]
+    noise_in_aug_conv = unexplained.var() / (1 - unknowns_per_equation)
     generator = torch.Generator().manual_seed(0)
-    random = torch.randn(16, *out_shape, generator=generator)
-    gain = deconvolve(random, filters, side, 1, padding).var()
-    noise = gain * left.var() / (1 - len(weight) / weight.shape[1])
-    strong, v = torch.linalg.eigh(morphed.T @ morphed / len(morphed))
-    likely, q = torch.linalg.eigh(public.T @ public / len(public))
-    expected = likely.clamp(min=0) / (len(weight) * strong.clamp(min=1e-12)[:, None])
-    return v @ (v.T @ inverse.flatten(1) @ q * expected / (expected + noise)) @ q.T
+    white = torch.randn(16, *out_shape, generator=generator)
+    gain = deconvolve(white, filters, side, stride=1, padding=padding).var()
+    noise = gain * noise_in_aug_conv
+
+    morphed_moments, morphed_axes = second_moments(morphed)
+    public_moments, public_axes = second_moments(public)
+    strength = morphed_moments.clamp(min=1e-12)[:, None]
+    expected = public_moments.clamp(min=0) / (len(weight) * strength)
+    on_axes = morphed_axes.T @ noisy_inverse.flatten(1) @ public_axes
+    shrunk = on_axes * expected / (expected + noise)
+    return morphed_axes @ shrunk @ public_axes.T
+
+
+def second_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (αm²) and eigenvectors (αm², αm²) of the second moments of images (n, αm²)."""
+    images = images.double()
+    values, vectors = torch.linalg.eigh(images.T @ images / len(images))
+    return values, vectors
 
 
 def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3,
                  kernel: int = 3) -> Tensor:
-    """Attack 3 where each position mixes its channels in its own way: (N, α, n-p+1, n-p+1) float64.
+    """Images, blind, where each position mixes its channels in its own way: (N, α, n-p+1, n-p+1)
+    float64.
 
-    The pixel that positions p-1 apart along both axes share is found as in `shared_pixel`, but for
-    each pair by itself, from features `probes` (S, k, n, n) of random vectors, S > 2αp², k ≥ αp².
-    It is found up to a colour mixture of its own. Whitened over the images that is a rotation, and
-    each pixel is turned (orthogonal Procrustes) to be as close as may be to its neighbours, which
-    in photographs look alike. So all come up to one mixture, about, with a rim missing.
+    The pixel that positions p-1 apart along both axes share is found as in `find_shared_pixel`, but
+    for each pair by itself, from features `probes` (S, k, n, n) of random vectors, S > 2αp²,
+    k ≥ αp². It is found up to a colour mixture of its own. Whitened over the images that is a
+    rotation, and each pixel is turned (orthogonal Procrustes) to be as close as may be to its
+    neighbours, which in photographs look alike. So all come up to one mixture, about, with a rim
+    missing.
 
     Raises ValueError where probes, images or channels are too few.
     """

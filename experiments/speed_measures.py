@@ -223,7 +223,8 @@ def delivered(size: Size, p: Parameters, context: Context) -> dict:
     """Bytes on the disk of all that is delivered, by tiles with int8, over those of the pixels."""
     images, labels = size.random_images(size.delivered), size.random_labels(size.delivered)
     core = draw_core(size.shape, tile=size.tile)
-    key = Key(core, invert_core(core), 1, size.tile, "orthogonal", size.shape, 0, 1.0)
+    key = Key(core=core, inverse=invert_core(core), kappa=1, tile=size.tile,
+              morph_distribution="orthogonal", shape=size.shape, image_padding=0, condition=1.0)
     source = Prepared(images, *CIFAR, 0)
     with tempfile.TemporaryDirectory() as folder:
         with Saving(Path(folder)) as new:

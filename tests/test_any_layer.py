@@ -145,7 +145,7 @@ def photos(data, dataset, side) -> tuple[Images, Images]:
 
 def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
     """What each repair gives away, and what it costs."""
-    case = repairs.Case("aug pairs", "clothing", 16, "vgg11", "orthogonal", 1, 0)
+    case = repairs.Case(("aug", "pairs"), "clothing", 16, "vgg11", "orthogonal", 1, 0)
     for module in (attack_matrix, repairs):
         monkeypatch.setattr(module, "load_both_splits", photos)
         monkeypatch.setattr(module, "PAIRS", 64)
@@ -170,8 +170,8 @@ def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
         attack_matrix.main()
         return json.loads((tmp_path / "attack_matrix.json").read_text())
 
-    cases = [attack_matrix.Case("aug data pairs", "clothing", 16, "resnet18_cifar", "orthogonal",
-                                *block)
+    attacks = ("aug", "data", "pairs")
+    cases = [attack_matrix.Case(attacks, "clothing", 16, "resnet18_cifar", "orthogonal", *block)
              for block in ((1, 8), (12, 0))]
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
     monkeypatch.setattr(attack_matrix, "list_cases", lambda: cases)
