@@ -9,7 +9,7 @@ say what this statistic is where nothing was found.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -134,7 +134,7 @@ def guess_by_third_moments(task: Task) -> Guess:
     rater = Rater(known, seen, task.public, task.as_images)
     matcher = third_moments.Matcher(known, seen, task.orthogonal)
     rated = rate_rounds(matcher.rotations(), rater)
-    best = min(rated, key=lambda start: start.unlikeness)
+    start = best = min(rated, key=lambda start: start.unlikeness)
     polished = {width: rater.rate(matcher.polish(best.rotation, width))
                 for width in third_moments.WINDOWS}
     width = min(polished, key=lambda width: polished[width].unlikeness)
@@ -143,7 +143,8 @@ def guess_by_third_moments(task: Task) -> Guess:
     if task.mirror is not None:
         flip = mirror_rotation(known, task.mirror)
         rotation, orientation = orient(rotation, flip, width, matcher, task.public)
-    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, orientation, "third")
+    search = summarise(rated, start, known.scale, flip, rater.wrong_keys, orientation, "third")
+    search = replace(search, unlikeness=best.unlikeness)
     return Guess(unmorph(rotation, known, seen, task.orthogonal), search)
 
 

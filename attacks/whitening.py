@@ -49,8 +49,10 @@ def whiten(blocks: Tensor, most: int) -> Whitened:
 
 
 def polar(x: Tensor) -> Tensor:
-    """The matrix with orthonormal rows nearest to x (r, s), r ≤ s: (xxᵀ)^(-1/2) x."""
+    """The matrix with orthonormal rows nearest to x (r, s), r ≤ s: (xxᵀ)^(-1/2) x, or zero."""
     x = x.double()
+    x = x / x.abs().max().clamp(min=1e-300)             # or squares of small entries are lost
     values, vectors = torch.linalg.eigh(x @ x.T)
-    root = vectors / values.clamp(min=1e-14 * values[-1]).sqrt() @ vectors.T
+    least = (1e-14 * values[-1]).clamp(min=1e-300)
+    root = vectors / values.clamp(min=least).sqrt() @ vectors.T
     return (root @ x).float()

@@ -57,14 +57,19 @@ class Attacked:
 
 
 @functools.cache
-def attack(tile: int, distribution: str, public: str = "photographs") -> Attacked:
-    """The attack on 1000 pictures with 3000 public ones."""
+def attack(tile: int, distribution: str, wrong: str = "nothing") -> Attacked:
+    """The attack on 1000 pictures with 3000 public ones, something wrong with either."""
     plain = cut(photographs(1000, seed=8), tile)
     known = photographs(3000, seed=9)
-    if public == "noise":
-        known = torch.randn(known.shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if wrong == "public images of noise":
+        known = torch.randn(known.shape, generator=generator)
     core = draw_core(core_size((3, SIDE, SIDE), 1, tile), distribution, secret_generator(0))
-    guess = images_from_statistics(plain @ core, cut(known, tile), distribution == "orthogonal",
+    morphed = plain @ core
+    if wrong == "permuted entries":
+        order = torch.rand(morphed.flatten(1).shape, generator=generator).argsort(1)
+        morphed = morphed.flatten(1).gather(1, order).view(morphed.shape)
+    guess = images_from_statistics(morphed, cut(known, tile), distribution == "orthogonal",
                                    functools.partial(put_together, tile=tile))
     return Attacked(plain, guess)
 
@@ -83,9 +88,10 @@ def test_nearly_all_images_are_reidentified(tile, distribution, least_db):
     assert not attacked.guess.search.failed
 
 
+@pytest.mark.parametrize("wrong", ["public images of noise", "permuted entries"])
 @pytest.mark.parametrize("tile", [0, 4], ids=["one block", "tiles"])
-def test_public_images_of_noise_end_in_failed(tile):
-    attacked = attack(tile, "orthogonal", public="noise")
+def test_what_cannot_be_matched_ends_in_failed(tile, wrong):
+    attacked = attack(tile, "orthogonal", wrong)
     assert attacked.guess.search.failed
     assert attacked.guess.search.report()["failed"].startswith("failed")
     assert share_reidentified(attacked.guess.blocks, attacked.plain) < 0.05
