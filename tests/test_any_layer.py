@@ -170,9 +170,9 @@ def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
         attack_matrix.main()
         return json.loads((tmp_path / "attack_matrix.json").read_text())
 
-    attacks = ("aug", "data", "pairs")
-    cases = [attack_matrix.Case(attacks, "clothing", 16, "resnet18_cifar", "orthogonal", *block)
-             for block in ((1, 8), (12, 0))]
+    what = ("clothing", 16, "resnet18_cifar", "orthogonal")
+    cases = [attack_matrix.Case(("aug", "data", "pairs"), *what, 1, 8),
+             attack_matrix.Case(("aug",), *what, 12, 0)]
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
     monkeypatch.setattr(attack_matrix, "list_cases", lambda: cases)
     rows = measure("whole")["table"]
