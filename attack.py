@@ -59,8 +59,7 @@ def main(p):
         if truth is not None:
             report["known_pairs"] = attack_known_pairs(p, view, delivery, truth)
     folder = Path(p.results_dir or data_dir / "attack")
-    record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed),
-                              "published_chance": PUBLISHED_CHANCE}
+    record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed)}
     record |= report | {"seconds": round(time.perf_counter() - began, 1)}
     write_alone(folder / "attacks.json", to_json(record))
     print(f"{folder}/attacks.json has the figures")

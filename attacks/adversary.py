@@ -104,16 +104,14 @@ def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, tru
     """
     began = time.perf_counter()
     filters = algebra.filter_bank(view.layer)
-    found = KnownLayerFinding()
-    condition = float(torch.linalg.cond(filters.flatten(1)))
-    found.report = {"channels": features.shape[1], "condition_of_the_filters": condition}
-    unexplained, failure = math.inf, None
+    found = KnownLayerFinding(report={"channels": features.shape[1]})
+    unexplained, failures = math.inf, []
     for way, find_order in ways_to_the_order(probe_features, view, filters):
         try:
             order = find_order()
             images = view.images_of(features, filters[order])
         except ValueError as reason:
-            failure = str(reason)
+            failures.append(f"{way}: {reason}")
             continue
         rest = view.features_of(images, filters[order]) - features
         share = float(rest.norm() / features.norm())
@@ -124,7 +122,7 @@ def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, tru
         if share < UNEXPLAINED_LIMIT:
             break
     if found.order is None:
-        found.report["failed"] = failure
+        found.report["failed"] = "; ".join(failures)
     if found.order is not None and truth is not None:
         right = found.order == truth.order[:len(found.order)]
         found.report["channels_right"] = int(right.sum())

@@ -50,7 +50,7 @@ def test_it_goes_through_the_steps_and_adds_nothing_to_their_results(
     assert paper.run_steps(1, str(out), ["--data_dir", str(tmp_path / "data")]) == status
     printed = capsys.readouterr().out
     assert said in printed and not out.exists()
-    assert "pretrain 4 d 3 h, train_with_ac 4 d 3 h, train_no_ac 4 d 3 h; 12 d 10 h" in printed
+    assert "pretrain 4 d 3 h, train_with_ac 4 d 3 h, train_no_ac 4 d 3 h; 12 d 9 h" in printed
     assert started == list(STEPS)[:len(started)] and next(ends, "none left") == "none left"
 
 
