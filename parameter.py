@@ -158,7 +158,8 @@ class Parameters:
     score: bool = setting(
         False, "Open data_dir/provider and the plain test images, to measure success", ATTACK)
     public: str = setting(
-        "", "Use the images in this folder as public images; none: the training images", ATTACK)
+        "", "Use the images of this folder, or of a data set by name, as public images; none: the "
+        "training images", ATTACK)
 
     # The computer
     feature_cache: Literal["auto", "on", "off"] = setting(
