@@ -210,7 +210,8 @@ def what_is_given_away(geometry: Geometry) -> str:
                         f"{geometry.morph_distribution} core)")
     except (OSError, ValueError, KeyError, TypeError):
         pass                                             # not a clone, or not measured
-    return f"{words}morphed images alone still give much away (README, What MoLe protects)"
+    return (f"{words}morphed images alone still give much away (README, What MoLe does and does "
+            "not protect)")
 
 
 if __name__ == "__main__":

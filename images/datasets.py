@@ -91,7 +91,8 @@ def image_shape(p: Parameters) -> tuple[int, int, int]:
     known = DATASETS[p.dataset]
     if known.torchvision and p.image_size not in (0, known.side):
         raise UserError(f"image_size is {p.image_size}, but the images of {p.dataset} have side "
-                        f"{known.side}: leave it out, or choose --dataset shapes or folder")
+                        f"{known.side}: choose the --dataset of the earlier steps, or leave "
+                        "--image_size out")
     if p.channels not in (0, 1, 3):
         raise UserError(f"channels is {p.channels}, but the images of {p.dataset} are converted to "
                         "grey (1) or colour (3) alone: choose one of them, or --dataset arrays, "

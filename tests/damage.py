@@ -70,7 +70,16 @@ def make_stages(folder: Path) -> dict[str, Path]:
 
 def refused(result: Result, *words: str):
     """Whether a step ended with one line that holds the words, and nothing else."""
-    assert result.status == 1, result
+    return ended_in_one_line(result, 1, *words)
+
+
+def stopped(result: Result, *words: str):
+    """Whether Ctrl-C ended a step, by its signal, with one line that holds the words."""
+    return ended_in_one_line(result, -signal.SIGINT, "stopped", *words)
+
+
+def ended_in_one_line(result: Result, status: int, *words: str):
+    assert result.status == status, result
     assert len(result.message.splitlines()) == 1, result.err
     assert all(word in result.message for word in words), result.message
     return True

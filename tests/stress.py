@@ -83,6 +83,12 @@ class Tally:
                 print(self.failures[-1], flush=True)
 
 
+def was_stopped(result: Result) -> bool:
+    """By Ctrl-C, with one line."""
+    one_line_only = len(result.message.splitlines()) == 1 and "stopped" in result.message
+    return result.status == -signal.SIGINT and one_line_only
+
+
 def one_line(result: Result) -> bool:
     return result.status == 1 and len(result.message.splitlines()) == 1
 
@@ -141,7 +147,7 @@ class Stress:
                     continue
                 done += 1
                 ended = (result.status == -number if number == signal.SIGKILL
-                         else one_line(result) and "stopped" in result.message)
+                         else was_stopped(result))
                 self.tally.add(test, f"{script} {result}", ended=ended,
                                completed=step(script, data).status == 0,
                                identical=self.identical(data, script))

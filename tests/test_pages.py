@@ -38,7 +38,7 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
 
 def test_the_sweep_of_the_readme(tmp_path):
     [sweep] = blocks("README.md")
-    type_in("python pretrain.py\n" + sweep.text, tmp_path, TINY)
+    type_in(sweep.text, tmp_path, TINY)
     table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
     assert "κ = 12" in table
 
@@ -140,3 +140,44 @@ def test_two_machines(machines):
     assert [names[row["file"]] for row in table] == [f"patient_{i:04d}.png" for i in range(9)]
     assert not any("patient" in file.read_bytes().decode("latin-1")
                    for file in (developer / "data").rglob("*.json"))
+
+
+def spectra(folder, seed):
+    """Arrays of five channels and 14 bits in three classes that differ in one channel each."""
+    random = np.random.default_rng(seed)
+    folder.mkdir()
+    for split, count in (("train", 30), ("test", 12)):
+        labels = np.arange(count) % 3
+        images = random.integers(0, 8000, (count, 5, 16, 16))
+        images[np.arange(count), labels] += 8000
+        np.save(folder / f"{split}.npy", images.astype(np.uint16))
+        np.save(folder / f"{split}_labels.npy", labels)
+    (folder / "classes.txt").write_text("iron\ncopper\nzinc\n")
+
+
+def test_five_channels_of_14_bits_go_through_all_steps(tmp_path):
+    """As docs/own-images.md says, on two machines; then a query from an array."""
+    developer, provider = tmp_path / "developer", tmp_path / "provider"
+    for party, seed in ((developer, 1), (provider, 2)):
+        party.mkdir()
+        spectra(party / "spectra", seed)
+    own = ("--dataset", "arrays", "--dataset_dir", "spectra", "--model", "vgg_small", "--tile", "8",
+           "--morph_distribution", "orthogonal", "--shuffle_channels", "no", "--epochs", "8",
+           "--batch_size", "6", "--lr", "0.02", "--dropout", "0", "--device", "cpu",
+           "--precision", "fp32")
+    type_in("python pretrain.py", developer, own)
+    (provider / "inbox").mkdir()
+    shutil.copy(developer / "data" / "developer" / "first_layer.pt", provider / "inbox")
+    type_in("python gen_morphing_matrix.py --first_layer inbox/first_layer.pt\n"
+            "python gen_augconv.py --first_layer inbox/first_layer.pt\n"
+            "python morph_images.py --images spectra/test.npy --name new", provider, own)
+    for folder in ("delivery", "queries"):
+        shutil.copytree(provider / "data" / folder, developer / "data" / folder)
+    out = type_in("python train_with_ac.py\npython predict.py --name new\n"
+                  "python predict.py --name new --network pretrained", developer, own)
+    assert "5x16x16" in out
+    tables = developer / "data" / "developer" / "predictions"
+    for network in ("with_ac", "pretrained"):
+        rows = list(csv.DictReader((tables / network / "new" / "predictions.csv").open()))
+        right = [row["class"] == ["iron", "copper", "zinc"][i % 3] for i, row in enumerate(rows)]
+        assert sum(right) >= 10, network

@@ -17,6 +17,7 @@ from tests.damage import (
     same,
     snapshot,
     step,
+    stopped,
     with_settings,
 )
 from tests.steps import (
@@ -252,7 +253,7 @@ def test_ctrl_c(at):
     checkpoint = data / "developer" / "pretrained.checkpoint.pt"
     wait_until(checkpoint.exists)
     running.send(signal.SIGINT)
-    assert refused(running.wait(), "pretrain.py: stopped", "last checkpoint")
+    assert stopped(running.wait(), "pretrain.py: stopped", "last checkpoint")
     assert not list(data.rglob("*.partial"))
     assert read_tensors(checkpoint, "")["curve"]
 
@@ -262,8 +263,7 @@ def test_ctrl_c(at):
 def test_ctrl_c_while_saving(at, stages, call, file):
     data = at("gen_morphing_matrix.py")
     command = ("gen_morphing_matrix.py", data)
-    stopped = step(*command, before=killed_before(call, file, by=signal.SIGINT))
-    assert refused(stopped, "stopped")
+    assert stopped(step(*command, before=killed_before(call, file, by=signal.SIGINT)))
     assert not list(data.rglob("*.partial"))
     assert step(*command).status == 0 and same(data, stages, "gen_morphing_matrix.py")
 

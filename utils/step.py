@@ -47,7 +47,8 @@ SMALLER = {                         # what takes less memory, by the setting tha
 def run_step(step: Callable[[Settings], object], description: str):
     """Runs `step(settings)` as a program. Status 2: wrong settings; 1: any other mistake.
 
-    Can be called again in the same interpreter.
+    Ctrl-C ends it by SIGINT, so that a loop in a shell ends too. It can be called again in the same
+    interpreter.
     """
     _prepare_streams()
     name = Path(sys.argv[0]).name
@@ -61,7 +62,7 @@ def run_step(step: Callable[[Settings], object], description: str):
     except UserError as mistake:
         sys.exit(f"{name}: {mistake}")
     except KeyboardInterrupt:
-        sys.exit(f"\n{name}: stopped; {_how_to_continue(name, p)}")
+        _end_by_ctrl_c(f"\n{name}: stopped; {_how_to_continue(name, p)}")
     except OSError as mistake:
         _give_up_broken_stdout()
         sys.exit(f"{name}: {_of_system(mistake, name, p)}")
@@ -73,6 +74,20 @@ def run_step(step: Callable[[Settings], object], description: str):
     # Nothing is left that Ctrl-C could stop: it is ignored while Python ends.
     atexit.unregister(_ignore_ctrl_c)
     atexit.register(_ignore_ctrl_c)
+
+
+def _end_by_ctrl_c(message: str):
+    """Ends the program by the signal itself: a shell goes on with its loop otherwise.
+
+    In a notebook or an interactive interpreter, which would end as well, as any mistake does.
+    """
+    is_interactive = hasattr(sys, "ps1") or "IPython" in sys.modules
+    if is_interactive or os.name == "nt":
+        sys.exit(message)
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _note_the_start():

@@ -357,6 +357,8 @@ def is_finished(run: Run, p: Parameters) -> bool:
     if not other:
         load(run.folder / f"{run.name}.pt")              # raises if it is damaged
         say("this run is finished already; --restart trains again")
+        if p.results_dir and rank() == 0:                # which the finished run may not have had
+            write_alone(Path(p.results_dir) / record_name(record), to_json(record))
         return True
     if not any(is_chosen(name, run, p, record) for name in other):
         raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
@@ -424,8 +426,10 @@ def _check_same_run(run: Run, old: dict):
         what = f"{before}, not {now}"
     else:
         what = f"other {in_words([name])}"
-    raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: set it back to go on, "
-                    "or pass --restart to begin again")
+    advice = "give the run up with --restart, which begins this one"
+    if "deliveries" not in other:                        # an earlier delivery cannot be had back
+        advice = f"set it back to continue that run, or {advice}"
+    raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: {advice}")
 
 
 def _check_momentum(optimizer):
