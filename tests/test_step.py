@@ -24,6 +24,7 @@ def end_of(capsys, monkeypatch, tmp_path, error: BaseException, *options, script
         raise error
 
     monkeypatch.setattr(sys, "argv", [script, "--data_dir", str(tmp_path / "data"), *options])
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)      # Ctrl-C must not end pytest
     with pytest.raises(SystemExit) as stop:
         step.run_step(work, "")
     message = str(stop.value.code).strip()

@@ -381,11 +381,6 @@ def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
         words = shlex.split(record.get("command", ""))
         named_before = p.init in words or f"--init={p.init}" in words
         return not (p.init and named_before)
-    given = getattr(p, "given", frozenset())
-    if name in ("train_images", "train_digest") and "train_limit" in given:
-        return True
-    if name in ("test_images", "test_digest") and "test_limit" in given:
-        return True
     return name in run.settings or name in CHOSEN_DATA
 
 
