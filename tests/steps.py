@@ -131,12 +131,16 @@ def run(*command, timeout: float = 300, **also) -> Result:
 
 
 def call(script: str, *arguments, settings: tuple = ()) -> Result:
-    """Runs a step in this process, which is faster: for one that needs nothing done to it."""
+    """Runs a step in this process, which is faster: for one that needs nothing done to it.
+
+    As in an interactive interpreter, which Ctrl-C in a step does not end.
+    """
     from tests import drawn
     drawn.remember()
     argv, out, err = sys.argv, io.StringIO(), io.StringIO()
     sys.argv = [script, *options_of(script, settings), *map(str, arguments)]
     status = 0
+    sys.ps1 = ">>> "
     try:
         with redirect_stdout(out), redirect_stderr(err):
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -147,6 +151,7 @@ def call(script: str, *arguments, settings: tuple = ()) -> Result:
             status = 1
     finally:
         sys.argv = argv
+        del sys.ps1
     return Result(status or 0, out.getvalue(), err.getvalue())
 
 
