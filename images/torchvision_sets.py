@@ -5,9 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.datasets.utils import calculate_md5
 
 from utils.errors import UserError
 
@@ -22,6 +20,7 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
     EMNIST, USPS, SVHN and STL10 do. Raises UserError for other classes, and where the data can
     neither be found nor downloaded, with what to do.
     """
+    import torchvision  # here, since it takes a second
     kind = getattr(torchvision.datasets, name)
     try:
         data = kind(folder, download=True, **arguments_for(kind, split, options))
@@ -72,6 +71,7 @@ def missing_files(kind: type, folder: str, split: str) -> str:
     if hasattr(kind, "tgz_md5"):                         # CIFAR and STL10 come as one archive
         path = Path(folder) / Path(kind.url).name
         if path.is_file():
+            from torchvision.datasets.utils import calculate_md5
             return f"{path} is damaged (md5 {calculate_md5(path)}, not {kind.tgz_md5}): replace it"
         return f"put {path.name} into {folder}"
     if hasattr(kind, "split_list"):                      # SVHN and USPS: url, file name, md5

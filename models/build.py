@@ -8,7 +8,6 @@ import sys
 from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from models.vgg import GROUPS, VGG
@@ -17,6 +16,7 @@ from mole.first_layer import BehindFirstLayer, check_features, describe, find_fi
 
 def resnet18_cifar(classes: int) -> nn.Module:
     """ResNet-18 for small images: no stride and no pool at its start."""
+    import torchvision  # here, since it takes a second
     network = torchvision.models.resnet18(num_classes=classes)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
@@ -38,8 +38,7 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     Raises ValueError where there is no such network, it does not take such images, or Aug-Conv
     cannot stand for its first layer (`check_network`).
     """
-    torchvisions = torchvision.models.list_models(module=torchvision.models)
-    if not (name in GROUPS or name in OWN or ":" in name or name in torchvisions):
+    if not (name in GROUPS or name in OWN or ":" in name or _is_torchvisions(name)):
         raise ValueError(f"there is no network {name}: choose {', '.join([*GROUPS, *OWN])}, a "
                          "classification network of torchvision (such as resnet18), or "
                          "package.module:callable")
@@ -53,6 +52,12 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     else:
         return network.train()
     raise ValueError(f"{name} cannot be used for images {'x'.join(map(str, shape))}: {reason}")
+
+
+def _is_torchvisions(name: str) -> bool:
+    """Whether torchvision has a classification network of this name."""
+    import torchvision
+    return name in torchvision.models.list_models(module=torchvision.models)
 
 
 def _build_unchecked(name: str, classes: int, shape: tuple[int, int, int],
@@ -72,6 +77,7 @@ def _build_unchecked(name: str, classes: int, shape: tuple[int, int, int],
             options = {"input_size": (side, side)}
         elif name in ("googlenet", "inception_v3"):
             options = {"aux_logits": False, "init_weights": True}
+        import torchvision
         network = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if channels != 3:
         _replace_channels(network, channels, side)

@@ -11,7 +11,6 @@ import secrets
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,6 +109,7 @@ def condition_number(core: Tensor, inverse: Tensor) -> float:
 
 
 def _largest_singular_value(matrix: Tensor) -> float:
+    from scipy.sparse.linalg import svds  # here, since it takes a third of a second
     values = svds(matrix.double().numpy(), k=1, tol=1e-3, return_singular_vectors=False,
                   random_state=0)
     return float(values[0])

@@ -351,6 +351,7 @@ def _child(script: str, arguments: tuple[str, ...], cwd: str, before, out: str, 
         if before is not None:
             before()
         runpy.run_path(str(ROOT / script), run_name="__main__")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)     # while this process ends, not the step
     finally:
         limit_files(resource.RLIM_INFINITY)
 
