@@ -303,3 +303,12 @@ def test_rows_written_in_any_order_are_the_array(tmp_path):
                        torch.from_numpy(rows[first:first + 2]))
     assert load_array(tmp_path / "a.npy", rows.shape, "float16").equal(torch.from_numpy(rows))
     assert (np.load(tmp_path / "a.npy") == rows).all()
+
+
+def test_a_current_key_that_is_not_there_is_named_by_its_file(at):
+    """As where one bit of the id has flipped."""
+    data = at("gen_augconv.py")
+    current = data / "provider" / "current.json"
+    current.write_text('{"key": "0123456789abcdef"}')
+    assert refused(step("gen_augconv.py", data), "current.json", "0123456789abcdef",
+                   "gen_morphing_matrix.py")

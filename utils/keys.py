@@ -130,6 +130,10 @@ def read_key(provider: Path, id: str = "") -> Key:
     if id and not (folder / "manifest.json").exists():
         known = ", ".join(key_ids(provider)) or "none"
         raise UserError(f"{provider} has no key {id}: its keys are {known}")
+    if not folder.exists():
+        current = provider / "current.json"
+        raise UserError(f"{current} names key {folder.name}, which is not there: "
+                        f"{remedy(current)}")
     core = load(folder / "morphing_matrix.pt", _core_from)
     inverse = load(folder / "inverse_matrix.pt", _core_from)
     about = read_manifest(folder)
