@@ -152,11 +152,12 @@ def read_truth(p, delivery: Delivery) -> Truth:
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
     for split, delivered in (("train", delivery.train_digest), ("test", delivery.test_digest)):
-        if split_digest(load_images(p, split)) != delivered:
+        images = load_images(p, split)
+        if split_digest(images) != delivered:
             raise UserError(f"the plain {split} images of these settings are not those that were "
                             "delivered: use the --dataset, --train_limit, --test_limit and so on "
                             "of gen_augconv.py")
-    test = load_images(p, "test").images
+    test = images.images                                 # the last that was loaded
     shown = take_rows(test, evenly_spaced(len(test), UNDER_ATTACK)).double() / 255
     return Truth(order, shown, test, delivery.geometry.mean, delivery.geometry.std)
 
