@@ -24,7 +24,7 @@ demo: .venv/runtime
 	$(STEP) gen_augconv.py --preset demo
 	$(STEP) train_with_ac.py --preset demo
 	$(STEP) train_no_ac.py --preset demo
-	$(STEP) -m images.shapes data/demo/new_images 20
+	$(STEP) -m images.shapes data/demo/new_images 20 28
 	$(STEP) morph_images.py --preset demo --images data/demo/new_images
 	$(STEP) predict.py --preset demo
 

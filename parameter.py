@@ -200,8 +200,8 @@ PRESETS = {
         "results_dir": "", "data_dir": "data",
     },
     "demo": {
-        "dataset": "shapes", "train_limit": 5000, "test_limit": 1000, "data_dir": "data/demo",
-        "model": "vgg_small", "epochs": 5, "batch_size": 32, "schedule": "onecycle", "lr": 0.01,
-        "dropout": 0.1,
+        "dataset": "shapes", "image_size": 28, "train_limit": 5000, "test_limit": 1000,
+        "data_dir": "data/demo", "model": "vgg_small",
+        "epochs": 5, "batch_size": 32, "schedule": "onecycle", "lr": 0.01, "dropout": 0.1,
     },
 }

@@ -1,6 +1,7 @@
 """The embedded data set: ten kinds of shapes on cluttered backgrounds, drawn from a seed.
 
-`python -m images.shapes FOLDER COUNT` writes such images as files, FOLDER/<class>/<number>.png.
+`python -m images.shapes FOLDER COUNT SIDE` writes such images as files,
+FOLDER/<class>/<number>.png, of SIDE pixels.
 """
 
 import math
@@ -16,7 +17,6 @@ CLASSES = ["disc", "ring", "square", "frame", "triangle", "plus", "star", "cresc
 SIZES = {"train": 10_000, "test": 2_000}
 SEEDS = {"train": 5, "test": 4, "files": 2}              # changing them changes the images
 DRAWN_AT_ONCE = 500                                      # so does this
-SIDE_OF_FILES = 32
 
 
 def inside(kind: int, u: Tensor, v: Tensor) -> Tensor:
@@ -116,9 +116,9 @@ def _painted(pictures: Tensor, mask: Tensor, colours: Tensor) -> Tensor:
     return torch.where(mask[:, None], colours, pictures)
 
 
-def write_files(folder: Path, count: int):
+def write_files(folder: Path, count: int, side: int):
     """Writes folder/<class>/<number>.png, other images than those of training and testing."""
-    images, labels = draw(count, SIDE_OF_FILES, SEEDS["files"])
+    images, labels = draw(count, side, SEEDS["files"])
     for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         place = folder / CLASSES[label]
         place.mkdir(parents=True, exist_ok=True)
@@ -126,4 +126,4 @@ def write_files(folder: Path, count: int):
 
 
 if __name__ == "__main__":
-    write_files(Path(sys.argv[1]), int(sys.argv[2]))
+    write_files(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from utils.artifacts import write_alone
 from utils.errors import warn
@@ -98,15 +100,16 @@ def curve_png(curve: list[dict], title: str) -> bytes:
 
 def rows_png(rows: list[tuple[str, Tensor]], zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
-    from torchvision.utils import make_grid
     count = len(rows[0][1])
     side = max(images.shape[-1] for _, images in rows)
     size = count * side * zoom / 100, len(rows) * (side * zoom + 26) / 100
     figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
                                      figsize=size)
     for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
-        grid = make_grid(visible(images.detach().cpu().float().clamp(0, 1)), nrow=count, padding=1)
-        axis.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+        pictures = visible(images.detach().cpu().float().clamp(0, 1)).expand(-1, 3, -1, -1)
+        framed = functional.pad(pictures, (1, 1, 1, 1))
+        row = torch.cat(list(framed), 2)
+        axis.imshow(row.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=9, loc="left")
         axis.axis("off")
     return as_png(figure, dpi=100)
