@@ -88,8 +88,8 @@ def choose_size(is_quick: bool, is_cuda: bool) -> Size:
 
 
 def record_name(machine: dict) -> str:
-    """A file name for a machine, such as amd-epyc-2-cores, or that of its CUDA device."""
-    words = f"{machine['processor']} {machine['cores']} cores"
+    """A file name for a machine, such as amd-epyc-avx512-2-cores, or that of its CUDA device."""
+    words = f"{machine['processor']} {machine['capability']} {machine['cores']} cores"
     if machine["cuda"]:
         words = machine["cuda"][0]
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")

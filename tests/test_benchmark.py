@@ -133,11 +133,11 @@ def test_targets():
     assert not any("target" in row for row in report.make_table(found, steps.QUICK, targets=False))
 
 
-MACHINE = {"processor": "AMD EPYC 7B13", "cores": 2, "cuda": []}
+MACHINE = {"processor": "AMD EPYC 7B13", "capability": "AVX2", "cores": 2, "cuda": []}
 
 
 def test_a_record_has_the_name_of_its_processor():
-    assert steps.record_name(MACHINE) == "amd-epyc-7b13-2-cores"
+    assert steps.record_name(MACHINE) == "amd-epyc-7b13-avx2-2-cores"
     assert steps.record_name(MACHINE | {"cuda": ["NVIDIA H100"]}) == "nvidia-h100"
 
 

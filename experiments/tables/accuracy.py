@@ -13,6 +13,8 @@ from experiments.tables.rows import (
 from experiments.tables.table import Table, write_number
 from utils.records import RUNS
 
+DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
+
 
 def make_accuracy(results: Results) -> Table:
     """Test accuracy of each network; a missing run names its command."""
@@ -83,8 +85,16 @@ def make_validation(results: Results) -> Table:
 
 
 def make_demo(results: Results) -> Table:
-    """Accuracy of the three networks of `make demo`."""
+    """Seconds of `make demo` and the accuracies of its networks, for each processor and seed."""
     rows = []
-    for name, kind in RUNS.items():
-        rows += [[kind.title, f"{run.accuracy:.2%}"] for run in results.demo if run.run == name]
-    return Table("The demo.", ["network", "test accuracy"], rows, "`make demo`.")
+    for record in results.demo:
+        demo = record["demo"]
+        machine = machine_in_words(record) + (", as if it had AVX2 only" if demo["instructions"]
+                                              else "")
+        for run in demo["runs"]:
+            accuracies = [f"{run[name]:.1%}" for name in DEMO_RUNS]
+            rows.append([machine, run["precision"], run["seed"], f"{run['seconds']:.0f}",
+                         *accuracies])
+    titles = [RUNS[name].title for name in DEMO_RUNS]
+    return Table("The demo.", ["machine", "precision", "seed", "seconds", *titles], rows,
+                 "Seconds of `make demo` without its installation.")

@@ -16,7 +16,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 
-from experiments.tables.reading import BENCH, EXPERIMENTS
+from experiments.tables.reading import BENCH, DEMO, EXPERIMENTS
 from experiments.tables.table import Table, write_number
 
 VALUE = re.compile(r"(?P<start><!-- value (?P<words>[^>]+?) -->).*?(?P<end><!-- /value -->)",
@@ -90,6 +90,8 @@ def find_command(name: str) -> str:
     """What makes a record, for a mark whose record is not there."""
     if name.startswith("bench/"):
         return BENCH
+    if name.startswith("demo/"):
+        return DEMO
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     if name == "accuracy":

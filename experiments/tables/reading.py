@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "validation": "python -m experiments.validation FOLDER",
 }
 BENCH = "make bench"                # one record for each processor, in the folder bench/
+DEMO = "python -m experiments.demo"
 TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
 OWN_OUTPUT = {"analysis.json", "evidence.json"}     # of reproduce_tables.py and `make evidence`
@@ -72,8 +73,8 @@ class Results:
     """All records that were found in some folders."""
 
     runs: list[TrainingRun] = field(default_factory=list)
-    demo: list[TrainingRun] = field(default_factory=list)       # of `make demo`, in demo/
     validation: list[TrainingRun] = field(default_factory=list)     # of choosing a learning rate
+    demo: list[dict] = field(default_factory=list)              # one record for each processor
     records: dict[str, dict] = field(default_factory=dict)      # "kappa", "bench/amd-epyc", …
     benches: dict[str, dict] = field(default_factory=dict)      # of them the speed benchmark's
     earlier: list[Path] = field(default_factory=list)   # training records of earlier versions
@@ -129,10 +130,13 @@ def add_file(path: Path, place: str, results: Results):
     """Puts one JSON file, of one of the PLACES in a folder, where it belongs."""
     record = read_json(path)
     if is_training(record):
-        runs = {"demo": results.demo, "validation": results.validation}
-        runs.get(place, results.runs).append(as_run(record))
+        runs = results.validation if place == "validation" else results.runs
+        runs.append(as_run(record))
     elif is_earlier_training(record):
         results.earlier.append(path)
+    elif is_record(record) and "demo" in record:
+        add_experiment(path, record, f"demo/{path.stem}", results)
+        results.demo.append(record)
     elif is_bench(record):
         add_experiment(path, record, f"bench/{path.stem}", results)
         results.benches[path.stem] = record
