@@ -15,10 +15,14 @@ from statistics import median
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 from torch import Tensor, nn
+from torch.nn import functional
 
 from experiments import reference_algorithm as reference
 from images.datasets import CIFAR, Prepared, normalise
+from images.decode import decode_all
 from models.build import build
 from mole import morphing
 from mole.aug_conv import AugConv
@@ -59,6 +63,9 @@ class Size:
     warm_up: int = 2                    # batches first, then
     steps: int = 10                     # batches that are timed
     epochs: int = 3                     # of the program, timed after the first
+    photographs: int = 64               # JPEG files of
+    photograph: tuple = (2048, 1536)    # pixels each, which are read as images of
+    read_as: int = 224                  # pixels a side
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,7 +97,7 @@ FULL = Size()
 CUDA = replace(FULL, train_images=9600, warm_up=20, steps=100)
 QUICK = Size(sides=(4, 6, 8), tile=4, tiled_sides=(8, 16), images=200, one_by_one=50,
              delivered=100, model="vgg_small", batch_size=8, train_images=32, warm_up=1, steps=2,
-             epochs=2)
+             epochs=2, photographs=3, photograph=(64, 48), read_as=16)
 
 
 def draw_core(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> Tensor:
@@ -354,6 +361,54 @@ def time_predicting(network: nn.Module, frozen: FrozenLayer | None, images: Tens
             "images_per_second": len(images) / seconds_for_all}
 
 
+# -- Photographs
+
+def decoding(decode_files: Callable, size: Size, p: Parameters, context: Context) -> dict:
+    """Photographs per second, and how far their pixels are from those of a full decode."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_photographs(Path(folder), size)
+        decode_files(files[:2], size.read_as)            # warms the libraries up
+        started = time.perf_counter()
+        found = decode_files(files, size.read_as)
+        seconds = time.perf_counter() - started
+        difference = found.double() - decode_in_full(files, size.read_as).double()
+    return {"images_per_second": len(files) / seconds,
+            "rms_difference": float(difference.square().mean().sqrt())}
+
+
+def write_photographs(folder: Path, size: Size) -> list[Path]:
+    """JPEG files of random clouds with fine noise: about as many bytes as a camera's."""
+    generator = torch.Generator().manual_seed(0)
+    width, height = size.photograph
+    files = []
+    for i in range(size.photographs):
+        clouds = torch.rand(1, 3, height // 16, width // 16, generator=generator)
+        picture = functional.interpolate(clouds, (height, width), mode="bicubic")[0]
+        picture += 0.02 * torch.randn(3, height, width, generator=generator)
+        pixels = (picture.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
+        files.append(folder / f"{i}.jpg")
+        Image.fromarray(pixels).save(files[-1], quality=90)
+    return files
+
+
+def decode_in_full(files: list[Path], side: int) -> Tensor:
+    """Images (N, 3, side, side) uint8: every pixel is decoded, one file after another."""
+    images = []
+    for file in files:
+        with Image.open(file) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (side, side), Resampling.BICUBIC)
+        images.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+def decode_here(files: list[Path], side: int) -> Tensor:
+    """The same, as the steps read image files."""
+    images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
+    facts = torch.full((len(files), 2), torch.nan)
+    decode_all(files, images, facts, files[0].with_name("unreadable.txt"))
+    return images
+
+
 # By name and side; `reference` is the reference's algorithm, or what is compared with.
 MEASURES: dict[str, dict[str, Callable]] = {
     "composing": {"reference": partial(composing, reference.compose),
@@ -366,4 +421,6 @@ MEASURES: dict[str, dict[str, Callable]] = {
     "tiles": {"here": by_tiles, "delivered": delivered, "with_ac": with_tiles_here},
     "predicting": {"plain": predicting_plain, "kappa_1": partial(predicting_behind, False),
                    "tiles": partial(predicting_behind, True)},
+    "decoding": {"reference": partial(decoding, decode_in_full),
+                 "here": partial(decoding, decode_here)},
 }

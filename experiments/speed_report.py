@@ -54,7 +54,8 @@ class SpeedRow:
 def make_table(found: dict, size, targets: bool = True) -> list[dict]:
     """The rows of a record; `targets`: whether they are held against the targets of a CPU."""
     rows = [*composing_rows(found, size), *morphing_rows(found, size), *training_rows(found, size),
-            *epoch_rows(found, size), delivered_row(found, size), *predicting_rows(found, size)]
+            *epoch_rows(found, size), delivered_row(found, size), *predicting_rows(found, size),
+            decoding_row(found, size)]
     return [row.as_record(targets) for row in rows]
 
 
@@ -134,6 +135,14 @@ def predicting_rows(found: dict, size) -> list[SpeedRow]:
         rows.append(SpeedRow(name, f"predicting 64 at once, {words} (reference: plain, here)",
                              "images/s", plain, here, plain / here))
     return rows
+
+
+def decoding_row(found: dict, size) -> SpeedRow:
+    megapixels = math.prod(size.photograph) / 1e6
+    ways, key = found["decoding"], "images_per_second"
+    return row_of_rate("decoding", f"reading JPEG files of {megapixels:.0f} megapixels as "
+                       f"{size.read_as} pixels (reference: in full, one by one)",
+                       ways["reference"][key], ways["here"][key], Target("here", "≥", 85))
 
 
 def row_of_cost(name: str, figure: str, unit: str, before: float, here: float,
