@@ -204,6 +204,18 @@ def test_keys_are_told_apart_where_public_images_are_of_another_data_set():
     assert table.rows[0][4:] == ["20.0 dB", "0.3%", "96.0%", "9 of 40", "60", "found"]
 
 
+def test_the_report_has_what_morphed_images_alone_give_away():
+    assert "Not measured yet: `make attack-matrix`." in claims.write_report(Results())
+    rows = [matrix_row(data_only=attacked(0.999), data_few=FEW, morph_distribution=core)
+            for core in measured.CORES]
+    tiles = matrix_row(data_only=attacked(0.75), tile=8, kappa=None)
+    report = claims.write_report(results_of_matrix(*rows, tiles))
+    assert "20.0 dB, 98.0%" in report and "75.0%" not in report and "1 more row is in" in report
+    assert "as mirror images" not in report
+    across = matrix_row(data_other=MIRRORED, seed=1)
+    assert "as mirror images" in claims.write_report(results_of_matrix(*rows, across))
+
+
 def test_output_goes_where_it_is_told(records, tmp_path, monkeypatch, capsys):
     reproduce(monkeypatch, "--results_dir", records, "--output", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

@@ -266,8 +266,11 @@ def make_attack_matrix(results: Results) -> Table:
 
 def note_of_matrix(record: dict) -> str:
     weights = sorted({row["weights"] for row in record["table"]})
-    return (f"`{record['command']}` on {machine_in_words(record)}; first layers "
+    note = (f"`{record['command']}` on {machine_in_words(record)}; first layers "
             f"{' and '.join(weights)}.")
+    if not any("data_few" in row for row in record["table"]):
+        note += " The search without Aug-Conv has been improved since."
+    return note
 
 
 def describe_case(row: dict) -> dict:
