@@ -195,6 +195,8 @@ def tell(what: str, report: dict):
                      f"{report['exact']:.2%} of the values exact")
     if "reidentified" in report:
         words.append(f"{report['reidentified']:.1%} of all test images re-identified")
+        if report.get("reidentified_mirrored", 0) > report["reidentified"]:
+            words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
     if "starts" in report:
         words.append(f"{report['agreeing']} of {report['starts']} starts agree")
     if "failed" in report:

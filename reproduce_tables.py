@@ -62,6 +62,10 @@ TABLES = [                          # in the order of tables.md
     of_record("kappa", "What κ changes", measured.make_kappa, "kappa"),
     of_record("agreement", "Equal predictions", measured.make_agreement, "agreement"),
     of_record("protection", "What an adversary gets", measured.make_protection, "attack_matrix"),
+    of_record("public_images", "Morphed images alone, by the public images",
+              measured.make_public_images, "attack_matrix"),
+    of_record("across", "Morphed images alone, with public images of another data set",
+              measured.make_across, "attack_matrix"),
     of_record("attack", "Attacks on the project's own delivery", measured.make_attacks,
               "attacks"),
     of_record("matrix", "The attacks over first layers", measured.make_attack_matrix,
@@ -146,14 +150,15 @@ def write_output(folder: Path, results: Results, tables: dict[str, Table]):
 
 
 def fill_pages(results: Results, tables: dict[str, Table]):
-    """Puts numbers and tables between the marks of the project's pages."""
+    """Puts numbers, tables and figures between the marks of the project's pages."""
     records = records_for_marks(results)
+    drawn = {path.stem for path in (ROOT / marks.FIGURES).glob("*.png")}
     for pattern in PAGES:
         for path in sorted(ROOT.glob(pattern)):
             page = path.read_text(encoding="utf-8")
             with user_errors(path.relative_to(ROOT)):
                 folder = path.parent.relative_to(ROOT).as_posix()
-                filled = marks.fill_page(page, tables, records, folder)
+                filled = marks.fill_page(page, tables, records, folder, drawn)
             if filled != page:
                 write_alone(path, filled)
 

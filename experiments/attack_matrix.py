@@ -1,10 +1,11 @@
-"""The attacks over first layers, cores, κ or tiles, and dtypes: `make attack-matrix`.
+"""The attacks over first layers, cores, κ or tiles, dtypes and public images: `make attack-matrix`.
 
 Every delivery is made in memory. First layers are trained where --first_layers has one
 (MODEL.pt, as pretrain.py writes first_layer.pt), and else as a new network has them. Reads
 CIFAR-10 and CIFAR-100 in --data/datasets, and a tree of train/ and test/ by classes in
 --data/clothing. Rows that attack_matrix.json in --output has stay, but for those of --only and
-those of another trained first layer.
+those of another trained first layer. Each row is saved once it is measured. Pictures of what
+comes back from morphed images alone go to figures/ in --output.
 """
 
 import argparse
@@ -18,11 +19,19 @@ import torch
 from torch import Tensor, nn
 
 from attacks import adversary
+from attacks.adversary import Finding
 from attacks.samples import evenly_spaced
-from attacks.view import UNDER_ATTACK, Truth, View
+from attacks.view import UNDER_ATTACK, Truth, View, to_pixels
 from experiments.inverse_training import inverse_training
 from experiments.program import run_command
 from experiments.tables.formulas import KAPPAS
+from experiments.tables.measured import (
+    describe_alone,
+    describe_blocks,
+    share_found,
+    title_of_dataset,
+)
+from experiments.tables.table import write_number
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
 from mole.first_layer import find_first_layer
@@ -34,16 +43,25 @@ from utils.devices import use_full_float32
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import draw_key, draw_order
+from utils.plots import draw, rows_png
 from utils.provenance import provenance
 from utils.records import to_json
 
 CIFAR_10, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 64)
 PAIRS = 4000                        # public images whose morphed ones are known, at most
 EPOCHS = 8                          # of the authors' own attack
-SECRET_SEED = 0                     # every run attacks the same keys
+FEW = 1000                          # public images that are few
+COUNTS = (300, 3000, 10_000)        # further numbers of public images
+OTHER_KEYS = (1, 2)                 # seeds of the keys that are attacked beside that of seed 0
 BLOCKS = [*((kappa, 0) for kappa in KAPPAS), (1, 16), (1, 8), (1, 4)]           # κ, tile
 CORES = ("orthogonal", "normal", "uniform")
 AUG_AND_DATA = ("aug", "data")
+OTHER_PUBLIC = {"cifar10": "cifar100", "cifar100": "cifar10"}   # public images of another data set
+# About how long an attack takes, of one on morphed images alone with many public images. With few
+# their copies are tried too.
+EFFORTS = {"aug": 0.3, "data": 1, "data_few": 3, "data_other": 1, "pairs": 0.3, "training": 2}
+PICTURES = {(1, 0): "across", (1, 8): "across_tiles"}       # of uniform cores, by κ and tile
+SHOWN = 10                          # images in a picture
 NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilenet_v3_small",
             "squeezenet1_1", "convnext_tiny", "alexnet", "vit_b_16", "vit_b_32")
 
@@ -51,9 +69,11 @@ NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilene
 class Case(NamedTuple):
     """A delivery, and which attacks are played on it.
 
-    `attacks`: some of aug (on Aug-Conv), data (morphed images alone), pairs (known pairs), training
+    `attacks`: some of aug (on Aug-Conv), data (morphed images alone), data_few (with FEW public
+    images), data_other (with public images of another data set), pairs (known pairs), training
     (the authors' own). `private`: how many images are attacked; 0 all test images; more than there
-    are means the training images, with the test images public.
+    are means the training images, with the test images public. `seed`: of the secrets. `public`:
+    how many public images there are; 0 all.
     """
 
     attacks: tuple[str, ...]
@@ -65,11 +85,31 @@ class Case(NamedTuple):
     tile: int
     delivery_dtype: str = "float32"
     private: int = 0
+    seed: int = 0
+    public: int = 0
 
     @property
     def name(self) -> str:
-        facts = [str(value) for value in self[1:]]
-        return "-".join([*facts, *self.attacks])
+        facts = [self.dataset, self.image_size, self.model, self.morph_distribution, self.kappa,
+                 self.tile, self.delivery_dtype, self.private]
+        if self.seed:
+            facts.append(f"seed{self.seed}")
+        if self.public:
+            facts.append(f"public{self.public}")
+        return "-".join(map(str, [*facts, *self.attacks]))
+
+    @property
+    def effort(self) -> float:
+        """About how long it takes, compared with other cases."""
+        return sum(EFFORTS[attack] for attack in self.attacks)
+
+    @property
+    def picture(self) -> str | None:
+        """The name of the picture that shows what came back, if there is one."""
+        has_all_rows = {"data", "data_few", "data_other"} <= set(self.attacks)
+        if self.morph_distribution != "uniform" or not has_all_rows:
+            return None
+        return PICTURES.get((self.kappa, self.tile))
 
 
 class Played(NamedTuple):
@@ -85,7 +125,8 @@ class Played(NamedTuple):
 
 def list_cases() -> list[Case]:
     return [*cases_of_cores(), *cases_of_int8(), *cases_of_counts(), *cases_of_layers(),
-            *cases_of_patches(), *cases_of_cifar100(), case_of_the_authors()]
+            *cases_of_patches(), *cases_of_cifar100(), case_of_the_authors(),
+            *cases_of_other_keys(), *cases_of_public_counts()]
 
 
 def cases_of_cores() -> list[Case]:
@@ -93,7 +134,7 @@ def cases_of_cores() -> list[Case]:
     found = []
     for block in BLOCKS:
         for core in CORES:
-            attacks = AUG_AND_DATA
+            attacks = (*AUG_AND_DATA, "data_few", "data_other")
             if core == "orthogonal":
                 attacks = (*attacks, "pairs")
             found.append(Case(attacks, *CIFAR_10, "vgg11", core, *block, private=10_000))
@@ -129,13 +170,27 @@ def cases_of_patches() -> list[Case]:
 
 
 def cases_of_cifar100() -> list[Case]:
-    """Other images, with public ones of the same kind."""
-    return [Case(("data",), *CIFAR_100, "vgg11", core, 1, 0, private=10_000) for core in CORES]
+    """Other images, with public ones of the same data set and of another one."""
+    return [Case(("data", "data_other"), *CIFAR_100, "vgg11", core, 1, 0, private=10_000)
+            for core in CORES]
 
 
 def case_of_the_authors() -> Case:
     """κ = 96, as in the authors' first code."""
     return Case(("aug", "training"), *CIFAR_10, "vgg11", "uniform", 96, 0, private=10_000)
+
+
+def cases_of_other_keys() -> list[Case]:
+    """Further keys, attacked with public images of another data set."""
+    return [Case(("data_other",), *images, "vgg11", core, 1, 0, private=10_000, seed=seed)
+            for images in (CIFAR_10, CIFAR_100) for core in ("orthogonal", "uniform")
+            for seed in OTHER_KEYS]
+
+
+def cases_of_public_counts() -> list[Case]:
+    """Fewer public images. Other cases have all of them, and FEW."""
+    return [Case(("data",), *CIFAR_10, "vgg11", core, 1, 0, private=10_000, public=count)
+            for core in ("orthogonal", "uniform") for count in COUNTS]
 
 
 # -- A delivery
@@ -183,33 +238,54 @@ def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
     mean, std = normalisation(settings_of(data, case.dataset, case.image_size), public)
     if case.private > len(private.images):
         public, private = private, public
-    count = case.private or len(private.images)
-    secret = private.images[evenly_spaced(len(private.images), count)]
+    secret = choose(private.images, case.private)
+    known = choose(public.images, case.public)
     shape = tuple(secret.shape[1:])
 
     layer, weights = load_first_layer(case.model, case.image_size, first_layers)
-    key = draw_key(shape, case.kappa, case.tile, case.morph_distribution, SECRET_SEED)
-    order = draw_order(layer.out_channels, SECRET_SEED)
+    key = draw_key(shape, case.kappa, case.tile, case.morph_distribution, case.seed)
+    order = draw_order(layer.out_channels, case.seed)
     images = Prepared(secret, mean, std, 0)[:]
     delivered = deliver_in_memory(images, layer, key, case.delivery_dtype, order)
 
-    pairs = evenly_spaced(len(public.images), PAIRS if "pairs" in case.attacks else 1)
-    values, scale = morph_in_memory(Prepared(public.images, mean, std, 0)[pairs], key)
+    pairs = evenly_spaced(len(known), PAIRS if "pairs" in case.attacks else 1)
+    values, scale = morph_in_memory(Prepared(known, mean, std, 0)[pairs], key)
     geometry = Geometry(key=key.id, shape=shape, image_padding=0, image_fit="crop",
                         kappa=case.kappa, tile=case.tile,
                         morph_distribution=case.morph_distribution,
                         delivery_dtype=case.delivery_dtype, mean=mean, std=std)
-    known = unroll(Prepared(public.images, mean, std, 0)[:], case.tile)
-    view = View(geometry, delivered.aug_conv, delivered.restored(), layer, known)
+    view = View(geometry, delivered.aug_conv, delivered.restored(), layer,
+                as_public(known, geometry))
     attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
     return Played(view, Truth(order, attacked, secret, mean, std), as_morphed(values, scale),
                   weights)
 
 
+def choose(images: Tensor, count: int) -> Tensor:
+    """So many of the images (N, ...), from end to end; all of them where `count` is 0."""
+    if not count:
+        return images
+    return images[evenly_spaced(len(images), count)]
+
+
+def as_public(images: Tensor, geometry: Geometry) -> Tensor:
+    """Plain images (n, α, m, m) uint8 as the adversary compares them with T: normalised as the
+    private ones are, in the shape of T."""
+    prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
+    return unroll(prepared[:], geometry.tile)
+
+
 # -- The attacks
 
-def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dict:
-    """A row of the matrix."""
+class Attacked(NamedTuple):
+    """A row of the matrix, and the rows of the case's picture (none where it has no picture)."""
+
+    row: dict
+    picture: list[tuple[str, Tensor]]
+
+
+def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> Attacked:
+    """Plays the attacks of a case."""
     began = time.perf_counter()
     view, truth, paired, weights = play(case, data, first_layers)
     row = case._asdict() | {
@@ -220,12 +296,55 @@ def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> dic
         row |= adversary.recover(view, truth).report
     if "training" in case.attacks:
         row["inverse_training"] = play_authors_attack(view, truth)
-    if "data" in case.attacks:
-        row["data_only"] = adversary.attack_data(view, truth).report
+    alone = attack_morphed_images_alone(case, view, truth, data)
+    row |= {name: finding.report for name, finding in alone.items()}
     if "pairs" in case.attacks:
         some = evenly_spaced(len(view.public), PAIRS)
         row["known_pairs"] = adversary.attack_known_pairs(view, view.public[some], paired, truth)
-    return row | {"seconds": round(time.perf_counter() - began, 1)}
+    picture = show_recovered(case, row, alone, truth) if case.picture else []
+    return Attacked(row | {"seconds": round(time.perf_counter() - began, 1)}, picture)
+
+
+def attack_morphed_images_alone(case: Case, view: View, truth: Truth,
+                                data: Path) -> dict[str, Finding]:
+    """What each kind of public images gives, by its name in the row."""
+    found = {}
+    if "data" in case.attacks:
+        found["data_only"] = adversary.attack_data(view, truth)
+    if "data_few" in case.attacks:
+        found["data_few"] = adversary.attack_data(view, truth, choose(view.public, FEW))
+    if "data_other" in case.attacks:
+        other = OTHER_PUBLIC[case.dataset]
+        public, _ = load_both_splits(data, other, case.image_size)
+        found["data_other"] = adversary.attack_data(
+            view, truth, as_public(public.images, view.geometry))
+        found["data_other"].report["public_dataset"] = other
+    return found
+
+
+def show_recovered(case: Case, row: dict, alone: dict[str, Finding],
+                   truth: Truth) -> list[tuple[str, Tensor]]:
+    """Rows of a picture: some private images, and the same as each kind of public images gives
+    them."""
+    shown = evenly_spaced(len(truth.pixels), SHOWN)
+    titles = f"private images of {title_of_dataset(case.dataset)}, before morphing"
+    rows = [(f"{titles} ({describe_blocks(row)}, {case.morph_distribution} core)",
+             truth.pixels[shown])]
+    for name in ("data_only", "data_few", "data_other"):
+        finding = alone[name]
+        if finding.images is not None:
+            images = to_pixels(finding.images[shown], truth.mean, truth.std)
+            rows.append((describe_recovered(case, finding.report), images))
+    return rows
+
+
+def describe_recovered(case: Case, report: dict) -> str:
+    """Such as "from morphed images alone, with 1 000 public images of CIFAR-10: 99.5% …"."""
+    public = write_number("{:,}", report["public_images"])
+    dataset = title_of_dataset(report.get("public_dataset", case.dataset))
+    share, is_mirrored = share_found(report)
+    found = f"{share:.1%} re-identified" + (", as mirror images" if is_mirrored else "")
+    return f"from morphed images alone, with {public} public images of {dataset}: {found}"
 
 
 def describe_layer(layer: nn.Conv2d) -> str:
@@ -268,12 +387,17 @@ def main():
         again = [*before.get("measured_again", []), about["command"]]
         about = {key: before[key] for key in about if key in before} | {"measured_again": again}
     cases = list_cases()
-    for case in cases:
-        if is_wanted(case, rows, arguments.only, arguments.first_layers):
-            row = attack_case(case, arguments.data, arguments.first_layers)
-            rows[case.name] = {"name": case.name, **row, "code": code}
-            print(describe_result(rows[case.name]), flush=True)
-            write_record(path, about, cases, rows)
+    wanted = [case for case in cases
+              if is_wanted(case, rows, arguments.only, arguments.first_layers)]
+    began = time.monotonic()
+    for done, case in enumerate(wanted, start=1):
+        row, picture = attack_case(case, arguments.data, arguments.first_layers)
+        rows[case.name] = {"name": case.name, **row, "code": code}
+        write_record(path, about, cases, rows)
+        if picture:
+            draw(arguments.output / "figures" / f"{case.picture}.png", rows_png, picture, 3)
+        print(describe_result(rows[case.name]))
+        print(describe_progress(wanted, done, time.monotonic() - began), flush=True)
     write_record(path, about, cases, rows)
     print(f"{path} has {len(rows)} rows")
 
@@ -311,10 +435,19 @@ def is_wanted(case: Case, rows: dict[str, dict], only: list[str] | None,
     return rows[case.name].get("trained_layer") != trained_fingerprint(case.model, first_layers)
 
 
+def describe_progress(wanted: list[Case], done: int, seconds: float) -> str:
+    """How many of the rows are measured after so many seconds, and how long the others take."""
+    pace = seconds / sum(case.effort for case in wanted[:done])
+    minutes = pace * sum(case.effort for case in wanted[done:]) / 60
+    return f"{done} of {len(wanted)} rows are measured; about {minutes:.0f} more minutes"
+
+
 def describe_result(row: dict) -> str:
     parts = []
     for attack, found in row.items():
-        if isinstance(found, dict) and ("psnr" in found or "failed" in found):
+        if isinstance(found, dict) and "reidentified" in found:
+            parts.append(f"{attack} {describe_alone(found)}")
+        elif isinstance(found, dict) and ("psnr" in found or "failed" in found):
             result = f"{found['psnr']:.1f} dB" if "psnr" in found else found["failed"]
             parts.append(f"{attack} {result}")
     return f"{row['name']}: {', '.join(parts)}, {row['seconds']} s"

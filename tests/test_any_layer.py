@@ -139,8 +139,9 @@ def test_the_authors_own_attack_fits_features_and_does_not_find_the_images():
 
 
 def photos(data, dataset, side) -> tuple[Images, Images]:
-    return tuple(Images(draw_photographs(count, side, count), torch.arange(count) % 10, ["a"])
-                 for count in (600, 300))
+    other = 1000 if dataset == "cifar100" else 0         # other pictures
+    return tuple(Images(draw_photographs(count, side, other + count), torch.arange(count) % 10,
+                        ["a"]) for count in (600, 300))
 
 
 def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
@@ -170,15 +171,20 @@ def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
         attack_matrix.main()
         return json.loads((tmp_path / "attack_matrix.json").read_text())
 
-    what = ("clothing", 16, "resnet18_cifar", "orthogonal")
-    cases = [attack_matrix.Case(("aug", "data", "pairs"), *what, 1, 8),
+    what = ("cifar10", 16, "resnet18_cifar", "orthogonal")
+    alone = ("data", "data_few", "data_other")
+    cases = [attack_matrix.Case(("aug", *alone, "pairs"), *what, 1, 4),
              attack_matrix.Case(("aug",), *what, 12, 0)]
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
+    monkeypatch.setattr(attack_matrix, "FEW", 300)
     monkeypatch.setattr(attack_matrix, "list_cases", lambda: cases)
     rows = measure("whole")["table"]
-    assert [row["tile"] for row in rows] == [8, 0]
+    assert [row["tile"] for row in rows] == [4, 0]
     assert all(row["known_first_layer"]["psnr"] > 60 < row["blind"]["psnr"] for row in rows)
     assert rows[0]["data_only"]["psnr"] > 20 and rows[0]["known_pairs"][-1]["psnr"] > 50
+    for name, public in (("data_only", 600), ("data_few", 300), ("data_other", 600)):
+        assert rows[0][name]["public_images"] == public
+        assert rows[0][name]["reidentified"] > 0.9
     again = measure("part", "--only", "12-0")       # the other stays as it was
     assert again["command"] == "whole" and again["measured_again"] == ["part"]
     assert again["table"][0] == rows[0] and again["table"][1]["name"] == rows[1]["name"]
@@ -201,3 +207,73 @@ def test_a_row_of_another_first_layer_is_measured_again(monkeypatch, tmp_path):
 def test_rows_of_the_matrix_have_names_of_their_own():
     names = [case.name for case in attack_matrix.list_cases()]
     assert len(set(names)) == len(names)
+
+
+def test_public_images_of_each_kind_are_prepared_as_the_private_ones(monkeypatch, tmp_path):
+    """The adversary knows the delivery's normalisation and tiles, and not the private images."""
+    given = []
+
+    def attack_data(view, truth, public=None):
+        given.append(view.public if public is None else public)
+        report = {"public_images": len(given[-1]), "reidentified": 0.1 * len(given),
+                  "reidentified_mirrored": 0.15, "psnr": 10.0}
+        return adversary.Finding(to_normalised(truth.pixels, truth.mean, truth.std), report)
+
+    monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
+    monkeypatch.setattr(attack_matrix, "FEW", 50)
+    monkeypatch.setattr(adversary, "attack_data", attack_data)
+    case = attack_matrix.Case(("data", "data_few", "data_other"), "cifar10", 16, "resnet18_cifar",
+                              "uniform", 1, 8, seed=2, public=500)
+    row, picture = attack_matrix.attack_case(case, tmp_path)
+    assert (row["seed"], row["public"], row["private"]) == (2, 500, 300)
+    same, other = (photos(tmp_path, name, 16)[0].images for name in ("cifar10", "cifar100"))
+    all_same, few, all_other = given
+    some = same[evenly_spaced(600, 500)]
+    assert torch.equal(all_same, unroll(Prepared(some, *CIFAR, 0)[:], 8))
+    assert torch.equal(few, all_same[evenly_spaced(500, 50)])
+    assert torch.equal(all_other, unroll(Prepared(other, *CIFAR, 0)[:], 8))
+    assert row["data_other"]["public_dataset"] == "cifar100"
+    titles = [title for title, _ in picture]
+    assert "s = 8, uniform core" in titles[0] and len(picture[0][1]) == attack_matrix.SHOWN
+    assert titles[1].endswith("500 public images of CIFAR-10: 15.0% re-identified, as mirror "
+                              "images")
+    assert titles[3].endswith("600 public images of CIFAR-100: 30.0% re-identified")
+
+
+def test_each_key_has_a_delivery_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
+    played = [attack_matrix.play(attack_matrix.Case(
+        ("data",), "cifar10", 16, "resnet18_cifar", "orthogonal", 1, 8, seed=seed), tmp_path)
+        for seed in (0, 0, 1)]
+    first, again, other = (one.view.all_morphed for one in played)
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+    assert not torch.equal(played[0].truth.order, played[2].truth.order)
+
+
+def test_the_matrix_has_every_kind_of_public_images():
+    """Few ones and another data set's for each core and blocks; three keys; a curve."""
+    cases = attack_matrix.list_cases()
+    for block in attack_matrix.BLOCKS:
+        for core in attack_matrix.CORES:
+            [main] = [case for case in cases if (case.kappa, case.tile) == block
+                      and case.morph_distribution == core and "data_few" in case.attacks]
+            assert {"data", "data_other"} < set(main.attacks) and main.dataset == "cifar10"
+    for core in ("orthogonal", "uniform"):
+        at_kappa_1 = [case for case in cases if (case.kappa, case.tile) == (1, 0)
+                      and case.morph_distribution == core and case.delivery_dtype == "float32"
+                      and case.private == 10_000]
+        for dataset in ("cifar10", "cifar100"):
+            assert sorted(case.seed for case in at_kappa_1 if case.dataset == dataset
+                          and "data_other" in case.attacks) == [0, 1, 2]
+        counts = {case.public for case in at_kappa_1
+                  if case.dataset == "cifar10" and "data" in case.attacks}
+        assert {0, 300, 3000, 10_000} == counts
+    assert {case.picture for case in cases} == {None, "across", "across_tiles"}
+
+
+def test_the_matrix_says_how_long_it_will_take():
+    what = ("cifar10", 16, "vgg11", "uniform", 1, 0)
+    cases = [attack_matrix.Case((attack,), *what) for attack in ("data", "data_few", "data_other")]
+    assert attack_matrix.describe_progress(cases, 1, 60.0) == (
+        "1 of 3 rows are measured; about 4 more minutes")
+    assert attack_matrix.describe_progress(cases, 3, 60.0).endswith("about 0 more minutes")

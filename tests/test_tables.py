@@ -122,6 +122,99 @@ def test_attacks_that_fail_say_why_in_every_table(records, monkeypatch):
     assert "this attack fails: no order" in report
 
 
+def attacked(share: float, **more) -> dict:
+    """A report of an attack on morphed images alone."""
+    return {"psnr": 20.0, "ssim": 0.5, "reidentified": share, "public_images": 50_000,
+            "starts": 40, "agreeing": 9, "seconds": 60.0} | more
+
+
+def matrix_row(**more) -> dict:
+    """A row of the matrix of attacks, with κ = 1."""
+    return {"dataset": "cifar10", "image_size": 32, "model": "vgg11", "kappa": 1, "tile": 0,
+            "morph_distribution": "uniform", "delivery_dtype": "float32", "private": 10_000,
+            "seed": 0, "public": 50_000, "weights": "trained", "first_layer": "3→64, 3×3",
+            "seconds": 1.0} | more
+
+
+def results_of_matrix(*rows: dict) -> Results:
+    record = {"command": "make attack-matrix", "machine": ATTACKS["machine"], "table": list(rows)}
+    return Results(records={"attack_matrix": record})
+
+
+FEW = attacked(0.98, public_images=1000)
+MIRRORED = attacked(0.003, reidentified_mirrored=0.96, public_dataset="cifar100")
+
+
+@pytest.mark.parametrize("report, words", [
+    (None, "not measured"), (attacked(0.999), "20.0 dB, 99.9%"),
+    (attacked(0.9, reidentified_mirrored=0.1), "20.0 dB, 90.0%"),
+    (MIRRORED, "96.0% as mirror images"), ({"failed": "too few"}, "fails: too few"),
+    (attacked(0.02, failed="failed: …"), "20.0 dB, 2.0% (failed by its own account)")])
+def test_cells_say_what_came_back_from_morphed_images_alone(report, words):
+    assert measured.describe_alone(report) == words
+
+
+def test_the_kinds_of_public_images_stand_in_every_table():
+    results = results_of_matrix(
+        matrix_row(data_only=attacked(0.999), data_few=FEW, data_other=MIRRORED),
+        matrix_row(data_only=attacked(0.998), data_few=attacked(0.9), data_other=attacked(0.85),
+                   morph_distribution="normal"))
+    [protection] = measured.make_protection(results).rows
+    assert protection[-3:-1] == ["90.0% to 98.0%", "85.0% to 96.0% as mirror images"]
+    matrix = measured.make_attack_matrix(results)
+    place = matrix.header.index("alone, other public")
+    assert matrix.rows[0][place - 1:place + 1] == ["20.0 dB, 98.0%", "96.0% as mirror images"]
+    public = measured.make_public_images(results).rows
+    assert public[0] == ["κ = 1", "uniform", "20.0 dB, 99.9%", "60", "20.0 dB, 98.0%", "60",
+                         "96.0% as mirror images", "60"]
+
+
+def test_a_matrix_of_an_earlier_version_says_what_it_lacks():
+    earlier = matrix_row(data_only=attacked(0.999), dataset="cifar10-jpeg")
+    del earlier["seed"]
+    results = results_of_matrix(earlier)
+    assert measured.make_protection(results).rows[0][-3:-1] == ["not measured"] * 2
+    assert measured.make_public_images(results).rows[0][4:] == [
+        "not measured", "none", "not measured", "none"]
+    assert reproduce_tables.make_tables(results)["across"].note == (
+        "Not measured yet: `make attack-matrix`.")
+    assert "public_images" not in figures.draw_figures(results)
+
+
+def test_rows_of_other_images_or_fewer_public_ones_replace_none():
+    """They have the core and the blocks of a row that the README shows."""
+    results = results_of_matrix(
+        matrix_row(data_only=attacked(0.999)),
+        matrix_row(data_only=attacked(0.5), dataset="cifar100"),
+        matrix_row(data_only=attacked(0.1, public_images=300), public=300),
+        matrix_row(data_other=attacked(0.2, public_dataset="cifar100"), seed=1))
+    [row] = measured.make_protection(results).rows
+    assert "20.0 dB, 99.9%" in row
+    assert len(measured.make_public_images(results).rows) == 1
+
+
+def test_keys_are_told_apart_where_public_images_are_of_another_data_set():
+    other = [matrix_row(seed=seed, data_other=MIRRORED) for seed in (2, 1)]
+    tiles = matrix_row(tile=8, kappa=None, data_other=MIRRORED)
+    results = results_of_matrix(matrix_row(data_only=attacked(0.9)), tiles, *other)
+    table = measured.make_across(results)
+    assert [row[:4] for row in table.rows] == [
+        ["CIFAR-10", "CIFAR-100", "uniform", key] for key in ("1", "2")]
+    assert table.rows[0][4:] == ["20.0 dB", "0.3%", "96.0%", "9 of 40", "60", "found"]
+
+
+def test_the_report_has_what_morphed_images_alone_give_away():
+    assert "Not measured yet: `make attack-matrix`." in claims.write_report(Results())
+    rows = [matrix_row(data_only=attacked(0.999), data_few=FEW, morph_distribution=core)
+            for core in measured.CORES]
+    tiles = matrix_row(data_only=attacked(0.75), tile=8, kappa=None)
+    report = claims.write_report(results_of_matrix(*rows, tiles))
+    assert "20.0 dB, 98.0%" in report and "75.0%" not in report and "1 more row is in" in report
+    assert "as mirror images" not in report
+    across = matrix_row(data_other=MIRRORED, seed=1)
+    assert "as mirror images" in claims.write_report(results_of_matrix(*rows, across))
+
+
 def test_output_goes_where_it_is_told(records, tmp_path, monkeypatch, capsys):
     reproduce(monkeypatch, "--results_dir", records, "--output", tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -548,13 +641,29 @@ def test_accuracy_figure_has_a_panel_for_each_row_and_says_how_many_more(monkeyp
     assert len(panels[0].lines) == len(panels[0].collections) == 1      # a line, and its band
 
 
+def test_the_curve_over_public_images_marks_the_other_data_set(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "as_png", lambda figure: drawn.append(figure) or PNG)
+    rows = [matrix_row(data_only=attacked(0.3, public_images=300), public=300),
+            matrix_row(data_only=attacked(0.999), data_few=FEW, data_other=MIRRORED),
+            matrix_row(data_other=attacked(0.9, public_dataset="cifar100"), seed=1)]
+    assert "public_images" in figures.draw_figures(results_of_matrix(*rows))
+    [axis] = drawn[-1].axes
+    curve, other = axis.lines
+    assert list(curve.get_xdata()) == [300, 1000, 50_000]
+    assert list(curve.get_ydata()) == pytest.approx([30, 98, 99.9])
+    assert list(other.get_ydata()) == pytest.approx([96, 90])
+    assert [text.get_text() for text in axis.texts] == ["mirror images"]
+    assert axis.get_xscale() == "log" and axis.get_ylim() == (0, 100)
+    assert "public images" in axis.get_xlabel() and "%" in axis.get_ylabel()
+
+
 def test_pictures_of_all_records(records):
     """The finding that the paper does not have is drawn once two ways of morphing are there."""
     results = read_results([records])
     results.records["attack_matrix"] = {"table": [
-        {"morph_distribution": core, "data_only": {"reidentified": 0.5}, "private": 10_000,
-         "delivery_dtype": "float32", "tile": tile, "kappa": 1, "image_size": 32,
-         "first_layer": "3→64, 3×3"} for core in measured.CORES for tile in (0, 8)]}
+        matrix_row(morph_distribution=core, tile=tile, data_only=attacked(0.5))
+        for core in measured.CORES for tile in (0, 8)]}
     results.records["attacks"] = {
         "known_pairs": [{"pairs": pairs, "least": 20, "psnr": pairs * 2.0} for pairs in (10, 20)],
         "data": {"dataset": "cifar10", "morphing": KAPPA_1, "channels": 3, "image_size": 32}}
@@ -599,6 +708,17 @@ def test_tables_between_marks():
     assert "1 more row is in [results/tables.md](../results/tables.md)." in below
     with pytest.raises(ValueError, match="there is no table u"):
         marks.fill_page("<!-- table u -->\n\n<!-- /table -->", {"t": table}, {})
+
+
+def test_figures_between_marks():
+    page = "x\n<!-- figure across attack_matrix What it shows -->\nold\n<!-- /figure -->\ny"
+    undrawn = marks.fill_page(page, {}, {})
+    assert "-->\nNot drawn yet: `make attack-matrix`.\n<!-- /figure -->\ny" in undrawn
+    drawn = marks.fill_page(undrawn, {}, {}, "docs", {"across"})
+    assert "-->\n![What it shows](../results/figures/across.png)\n<!-- /figure -->" in drawn
+    assert marks.fill_page(drawn, {}, {}, "docs", {"across"}) == drawn
+    with pytest.raises(ValueError, match="there is no record nothing"):
+        marks.fill_page(page.replace("attack_matrix", "nothing"), {}, {})
 
 
 def test_a_mark_does_not_end_a_paragraph():

@@ -9,6 +9,7 @@ from string import Template
 
 from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_partners
 from experiments.tables.formulas import compute_overheads
+from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import describe_known_layer, not_measured
 from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
 from experiments.tables.rows import DATASET_TITLES, Row, describe_accuracy, group_in_rows, summarise
@@ -254,8 +255,18 @@ def write_report(results: Results) -> str:
     claims = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     template = Template((Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8"))
     return template.substitute(claims=claims, measured=describe_measurements(results),
-                               not_tried=describe_gaps(results), margin=f"{MARGIN:g}",
+                               not_tried=describe_gaps(results),
+                               alone=describe_morphed_alone(results), margin=f"{MARGIN:g}",
                                recognisable=f"{RECOGNISABLE:.0f}")
+
+
+def describe_morphed_alone(results: Results) -> str:
+    """What morphed images alone give away at κ = 1, in tables; or the command that measures it."""
+    if "attack_matrix" not in results.records:
+        return f"Not measured yet: `{EXPERIMENTS['attack_matrix']}`."
+    at_kappa_1 = make_public_images(results).first(len(CORES), "[tables.md](tables.md)")
+    tables = [at_kappa_1, make_across(results)]
+    return "\n\n".join(table.markdown() for table in tables if table.rows)
 
 
 def describe_measurements(results: Results) -> str:

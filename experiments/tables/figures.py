@@ -1,6 +1,7 @@
 """The pictures of the tables' numbers, one function each; all give PNG bytes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from statistics import mean
 from textwrap import fill
@@ -15,7 +16,14 @@ from experiments.tables.formulas import (
     morphing_macs,
     vgg_macs,
 )
-from experiments.tables.measured import ATTACKED_IMAGES, CORES
+from experiments.tables.measured import (
+    ATTACKED_IMAGES,
+    CORES,
+    OTHER_IMAGES,
+    rows_of_cores,
+    share_found,
+    title_of_dataset,
+)
 from experiments.tables.reading import Results, TrainingRun
 from experiments.tables.rows import (
     DATASET_TITLES,
@@ -25,6 +33,7 @@ from experiments.tables.rows import (
     group_in_rows,
     summarise,
 )
+from experiments.tables.table import write_number
 from utils.plots import as_png, pyplot
 from utils.records import RUNS
 
@@ -47,6 +56,10 @@ def draw_figures(results: Results) -> dict[str, bytes]:
     if list_controls(rows) and "attack_matrix" in results.records:
         figures["without_aug_conv"] = draw_without_aug_conv(
             rows, results.records["attack_matrix"])
+    if "attack_matrix" in results.records:
+        curves = list_public_curves(results.records["attack_matrix"])
+        if curves:
+            figures["public_images"] = draw_public_images(curves)
     return figures
 
 
@@ -244,14 +257,13 @@ def plot_reidentified(axis, matrix: dict) -> set[int]:
     for core in CORES:
         for is_tiled in (False, True):
             points = []
-            for row in matrix["table"]:
+            for row in rows_of_cores(matrix):
                 is_shown = (row["morph_distribution"] == core
-                            and "reidentified" in row.get("data_only", {})
-                            and row["private"] == ATTACKED_IMAGES
-                            and row["delivery_dtype"] == "float32"
+                            and "reidentified" in row["data_only"]
                             and bool(row["tile"]) == is_tiled)
                 if is_shown:
-                    points.append((side_of_case(row), 100 * row["data_only"]["reidentified"]))
+                    share, _ = share_found(row["data_only"])
+                    points.append((side_of_case(row), 100 * share))
             if points:
                 colour, marker = CORE_LINES[core]
                 words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
@@ -266,3 +278,75 @@ def side_of_case(row: dict) -> int:
     if row["tile"]:
         return channels * row["tile"] ** 2
     return channels * row["image_size"] ** 2 // row["kappa"]
+
+
+# -- Morphed images alone: how many public images, and which
+
+@dataclass(frozen=True)
+class PublicCurve:
+    """What is re-identified with a core at κ = 1: reports of attack_data, by public images."""
+
+    core: str
+    same: list[dict]                # public images of the same data set, from few to many
+    other: list[dict]               # of another data set, one for each key
+
+
+def list_public_curves(matrix: dict) -> list[PublicCurve]:
+    """A curve for each core that was attacked with several numbers of public images."""
+    curves = []
+    for core in CORES:
+        same, other = {}, []
+        for row in matrix["table"]:
+            is_shown = (row["morph_distribution"] == core and row["kappa"] == 1
+                        and not row["tile"] and row["private"] == ATTACKED_IMAGES
+                        and row["delivery_dtype"] == "float32" and row["dataset"] != OTHER_IMAGES)
+            if not is_shown:
+                continue
+            for attack in ("data_only", "data_few"):
+                if "reidentified" in row.get(attack, {}):
+                    same[row[attack]["public_images"]] = row[attack]
+            if "reidentified" in row.get("data_other", {}):
+                other.append(row["data_other"])
+        if len(same) > 2:
+            curves.append(PublicCurve(core, [same[count] for count in sorted(same)], other))
+    return curves
+
+
+def draw_public_images(curves: list[PublicCurve]) -> bytes:
+    """Re-identified images over the number of public images, and with another data set's."""
+    figure, axis = pyplot().subplots(figsize=(7, 4.6), layout="constrained")
+    for curve in curves:
+        plot_public_curve(axis, curve)
+    counts = sorted({report["public_images"] for curve in curves for report in curve.same})
+    axis.set(xscale="log", ylim=(0, 100), xlabel="public images", ylabel="re-identified images, %")
+    axis.minorticks_off()
+    axis.set_xticks(counts, [write_number("{:,}", count) for count in counts])
+    axis.set_title("CIFAR-10 from 10 000 morphed images alone, κ = 1", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower right")
+    return as_png(figure)
+
+
+def plot_public_curve(axis, curve: PublicCurve):
+    """A line for the same data set, and a star for each key with another one."""
+    colour, marker = CORE_LINES[curve.core]
+    counts = [report["public_images"] for report in curve.same]
+    shares = [100 * share_found(report)[0] for report in curve.same]
+    axis.plot(counts, shares, color=colour, marker=marker, ms=5, clip_on=False,
+              label=f"{curve.core} core, public images of the same data set")
+    if curve.other:
+        counts = [report["public_images"] for report in curve.other]
+        shares = [100 * share_found(report)[0] for report in curve.other]
+        dataset = title_of_dataset(curve.other[0]["public_dataset"])
+        axis.plot(counts, shares, color=colour, marker="*", ms=11, ls="", mfc="none",
+                  clip_on=False, label=f"{curve.core} core, of {dataset} ({len(shares)} keys)")
+    plot_mirrored(axis, [*curve.same, *curve.other])
+
+
+def plot_mirrored(axis, reports: list[dict]):
+    """Marks the points where mirror images came back."""
+    for report in reports:
+        share, is_mirrored = share_found(report)
+        if is_mirrored:
+            axis.annotate("mirror images", (report["public_images"], 100 * share), (-8, -4),
+                          textcoords="offset points", ha="right", fontsize=7)

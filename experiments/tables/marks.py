@@ -1,7 +1,9 @@
-"""Numbers and tables in a page, between marks that `make tables` fills.
+"""Numbers, tables and figures in a page, between marks that `make tables` fills.
 
 A table:    <!-- table accuracy -->          … <!-- /table -->     all rows
             <!-- table accuracy 6 -->        … <!-- /table -->     six rows; it says how many more
+A figure:   <!-- figure across attack_matrix What it shows --> … <!-- /figure -->
+            results/figures/across.png, or which command makes the record that it comes with
 A number:   takes <!-- value he seconds_over_mole .0f -->10<!-- /value -->
 
 A value's words are a path from a record (its file's name, without .json) to a number, and a format
@@ -14,7 +16,7 @@ the format says which is meant: least, most, or total.
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from experiments.tables.reading import BENCH, DEMO, EXPERIMENTS
 from experiments.tables.table import Table, write_number
@@ -23,13 +25,17 @@ VALUE = re.compile(r"(?P<start><!-- value (?P<words>[^>]+?) -->).*?(?P<end><!-- 
                    re.DOTALL)
 TABLE = re.compile(r"(?P<start><!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n).*?"
                    r"(?P<end>\n<!-- /table -->)", re.DOTALL)
+FIGURE = re.compile(r"(?P<start><!-- figure (?P<name>\w+) (?P<record>\S+) (?P<words>[^>]+?) -->\n)"
+                    r".*?(?P<end>\n<!-- /figure -->)", re.DOTALL)
 CHOICES = {"least": min, "most": max, "total": sum}
 ALL_ROWS = "results/tables.md"      # has every row of every table
+FIGURES = "results/figures"
 
 
 def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict],
-              folder: str = "") -> str:
-    """The page with what its marks ask for; `folder`: where it is in the project, for links.
+              folder: str = "", figures: Collection[str] = ()) -> str:
+    """The page with what its marks ask for; `folder`: where it is in the project, for links;
+    `figures`: the names of those that are drawn.
 
     Raises ValueError with a mark that means nothing.
     """
@@ -46,10 +52,19 @@ def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict
             table = table.first(int(mark["rows"]), f"[{ALL_ROWS}]({link})")
         return mark["start"] + table.markdown() + mark["end"]
 
+    def put_figure(mark: re.Match) -> str:
+        if mark["name"] in figures:
+            link = posixpath.relpath(f"{FIGURES}/{mark['name']}.png", folder or ".")
+            return f"{mark['start']}![{mark['words']}]({link}){mark['end']}"
+        command = find_command(mark["record"])
+        return f"{mark['start']}Not drawn yet: `{command}`.{mark['end']}"
+
     def put_value(mark: re.Match) -> str:
         return mark["start"] + find_value(mark["words"], records) + mark["end"]
 
-    return VALUE.sub(put_value, TABLE.sub(put_table, page))
+    page = TABLE.sub(put_table, page)
+    page = FIGURE.sub(put_figure, page)
+    return VALUE.sub(put_value, page)
 
 
 def find_value(mark: str, records: Mapping[str, dict]) -> str:

@@ -2,10 +2,13 @@
 
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
 from experiments.tables.reading import Results, machine_in_words
-from experiments.tables.rows import describe_morphing
+from experiments.tables.rows import DATASET_TITLES, describe_morphing
 from experiments.tables.table import Column, Table, table_of_records, write_number
 
-ATTACKED_IMAGES = 10_000            # private images of the rows in the README's table of attacks
+# Of the rows in the README's table of attacks:
+ATTACKED_IMAGES = 10_000            # private images
+PUBLIC_IMAGES = 50_000              # of the same data set
+OTHER_IMAGES = "cifar100"           # whose rows stand in a table of their own
 CORES = ("orthogonal", "normal", "uniform")
 IMAGES_PSNR = "peak signal-to-noise ratio of recovered and plain images"
 
@@ -151,6 +154,7 @@ def describe_speed(record: dict, figure: str) -> str:
 # -- Attacks
 
 NOT_PLAYED = "not played"
+NOT_MEASURED = "not measured"
 NONE = "none"
 
 
@@ -163,12 +167,40 @@ def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
     return f"fails: {report['failed']}" if "failed" in report else "fails"
 
 
+def share_found(report: dict) -> tuple[float, bool]:
+    """The share of images that an attack's report says are re-identified, and whether these are
+    those whose mirror images came back."""
+    share, mirrored = report["reidentified"], report.get("reidentified_mirrored", 0)
+    return max(share, mirrored), mirrored > share
+
+
+def describe_share(report: dict) -> str:
+    """Such as "99.9%" or "96.0% as mirror images"."""
+    share, is_mirrored = share_found(report)
+    return f"{share:.1%} as mirror images" if is_mirrored else f"{share:.1%}"
+
+
+def describe_alone(report: dict | None) -> str:
+    """What came back from morphed images alone: PSNR, and the share that is re-identified.
+
+    The PSNR of mirror images says nothing. An attack that says that it failed is quoted so.
+    """
+    if report is None:
+        return NOT_MEASURED
+    if "reidentified" not in report:
+        return outcome(report)
+    words = describe_share(report)
+    if not share_found(report)[1]:
+        words = f"{report['psnr']:.1f} dB, {words}"
+    return f"{words} (failed by its own account)" if "failed" in report else words
+
+
 DELIVERY_COLUMNS = [
     Column("attack", "attack"),
     Column("PSNR", "words", meaning=IMAGES_PSNR),
     Column("SSIM", "ssim", "{:.3f}", absent=NONE),
     Column("exact", "exact", "{:.0%}", "8-bit values that come back", absent=NONE),
-    Column("re-identified", "reidentified", "{:.1%}", "of all test images, those whose own plain "
+    Column("re-identified", "share", meaning="of all test images, those whose own plain "
            "image is the nearest of all to what came back", absent="not counted"),
     Column("seconds", "seconds", "{:.2f}", absent=NONE),
     Column("channels right", "channels_right", absent="not used"),
@@ -184,8 +216,12 @@ def make_attacks(results: Results) -> Table:
     for point in record["known_pairs"]:
         words = f"{point['pairs']} known pairs ({point['least']} determine the core)"
         attacks[words] = point
-    rows = [report | {"attack": words, "words": outcome(report)}
-            for words, report in attacks.items()]
+    rows = []
+    for words, report in attacks.items():
+        row = report | {"attack": words, "words": outcome(report)}
+        if "reidentified" in report:
+            row["share"] = describe_share(report)
+        rows.append(row)
     note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. "
             f"`{record['command']}`, {describe_morphing(record['data']['morphing'])}, "
             f"on {machine_in_words(record)}.")
@@ -194,8 +230,10 @@ def make_attacks(results: Results) -> Table:
 
 MATRIX_COLUMNS = [
     Column("images", "images", meaning="data set, side, private images that are attacked"),
+    Column("public", "public", "{:,}", "public images of the same data set", absent=NOT_MEASURED),
     Column("first layer", "layer"),
-    Column("delivery", "delivery", meaning="core, blocks, dtype"),
+    Column("delivery", "delivery", meaning="core, blocks, dtype; the key, where it is a further "
+           "one"),
     Column("order from", "order_from",
            meaning="what gives the order of the channels away, the first layer known"),
     Column("channels right", "channels_right"),
@@ -206,6 +244,10 @@ MATRIX_COLUMNS = [
     Column("SSIM", "ssim", meaning="of the same"),
     Column("re-identified", "reidentified", meaning="of the same: images whose own plain image is "
            "the nearest of all"),
+    Column("alone, 1 000 public", "few", meaning="PSNR and re-identified, with 1 000 of the public "
+           "images"),
+    Column("alone, other public", "other", meaning="the same with public images of another data "
+           "set"),
     Column("pairs needed", "pairs_needed", "{:,}", "known pairs that determine the core",
            absent=NOT_PLAYED),
     Column("authors' own", "authors_own", meaning="PSNR up to colour, of the attack in the "
@@ -224,8 +266,11 @@ def make_attack_matrix(results: Results) -> Table:
 
 def note_of_matrix(record: dict) -> str:
     weights = sorted({row["weights"] for row in record["table"]})
-    return (f"`{record['command']}` on {machine_in_words(record)}; first layers "
+    note = (f"`{record['command']}` on {machine_in_words(record)}; first layers "
             f"{' and '.join(weights)}.")
+    if not any("data_few" in row for row in record["table"]):
+        note += " The search without Aug-Conv has been improved since."
+    return note
 
 
 def describe_case(row: dict) -> dict:
@@ -234,19 +279,29 @@ def describe_case(row: dict) -> dict:
     words = {
         "images": f"{row['dataset']} {row['image_size']}, " + write_number("{:,}", row["private"]),
         "layer": f"{row['model']}: {row['first_layer']}",
-        "delivery": f"{row['morph_distribution']}, {describe_blocks(row)}, {row['delivery_dtype']}",
+        "public": row.get("public"),
+        "delivery": describe_delivery(row),
         "order_from": part_of(known, "order_from"),
         "channels_right": part_of(known, "channels_right"),
         "known": outcome(known), "blind": outcome(blind),
         "left_open": describe_left_open(known, blind),
         "alone": outcome(alone), "ssim": part_of(alone, "ssim", "{:.3f}"),
         "reidentified": part_of(alone, "reidentified", "{:.1%}"),
+        "few": describe_alone(row.get("data_few")), "other": describe_alone(row.get("data_other")),
         "authors_own": outcome(row.get("inverse_training")),
         "seconds": row["seconds"],
     }
+    if alone is not None and "reidentified" in alone:
+        words["reidentified"] = describe_share(alone)
     if "known_pairs" in row:
         words["pairs_needed"] = row["known_pairs"][-1]["least"]
     return words
+
+
+def describe_delivery(row: dict) -> str:
+    """Core, blocks and dtype; the key, if it is not the first one."""
+    words = f"{row['morph_distribution']}, {describe_blocks(row)}, {row['delivery_dtype']}"
+    return f"{words}, key {row['seed']}" if row.get("seed") else words
 
 
 def part_of(report: dict | None, name: str, form: str = "{}") -> str:
@@ -264,21 +319,34 @@ def describe_left_open(known: dict | None, blind: dict | None) -> str:
     return "; ".join(dict.fromkeys(parts)) or "nothing"
 
 
+def rows_of_cores(record: dict) -> list[dict]:
+    """The rows of the matrix that compare cores and blocks: 10 000 images of CIFAR-10 in float32,
+    attacked with 50 000 public ones."""
+    found = []
+    for row in record["table"]:
+        is_one = (row["private"] == ATTACKED_IMAGES and row["delivery_dtype"] == "float32"
+                  and row.get("public", PUBLIC_IMAGES) == PUBLIC_IMAGES
+                  and row["dataset"] != OTHER_IMAGES and "data_only" in row)
+        if is_one:
+            found.append(row)
+    return found
+
+
 def make_protection(results: Results) -> Table:
-    """What an adversary gets, by κ and tile: the cases of 10 000 images in float32."""
+    """What an adversary gets, by κ and tile."""
     record = results.records["attack_matrix"]
     cases: dict[str, dict[str, dict]] = {}               # by blocks and core
-    for row in record["table"]:
-        is_shown = (row["private"] == ATTACKED_IMAGES and row["delivery_dtype"] == "float32"
-                    and "data_only" in row)
-        if is_shown:
-            cases.setdefault(describe_blocks(row), {})[row["morph_distribution"]] = row
+    for row in rows_of_cores(record):
+        cases.setdefault(describe_blocks(row), {})[row["morph_distribution"]] = row
     rows = [[blocks, *describe_protection(cores)] for blocks, cores in cases.items()]
     header = ["blocks", "Aug-Conv, first layer known", "Aug-Conv, blind",
-              *(f"images alone, {core} core" for core in CORES), "known pairs needed"]
+              *(f"images alone, {core} core" for core in CORES),
+              "1 000 public images", "public images of another data set", "known pairs needed"]
     note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
             "lowest PSNR over the cores, so the least that comes back. Images alone: PSNR, and "
-            "images whose own plain image is the nearest of all. "
+            "images whose own plain image is the nearest of all. With 1 000 public images, and "
+            "with 50 000 of another data set: the least and the most of such images over the "
+            "cores. "
             f"{note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
@@ -290,14 +358,95 @@ def describe_protection(cores: dict[str, dict]) -> list[str]:
         lowest = min(reports, key=lambda report: report.get("psnr", 0), default=None)
         cells.append(outcome(lowest, "{:.0f} dB"))
     for core in CORES:
-        alone = cores.get(core, {}).get("data_only")
-        cell = outcome(alone)
-        if alone is not None and "reidentified" in alone:
-            cell = f"{cell}, {alone['reidentified']:.1%}"
-        cells.append(cell)
+        row = cores.get(core)
+        cells.append(describe_alone(row["data_only"]) if row else NOT_PLAYED)
+    for attack in ("data_few", "data_other"):
+        cells.append(describe_range([row[attack] for row in cores.values() if attack in row]))
     pairs = next((row["known_pairs"] for row in cores.values() if "known_pairs" in row), None)
     cells.append(write_number("{:,}", pairs[-1]["least"]) if pairs else NOT_PLAYED)
     return cells
+
+
+def describe_range(reports: list[dict]) -> str:
+    """The least and the most that several attacks re-identify."""
+    scored = [report for report in reports if "reidentified" in report]
+    if not scored:
+        return outcome(reports[0]) if reports else NOT_MEASURED
+    least = min(scored, key=lambda report: share_found(report)[0])
+    most = max(scored, key=lambda report: share_found(report)[0])
+    words = [describe_share(least), describe_share(most)]
+    return " to ".join(dict.fromkeys(words))
+
+
+# -- Morphed images alone, by the public images
+
+PUBLIC_COLUMNS = [
+    Column("blocks", "blocks", meaning="κ, copies of the core in *M*, or *s*, the side of tiles"),
+    Column("core", "core"),
+    Column("50 000 of the same data set", "many"),
+    Column("seconds", "many_seconds", "{:.0f}", absent=NONE),
+    Column("1 000 of the same data set", "few"),
+    Column("seconds", "few_seconds", "{:.0f}", absent=NONE),
+    Column("50 000 of another data set", "other"),
+    Column("seconds", "other_seconds", "{:.0f}", absent=NONE),
+]
+
+
+def make_public_images(results: Results) -> Table:
+    """Re-identified images for each core and blocks, by the public images."""
+    record = results.records["attack_matrix"]
+    rows = []
+    for row in rows_of_cores(record):
+        words = {"blocks": describe_blocks(row), "core": row["morph_distribution"]}
+        for name, attack in (("many", "data_only"), ("few", "data_few"), ("other", "data_other")):
+            report = row.get(attack)
+            words[name] = describe_alone(report)
+            words[f"{name}_seconds"] = report.get("seconds") if report else None
+        rows.append(words)
+    note = ("Cells: PSNR, and the share of the 10 000 private images of CIFAR-10 whose own plain "
+            "image is the nearest of all to what came back; or the share whose mirror image came "
+            f"back. Public images: of CIFAR-10, or of CIFAR-100. {note_of_matrix(record)}")
+    return table_of_records("Morphed images alone, by the public images.", PUBLIC_COLUMNS, rows,
+                            note)
+
+
+ACROSS_COLUMNS = [
+    Column("private images", "private"),
+    Column("public images", "public"),
+    Column("core", "morph_distribution"),
+    Column("key", "seed"),
+    Column("PSNR", "data_other.psnr", "{:.1f} dB", absent=NONE),
+    Column("re-identified", "data_other.reidentified", "{:.1%}", absent=NONE),
+    Column("as mirror images", "data_other.reidentified_mirrored", "{:.1%}",
+           "private images whose mirror image came back", absent="not counted"),
+    Column("starts that agree", "starts", absent=NONE),
+    Column("seconds", "data_other.seconds", "{:.0f}", absent=NONE),
+    Column("the attack says", "says"),
+]
+
+
+def make_across(results: Results) -> Table:
+    """Public images of another data set, key by key, κ = 1."""
+    record = results.records["attack_matrix"]
+    rows = []
+    for row in record["table"]:
+        if "data_other" not in row or row["tile"] or row["kappa"] != 1:
+            continue
+        report = row["data_other"]
+        words = {"private": title_of_dataset(row["dataset"]),
+                 "public": title_of_dataset(report["public_dataset"]),
+                 "says": "failed" if "failed" in report else "found"}
+        if "starts" in report:
+            words["starts"] = f"{report['agreeing']} of {report['starts']}"
+        rows.append(row | words)
+    rows.sort(key=lambda row: (row["private"], row["morph_distribution"], row["seed"]))
+    return table_of_records(
+        "Morphed images alone, with public images of another data set, κ = 1.", ACROSS_COLUMNS,
+        rows, note_of_matrix(record))
+
+
+def title_of_dataset(name: str) -> str:
+    return DATASET_TITLES.get(name, name)
 
 
 REPAIR_COLUMNS = [
