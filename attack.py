@@ -13,13 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step  # isort: skip                         # first: see there
 from torch import Tensor
 
-import utils.step
 from attacks import adversary, algebra
 from attacks.adversary import Finding, Recovery
 from attacks.samples import evenly_spaced
-from attacks.view import PUBLIC, UNDER_ATTACK, Truth, View, to_pixels
+from attacks.view import (
+    PUBLIC,
+    UNDER_ATTACK,
+    Truth,
+    View,
+    as_pixels,
+    scale_of_pixels,
+    to_pixels,
+    value_range,
+)
+from images.arrays import open_array
 from images.cache import read_image_files
 from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
@@ -29,6 +39,7 @@ from utils.delivery import Delivery, as_morphed, read_delivery
 from utils.errors import UserError, user_errors
 from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
+from utils.launch import require_one_process
 from utils.memory import require_memory
 from utils.parameter_file import parameter_file
 from utils.plots import draw, rows_png, stretch
@@ -41,6 +52,7 @@ COPIES = 18                 # of each public image, where they are few
 
 
 def main(p):
+    require_one_process()
     began = time.perf_counter()
     data_dir = Path(p.data_dir)
     delivery = read_delivery(data_dir / "delivery")
@@ -83,7 +95,8 @@ def read_view(p, delivery: Delivery) -> View:
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)
-    return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile))
+    return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile),
+                *value_range(images))
 
 
 def attack_bytes(delivery: Delivery, public_images: int) -> int:
@@ -102,6 +115,7 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
     """
     if not p.public:
         return load_images(p, "train").images
+    require_same_scale(p)
     folder = Path(p.public).expanduser()
     if folder.is_dir():
         files, _ = list_images(folder)
@@ -120,6 +134,17 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
                         f"{'x'.join(map(str, shape))} were delivered: choose others, or a folder "
                         "of image files, which are resized")
     return load_images(public, "train").images
+
+
+def require_same_scale(p):
+    """Raises UserError where the images of --public, of 8 bits, are on another scale than arrays
+    that were delivered."""
+    if p.dataset != "arrays":
+        return
+    dtype = open_array(Path(p.dataset_dir) / "train.npy").dtype
+    if dtype != "uint8":
+        raise UserError(f"the images of --public have 8 bits, but the arrays of {p.dataset_dir} "
+                        f"hold {dtype}: leave --public out")
 
 
 def where_data_sets_are(p) -> str:
@@ -158,8 +183,10 @@ def read_truth(p, delivery: Delivery) -> Truth:
                             "delivered: use the --dataset, --train_limit, --test_limit and so on "
                             "of gen_augconv.py")
     test = images.images                                 # the last that was loaded
-    shown = take_rows(test, evenly_spaced(len(test), UNDER_ATTACK)).double() / 255
-    return Truth(order, shown, test, delivery.geometry.mean, delivery.geometry.std)
+    low, high = value_range(test)
+    shown = take_rows(test, evenly_spaced(len(test), UNDER_ATTACK)).double()
+    mean, std = scale_of_pixels(delivery.geometry.mean, delivery.geometry.std, low, high)
+    return Truth(order, as_pixels(shown, low, high), test, mean, std, low, high)
 
 
 def read_order(content: dict) -> tuple[Tensor, str]:
@@ -179,7 +206,9 @@ def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[
     images = Prepared(load_images(p, "train").images, geometry.mean, geometry.std,
                       geometry.image_padding)[chosen]
     paired = as_morphed(train[chosen], delivery.scale)
-    curve = adversary.attack_known_pairs(view, unroll(images, geometry.tile), paired, truth)
+    rounding = algebra.variance_of_rounding(paired, geometry.delivery_dtype, delivery.scale)
+    curve = adversary.attack_known_pairs(view, unroll(images, geometry.tile), paired, truth,
+                                         rounding)
     for point in curve:
         tell(f"{point['pairs']} known pairs ({point['least']} determine the core)", point)
     return curve
@@ -211,7 +240,9 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
     morphed = view.geometry.as_images(view.morphed[shown])
     brightest = recovery.features.var((0, 2, 3)).argmax()
     rows: list[tuple[str, Tensor]] = []
+    mean, std = scale_of_pixels(view.geometry.mean, view.geometry.std, view.low, view.high)
     if truth is not None:
+        mean, std = truth.mean, truth.std
         rows.append(("original, private", truth.pixels[shown]))
     rows.append(("morphed: what is handed over", stretch(morphed)))
     rows.append(("one of Aug-Conv's feature maps",
@@ -222,7 +253,7 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
             ("from the morphed images alone, without Aug-Conv", alone)):
         if finding.images is not None:
             images = finding.images[shown]
-            rows.append((title, to_pixels(images, view.geometry.mean, view.geometry.std)))
+            rows.append((title, to_pixels(images, mean, std)))
     return rows_png(rows, zoom=3)
 
 

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
 
-import utils.step
 from images.datasets import Prepared, dataset_name, image_shape, load_images
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error

@@ -9,18 +9,20 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-import utils.step
+import utils.step  # isort: skip                         # first: see there
 from images.datasets import image_shape
 from mole.morphing import core_size, padded_shape, residual
 from utils.artifacts import is_private
 from utils.errors import UserError, user_errors
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.keys import draw_key, key_ids, save_key
+from utils.launch import require_one_process
 from utils.memory import core_bytes, require_memory
 from utils.owners import adopt
 
 
 def main(p):
+    require_one_process()
     path = first_layer_path(p)
     if p.first_layer or path.exists():
         first = read_first_layer(path)

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
 from torch import Tensor
 
-import utils.step
 from images.arrays import read_array_images
 from images.cache import read_image_files
 from images.datasets import Prepared

@@ -4,7 +4,8 @@ The defaults are the paper's (arXiv:1909.07632) and those of its authors' script
 in the preset "paper" at the end, so `--preset paper` is the paper whatever you have edited here.
 
 An entry is `name: type = setting(default, help, group, limits)`. Any Python value works, and so
-does `name: type = value` alone. A setting in the wrong form ends a step with a line that names it.
+does `name: type = value` alone, within the same limits. A setting in the wrong form ends a step
+with a line that names it.
 `python pretrain.py --help` lists the settings of that step.
 """
 
@@ -171,7 +172,7 @@ class Parameters:
         "auto", "The network computes in this precision; auto: bfloat16 if the processor has it",
         COMPUTING)
     compile: bool = setting(
-        False, "Run the network through torch.compile", COMPUTING)
+        False, "Run the network through torch.compile", TRAINING)
     results_dir: str = setting(
         "", "Also write the result here, under a name that tells its settings", RESULTS)
     data_dir: str = setting(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step  # isort: skip                         # first: see there
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import utils.step
 from images.folders import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
@@ -24,6 +24,8 @@ from utils.delivery import Delivery, as_morphed, check_classes, read_delivery, r
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
 from utils.examples import FrozenLayer
+from utils.launch import require_one_process
+from utils.names import told_apart
 from utils.plots import confusion_png, draw, predictions_png
 from utils.training import make_forward
 
@@ -31,13 +33,12 @@ SHOWN = 20                          # images in the picture
 
 
 def main(p):
+    require_one_process()
     if len(p.delivery) > 1:
         raise UserError("give one --delivery: the one of the queries' key")
     delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
     queries = read_queries(p, delivery)
     with joined_processes(p) as context:
-        if context.world > 1:
-            raise UserError("predict.py runs in one process: start it without torchrun")
         network = read_network(p, delivery)
         aug_conv = FrozenLayer(delivery.aug_conv()).to(context.device)
         behind = network.behind.to(context.device, memory_format=torch.channels_last).eval()
@@ -145,7 +146,7 @@ def save_predictions(p, delivery: Delivery, queries: Queries, logits: Tensor, se
     folder = Path(p.data_dir) / "developer" / "predictions" / p.network / p.name
     if folder.exists():
         print(f"earlier predictions in {folder}/ are replaced")
-    classes = [shown(name) for name in delivery.classes]
+    classes = told_apart(shown(name) for name in delivery.classes)
     probabilities = logits.softmax(1)
     write_alone(folder / "predictions.csv", predictions_csv(probabilities, queries.names, classes))
     for picture in ("predictions.png", "confusion.png"):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-import utils.step
+import utils.step  # isort: skip                         # first: see there
 from images import datasets
 from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_first_layer
 from utils.devices import joined_processes, say
@@ -50,7 +50,7 @@ def main(p):
         model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)
         network = new_network(p, model)
         if frozen:
-            check_features_shape(frozen, network, model, p)
+            check_frozen_layer(frozen, network, model, p)
         run = Run(
             folder=Path(p.data_dir) / "developer",
             name="pretrained_frozen" if frozen else "pretrained",
@@ -72,19 +72,28 @@ def main(p):
         say(*compare(run.folder, names, []), sep="\n")
 
 
-def check_features_shape(frozen: FirstLayer, network, model: Model, p):
-    """Raises UserError where the frozen layer does not give what the network's own layer does."""
+def check_frozen_layer(frozen: FirstLayer, network, model: Model, p):
+    """Raises UserError where the frozen layer cannot stand in the place of the network's own.
+
+    The network is saved with it, and built again without it: so all but the values of weights and
+    bias must be the same.
+    """
     if frozen.shape != model.shape:
         raise UserError(f"{p.frozen_first_layer} is for images {'x'.join(map(str, frozen.shape))}, "
                         f"but {p.dataset} has {'x'.join(map(str, model.shape))}: choose --dataset "
                         "or another first layer")
     own = describe(network.get_submodule(find_first_layer(network, model.shape)))
     expected = own.features_shape(model.shape)
-    features = describe(frozen.layer).features_shape(frozen.shape)
+    given = describe(frozen.layer)
+    features = given.features_shape(frozen.shape)
     if features != expected:
         raise UserError(f"{p.frozen_first_layer} gives {'x'.join(map(str, features))} features, "
                         f"but the first layer of {p.model} gives {'x'.join(map(str, expected))}: "
                         f"it is the first layer of {frozen.model}, see --model")
+    if given.geometry != own.geometry:
+        raise UserError(f"{p.frozen_first_layer} has another kernel, stride, padding, dilation or "
+                        f"groups than the first layer of {p.model}, or only one of the two has a "
+                        f"bias: it is the first layer of {frozen.model}, see --model")
 
 
 def train_whole(network, model, sources, labels, p, run, context):
@@ -92,7 +101,7 @@ def train_whole(network, model, sources, labels, p, run, context):
     train_part, test_part = (Images(source, labels_of_part, context)
                              for source, labels_of_part in zip(sources, labels, strict=True))
     split = SplitNetwork(network, model.shape)
-    augmentation = augment_images(p, split.first_layer.stride[0])
+    augmentation = augment_images(p, split.first_layer.stride)
     curve = train(split, Data(train_part, test_part), p, run, context, augmentation)
     mean, std = run.data["normalisation"]
     first = FirstLayer(
@@ -114,7 +123,7 @@ def train_behind(frozen, network, model, sources, labels, p, run, context):
         Features([(FrozenLayer(layer, mirrored), source)], [labels_of_part], context)
         for source, labels_of_part in zip(sources, labels, strict=True))
     data = keep_features(train_part, test_part, p.feature_cache, flips, context)
-    augmentation = augment_features(p, layer.stride[0], layer.bias)
+    augmentation = augment_features(p, layer.stride, layer.bias)
     curve = train(behind, data, p, run, context, augmentation)
     state = {f"{behind.name}.{name}": weight for name, weight in layer.state_dict().items()}
     trained = Trained(state | behind.network.state_dict(), model,

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
+import utils.step  # isort: skip                         # first: see there
 from torch import Tensor, nn
 
-import utils.step
 from mole.first_layer import SplitNetwork, describe
 from mole.morphing import padded_shape
 from utils.delivery import Delivery, as_morphed, read_delivery, standardiser

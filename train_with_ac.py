@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
-import utils.step
+import utils.step  # isort: skip                         # first: see there
 from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
 from utils.devices import joined_processes, say
@@ -55,7 +55,7 @@ def main(p):
                   first.layer_fingerprint)
         say_what_differs(run)
         if not is_finished(run, p):
-            train_behind(network, layer.stride[0], model, deliveries, p, run, context)
+            train_behind(network, layer.stride, model, deliveries, p, run, context)
         ids = [d.id for d in deliveries]
         say(*compare(folder, ["pretrained", "pretrained_frozen", "with_ac"], ids), sep="\n")
 
@@ -97,7 +97,8 @@ def say_what_differs(run: Run):
             say(f"{name} is {mine!r}; the plain network had {its!r}")
 
 
-def train_behind(network, stride: int, model: Model, deliveries: list[Delivery], p, run, context):
+def train_behind(network, stride: tuple[int, int], model: Model, deliveries: list[Delivery], p, run,
+                 context):
     """Trains what stands behind Aug-Conv, and saves it."""
     behind = BehindFirstLayer(network, model.shape)
     flips = p.augment == "crop_flip"

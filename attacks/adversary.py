@@ -24,7 +24,6 @@ from attacks.view import (
     from_blocks,
     tiles_to_blocks,
     to_blocks,
-    to_normalised,
     to_plain_images,
 )
 from mole.morphing import unroll
@@ -266,7 +265,7 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     images = all_images[evenly_spaced(len(all_images), UNDER_ATTACK)]
     report |= scored(images, truth)
     if truth is not None:
-        plain = to_normalised(truth.all_pixels.float() / 255, truth.mean, truth.std)
+        plain = truth.all_images()
         report["reidentified"] = share_reidentified(all_images, plain)
         if guess.search.orientation is not None:
             report["reidentified_mirrored"] = share_reidentified(all_images.flip(3), plain)
@@ -317,8 +316,10 @@ def mirror_of_blocks(view: View) -> Tensor | None:
     return torch.arange(q).view(-1, side).flip(1).flatten()
 
 
-def attack_known_pairs(view: View, plain: Tensor, paired: Tensor, truth: Truth) -> list[dict]:
-    """Scores against the number of known pairs: `paired` (n, *T's shape) is T of `plain`."""
+def attack_known_pairs(view: View, plain: Tensor, paired: Tensor, truth: Truth,
+                       rounding: float = 0.0) -> list[dict]:
+    """Scores against the number of known pairs: `paired` (n, *T's shape) is T of `plain`, whose
+    entries were rounded with errors of this variance."""
     q = view.block_size
     morphed = view.morphed.movedim(1, -1)
     plain, paired = plain.movedim(1, -1), paired.movedim(1, -1)
@@ -328,7 +329,7 @@ def attack_known_pairs(view: View, plain: Tensor, paired: Tensor, truth: Truth) 
     for count in sorted(counts):
         began = time.perf_counter()
         chosen = evenly_spaced(len(plain), count)
-        inverse = algebra.inverse_from_pairs(plain[chosen], paired[chosen], q)
+        inverse = algebra.inverse_from_pairs(plain[chosen], paired[chosen], q, rounding)
         images = morphed.double().reshape(-1, q) @ inverse
         images = to_plain_images(images.view(morphed.shape).movedim(-1, 1), view.geometry)
         curve.append({"pairs": count, "least": least} | scored(images, truth)

@@ -33,7 +33,8 @@ def feature_maps(morphed: Tensor, aug_conv: AugConv) -> Tensor:
     maps = []
     for part in weight.split(CHANNELS_AT_ONCE * columns, 1):
         out_shape = (part.shape[1] // columns, *size)
-        layer = AugConv(part.double(), out_shape, None, aug_conv.step, aug_conv.offset)
+        layer = AugConv(part.double(), out_shape, None, aug_conv.step, aug_conv.offset,
+                        aug_conv.tiles)
         maps.append(layer(morphed))
     return torch.cat(maps, 1)
 
@@ -195,18 +196,39 @@ def _normal_band(bank: Tensor, alpha: int, side: int, kernel: int, stride: int,
     return band[:, 1:].contiguous()
 
 
-def inverse_from_pairs(plain: Tensor, morphed: Tensor, q: int) -> Tensor:
+def variance_of_rounding(morphed: Tensor, dtype: str, scale: float) -> float:
+    """The mean squared error of T that was rounded to a delivery's dtype: a twelfth of the squared
+    step, which is `scale` for int8. 0 for float32, whose errors are far below those of inverting.
+    """
+    if dtype == "int8":
+        return scale ** 2 / 12
+    if dtype == "float16":                               # a step is 2⁻¹⁰ of a power of two
+        steps = torch.exp2(torch.frexp(morphed.double()).exponent - 11.0)
+        return float(steps.square().mean()) / 12
+    return 0.0
+
+
+def inverse_from_pairs(plain: Tensor, morphed: Tensor, q: int, rounding: float = 0.0) -> Tensor:
     """An estimate (q, q) float64 of M'⁻¹ from known pairs: blocks (n, q) of T times it are D.
 
     Blocks of images, q entries each in a row, and their morphed versions give linear equations in
     the columns of M'⁻¹, solved by least squares: exact up to rounding from q blocks on (in general
     position), the solution of least norm before. Raises ValueError where these are not pairs.
+
+    `rounding`: the variance of the rounding errors of T. About q blocks fit even the errors, with a
+    solution that is far too large, so large ones are made dear (ridge regression).
+    Errors of q entries reach an entry of D as a noise of variance rounding·|x|², where x is a
+    column of M'⁻¹, whose entries have a variance of |x|²/q. The ratio of the two is the best ridge.
     """
     if plain.shape != morphed.shape or plain[:1].numel() % q:
         raise ValueError(f"images {tuple(plain.shape)} and morphed ones {tuple(morphed.shape)} "
                          f"are not pairs in blocks of {q}")
-    return torch.linalg.lstsq(morphed.double().reshape(-1, q), plain.double().reshape(-1, q),
-                              driver="gelsy").solution
+    blocks, targets = morphed.double().reshape(-1, q), plain.double().reshape(-1, q)
+    if not rounding:
+        return torch.linalg.lstsq(blocks, targets, driver="gelsy").solution
+    products = blocks.T @ blocks
+    products.diagonal().add_(q * rounding)
+    return torch.cholesky_solve(blocks.T @ targets, torch.linalg.cholesky(products))
 
 
 def assign(rows: Tensor, columns: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from attacks.samples import evenly_spaced
 NEIGHBOURS = 64             # nearest colours that each colour is compared with
 POOL, ASKED = 65_536, 4000  # colours at most that are neighbours, and that ask for them
 WHOLE = 3                   # whole multiples of each step of the lattice that are tried
+MOST_CHANNELS = 6           # of which there are 7⁶ combinations
 
 
 def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) -> Tensor:
@@ -29,8 +30,11 @@ def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) ->
     The published normalisation (x/255 - mean)/std tells which c: 255·mean + phases @ c must be
     whole too, and x must lie between 0 and 255.
 
-    Raises ValueError where the images are too noisy (below about 70 dB) or have no such lattice.
+    Raises ValueError where the images are too noisy (below about 70 dB), have no such lattice, or
+    more than MOST_CHANNELS channels.
     """
+    if images.shape[1] > MOST_CHANNELS:
+        raise ValueError(f"the colours of {images.shape[1]} channels have too many combinations")
     mean, std = (torch.tensor(list(x), dtype=torch.float64) for x in (mean, std))
     colours = list_colours(images.double())
     if len(colours) < 1000 or torch.linalg.matrix_rank(colours) < images.shape[1]:

@@ -26,6 +26,8 @@ class View(NamedTuple):
     all_morphed: Tensor     # T of all test images, (N, *geometry.morphed_shape) float32
     layer: nn.Conv2d        # the first layer, with the padding of plain images
     public: Tensor          # public images in the shape of T, not morphed
+    low: float = 0          # the stored values of public images that are pixels of 0 and of 1
+    high: float = 255
 
     @property
     def morphed(self) -> Tensor:
@@ -65,9 +67,16 @@ class Truth(NamedTuple):
 
     order: Tensor           # of Aug-Conv's channels (β)
     pixels: Tensor          # of the images under attack, (N, α, m, m) in [0, 1]
-    all_pixels: Tensor      # of all test images, uint8
-    mean: tuple[float, ...]
+    all_pixels: Tensor      # of all test images, as they are stored
+    mean: tuple[float, ...]     # of pixels in [0, 1]: what images are normalised with
     std: tuple[float, ...]
+    low: float = 0          # the stored values that are pixels of 0 and of 1
+    high: float = 255
+
+    def all_images(self) -> Tensor:
+        """All test images, normalised, (N, α, m, m) float64."""
+        pixels = as_pixels(self.all_pixels.float(), self.low, self.high)
+        return to_normalised(pixels, self.mean, self.std)
 
     def score(self, images: Tensor, up_to_colour: bool = False) -> Score:
         """Scores normalised images (N, α, m, m) under attack.
@@ -77,6 +86,28 @@ class Truth(NamedTuple):
         if up_to_colour:
             images = best_colour_fit(images, to_normalised(self.pixels, self.mean, self.std))
         return score_images(to_pixels(images, self.mean, self.std), self.pixels)
+
+
+def value_range(images: Tensor) -> tuple[float, float]:
+    """The stored values that are pixels of 0 and of 1: 0 and 255 for uint8, the least and the
+    largest that occur for other types (of arrays)."""
+    if images.dtype == torch.uint8:
+        return 0, 255
+    values = images.numpy()                              # PyTorch has no extremes of uint16
+    low, high = float(values.min()), float(values.max())
+    return low, high if high > low else low + 1
+
+
+def as_pixels(values: Tensor, low: float, high: float) -> Tensor:
+    """Stored values as pixels: `low` becomes 0 and `high` becomes 1."""
+    return (values - low) / (high - low)
+
+
+def scale_of_pixels(mean: tuple, std: tuple, low: float, high: float) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of stored values / 255, as `normalise` takes them, as those of
+    pixels."""
+    factor = 255 / (high - low)
+    return (tuple((m - low / 255) * factor for m in mean), tuple(s * factor for s in std))
 
 
 def to_plain_images(unmorphed: Tensor, geometry: Geometry) -> Tensor:

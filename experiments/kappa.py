@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import utils.step
 from attacks import scores
 from attacks.samples import evenly_spaced
+from attacks.view import as_pixels, value_range
 from experiments.tables.formulas import KAPPAS
 from images.datasets import Prepared, dataset_name, load_images
 from mole.morphing import relative_error
@@ -19,6 +20,7 @@ from utils.artifacts import write_alone
 from utils.delivery import deliver_in_memory
 from utils.devices import use_full_float32
 from utils.errors import user_errors
+from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.keys import draw_key
 from utils.plots import rows_png, stretch
@@ -34,10 +36,11 @@ def main(p: Parameters):
     use_full_float32()
     first = read_first_layer(first_layer_path(p))
     test = load_images(p, "test").images
-    test = test[evenly_spaced(len(test), IMAGES)]        # they may lie in the order of classes
+    low, high = value_range(test)
+    test = take_rows(test, evenly_spaced(len(test), IMAGES))     # they may lie by class
     plain = Prepared(test, first.mean, first.std, 0)[:]
     with user_errors():
-        points, picture = sweep(p, first.layer, test.float() / 255, plain)
+        points, picture = sweep(p, first.layer, as_pixels(test.float(), low, high), plain)
     folder = Path(p.results_dir or "results")
     record = {"images": len(plain), "images_of": dataset_name(p),
               "morph_distribution": p.morph_distribution, "sweep": points}

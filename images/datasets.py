@@ -1,5 +1,6 @@
 """Data sets: one tensor of images and one of labels each; no loader processes."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from utils.devices import first_process_first, say
 from utils.errors import UserError
 from utils.examples import take_rows
 from utils.memory import require_memory, shapes_bytes
+from utils.names import told_apart
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
@@ -153,7 +155,8 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     if other.is_dir():
         in_one_only = set(tree.classes) ^ set(class_names(other))
         if in_one_only:
-            raise UserError(f"class {shown(min(in_one_only))} is in only one of {root} and {other}")
+            name = told_apart(map(shown, sorted(in_one_only)))[0]
+            raise UserError(f"class {name} is in only one of {root} and {other}")
     if tree.skipped:
         say(f"{tree.skipped} files or folders under {root} are skipped: hidden, or no images by "
             "their names")
@@ -163,8 +166,17 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     chosen = subset(labels, limit_of(p, split), split, tree.classes)
     files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
     images, digest = read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                      Path(p.data_dir) / "decoded" / dataset_name(p), split)
+                                      _decoded_folder(p), split)
     return Images(images, labels[chosen], tree.classes, digest)
+
+
+def _decoded_folder(p: Parameters) -> Path:
+    """Where decoded images are kept: under the name of their folder; with a digest of it where that
+    name had to be changed, or folders of two names would share one."""
+    name, own = dataset_name(p), os.path.basename(os.path.abspath(p.dataset_dir))
+    if name != own:
+        name += "-" + hashlib.sha256(os.fsencode(own)).hexdigest()[:8]
+    return Path(p.data_dir) / "decoded" / name
 
 
 # Which images, and in which colours.
@@ -204,7 +216,8 @@ def _say_unequal_counts(labels: Tensor, split: str, classes: list[str]):
     if counts.max() <= UNEQUAL * counts.min():
         return
     order = counts.argsort(stable=True).tolist()
-    names = [f"{shown(classes[i])} {counts[i]}" for i in order[:CLASSES_SHOWN]]
+    shown_classes = told_apart(shown(name) for name in classes)
+    names = [f"{shown_classes[i]} {counts[i]}" for i in order[:CLASSES_SHOWN]]
     more = f" and {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
     say(f"{split} images of each class: {', '.join(names)}{more}")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import os
 import pkgutil
 import sys
@@ -89,16 +90,37 @@ def _call_own(name: str, classes: int) -> nn.Module:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        function = pkgutil.resolve_name(name)
+        with _silent_if_it_ends():
+            function = pkgutil.resolve_name(name)
     except Exception as wrong:
         raise ValueError(f"it cannot be imported ({wrong}){_shadowed(name)}") from None
     except SystemExit:
         raise ValueError("its module ends the program when it is imported: put what runs there "
                          "under `if __name__ == \"__main__\":`") from None
-    network = function(num_classes=classes)
+    with _silent_if_it_ends():
+        network = function(num_classes=classes)
     if not isinstance(network, nn.Module):
         raise ValueError(f"it returns a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+@contextlib.contextmanager
+def _silent_if_it_ends():
+    """Keeps back what code of the user's says on stderr; if it ends the program, for good.
+
+    A module that reads our command line as its own (argparse) says that it is wrong.
+    """
+    said = io.StringIO()
+    is_over = False
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit:
+        is_over = True
+        raise
+    finally:
+        if not is_over:
+            sys.stderr.write(said.getvalue())
 
 
 def _shadowed(name: str) -> str:

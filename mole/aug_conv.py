@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mole.first_layer import Convolution, check_features, describe, draw_image
-from mole.morphing import check_core, core_size
+from mole.morphing import check_core, core_size, morphed_shape
 
 ROWS_AT_ONCE = 16                   # rows of M'⁻¹ whose products stay in the processor's cache
 
@@ -15,8 +15,9 @@ class AugConv(nn.Module):
 
     Without tiles, `weight` (αm², βn²) is C_ac, for morphed images (B, αm²). With tiles, `weight`
     (q, β, k, l) is that of a transposed convolution of stride `step`, for morphed images
-    (B, q, t, t); its output begins `offset` entries before the features. `bias` (β) or None.
-    Weight and bias are buffers: they move with the layer, are saved with it, and are never trained.
+    (B, q, t, t); its output begins `offset` entries before the features. `tiles` (t, t): how many
+    an image must have; None where that is not known. `bias` (β) or None. Weight and bias are
+    buffers: they move with the layer, are saved with it, and are never trained.
 
     It computes in the dtype of its weight, float32, also under autocast: it undoes a morphing whose
     entries are large against the features. On CUDA, switch TF32 off for the same reason, forward
@@ -26,7 +27,8 @@ class AugConv(nn.Module):
     """
 
     def __init__(self, weight: Tensor, out_shape: tuple[int, int, int], bias: Tensor | None = None,
-                 step: tuple[int, int] = (0, 0), offset: tuple[int, int] = (0, 0)):
+                 step: tuple[int, int] = (0, 0), offset: tuple[int, int] = (0, 0),
+                 tiles: tuple[int, int] | None = None):
         super().__init__()
         if not _fits(weight, out_shape, step, offset):
             raise ValueError(f"a weight of shape {tuple(weight.shape)} does not give features of "
@@ -39,6 +41,7 @@ class AugConv(nn.Module):
         self.out_shape = tuple(out_shape)
         self.step = tuple(step)
         self.offset = tuple(offset)
+        self.tiles = None if tiles is None else tuple(tiles)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
@@ -73,7 +76,8 @@ class AugConv(nn.Module):
         return cls(weight, convolution.features_shape(shape), bias)
 
     def to_dict(self) -> dict:
-        """What the provider hands over: tensors and plain values, the arguments of AugConv."""
+        """What the provider hands over: tensors and plain values, the arguments of AugConv but for
+        `tiles`, which follow from the size of the images."""
         content = {"weight": self.weight.cpu(), "out_shape": self.out_shape, "step": self.step,
                    "offset": self.offset}
         if self.bias is not None:
@@ -119,6 +123,10 @@ class AugConv(nn.Module):
             raise ValueError(f"this Aug-Conv is for morphed images of {len(self.weight)} entries"
                              f"{' a tile' if self.tiled else ''}, not for {tuple(morphed.shape)}: "
                              "morph with the core and tile that it was composed for")
+        if self.tiles is not None and tuple(morphed.shape[2:]) != self.tiles:
+            raise ValueError(f"this Aug-Conv is for images of {self.tiles[0]}x{self.tiles[1]} tiles"
+                             f", not for {tuple(morphed.shape)}: it was composed for images of "
+                             "another size")
 
 
 def _fits(weight: Tensor, out_shape: tuple, step: tuple, offset: tuple) -> bool:
@@ -194,4 +202,4 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
                           layer.dilation, layer.groups)[:, order.to(inverse.device)]
     step = tile // layer.stride[0], tile // layer.stride[1]
     return {"weight": weight.contiguous(), "out_shape": out_shape, "step": step,
-            "offset": tuple(offset)}
+            "offset": tuple(offset), "tiles": morphed_shape(shape, tile)[1:]}

@@ -19,7 +19,7 @@ MAX_SHIFT = 4                       # pixels by which an image is shifted at mos
 
 
 def largest_shift(stride: int) -> int:
-    """By how many strides of a first layer images are shifted at most.
+    """By how many strides of a first layer images are shifted at most, along rows or columns.
 
     That is MAX_SHIFT pixels, or one stride if that is more.
     """

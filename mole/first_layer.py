@@ -39,6 +39,13 @@ class Convolution(NamedTuple):
         rows, columns = self.weight.shape[2:]
         return self.dilation[0] * (rows - 1), self.dilation[1] * (columns - 1)
 
+    @property
+    def geometry(self) -> tuple:
+        """All but the values of weight and bias: two layers of one geometry may stand for each
+        other."""
+        return (self.weight.shape, self.bias is None, self.stride, self.dilation, self.groups,
+                self.padding)
+
     def features_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(β, n, n) for images of `shape` (α, m, m); raises ValueError where it takes no such."""
         alpha, beta = self.channels

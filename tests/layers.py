@@ -54,6 +54,7 @@ REAL = {
     "ResNet at 32 pixels": (make_layer(3, 8, 7, 2, 3, bias=False), 32, 8),
     "ResNet at 30 pixels": (make_layer(3, 8, 7, 2, 3, bias=False), 30, 8),
     "MobileNet": (make_layer(3, 8, 3, 2, 1, bias=False), 32, 8),
+    "rows by 2, columns by 1": (make_layer(3, 8, 3, (2, 1), 1), 32, 8),
     "ConvNeXt": (make_layer(3, 8, 4, 4), 32, 8),
     "ConvNeXt at 30 pixels": (make_layer(3, 8, 4, 4), 30, 8),
     "AlexNet": (make_layer(3, 8, 11, 4, 2), 32, 8),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torchvision import models
 
 from tests.own_networks import Own, chain, tail, twenty_layers
 
@@ -292,6 +293,11 @@ class TupleInTraining(Own):
     def forward(self, x):
         logits = super().forward(x)
         return (logits, logits) if self.training else logits
+
+
+def googlenet(num_classes: int) -> nn.Module:
+    """torchvision's as it is by itself, with auxiliary classifiers."""
+    return models.googlenet(num_classes=num_classes, init_weights=False)
 
 
 class DictOfOutputs(Own):

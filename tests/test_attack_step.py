@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -114,3 +115,35 @@ def test_images_come_back_from_tiles_of_bytes(tmp_path):
     scores = json.loads((tmp_path / "attacks.json").read_text())
     assert scores["known_first_layer"]["psnr"] > 30
     assert scores["known_pairs"][-1]["psnr"] > 30 > scores["known_pairs"][0]["psnr"]
+    just_enough = [point["psnr"] for point in scores["known_pairs"]
+                   if point["pairs"] == point["least"]]
+    assert just_enough and min(just_enough) > 30
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory) -> tuple[Path, tuple]:
+    """A delivery of arrays of 16 bits."""
+    folder = tmp_path_factory.mktemp("deep")
+    for split, count in (("train", 64), ("test", 32)):
+        pixels = draw_photographs(count, 8, seed=count).numpy().astype(np.uint16)
+        np.save(folder / f"{split}.npy", 100 * pixels + 7)
+        np.save(folder / f"{split}_labels.npy", np.arange(count) % 4)
+    data = folder / "data"
+    return data, deliver(data, "--dataset", "arrays", "--dataset_dir", folder)
+
+
+def test_arrays_of_16_bits_are_scored_on_their_own_scale(deep, tmp_path):
+    """Divided by 255 they would all be white, and so would all that is recovered."""
+    scored = run("attack.py", "--score", "--results_dir", tmp_path, settings=deep[1])
+    assert scored.status == 0, scored.err
+    assert "64 of 64 channels right" in scored.out
+    result = json.loads((tmp_path / "attacks.json").read_text())
+    assert result["known_first_layer"]["psnr"] > 60 and result["known_first_layer"]["exact"] > 0.99
+    assert result["known_pairs"][0]["psnr"] < 30
+    picture = np.asarray(Image.open(tmp_path / "figures/attack.png").convert("L"))
+    assert 0.05 < (picture < 128).mean() < 0.95
+
+
+def test_public_images_of_8_bits_are_no_match_for_arrays_of_16(deep, tmp_path):
+    refused = run("attack.py", "--public", tmp_path, settings=deep[1])
+    assert refused.status == 1 and "hold uint16: leave --public out" in refused.message

@@ -9,20 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from attacks import algebra
+from attacks.adversary import SHARES_OF_PAIRS
 from attacks.blind import blind_filters, find_shared_pixel
 from attacks.colours import best_colour_fit, find_colours
 from attacks.scores import psnr, score_images, share_reidentified, ssim
-from attacks.view import to_normalised, to_pixels
+from attacks.view import as_pixels, scale_of_pixels, to_normalised, to_pixels, value_range
 from experiments.repairs import blind_pixels, denoised_inverse, repair_weight
-from images.datasets import CIFAR, Prepared
+from images.datasets import CIFAR, Prepared, measure_normalisation, normalise
 from mole.aug_conv import AugConv
 from mole.morphing import (
+    core_size,
     draw_core,
     invert_core,
     morph,
     secret_generator,
+    unroll,
 )
 from tests.photographs import draw_photographs
+from utils.delivery import as_morphed, morph_in_memory
+from utils.keys import draw_key
 
 SIDE, IMAGES = 12, 64
 
@@ -159,6 +164,58 @@ def test_known_pairs_give_the_core_once_they_are_enough(kappa, pairs, enough):
     assert quality > 50 if enough else quality < 30
 
 
+def quality_by_pairs(tile: int, dtype: str, rounding_is_known: bool) -> dict[float, float]:
+    """PSNR of rounded images that known pairs decode, by the share of the pairs that determine the
+    core."""
+    shape, kappa = (3, 16, 16), 1 if tile else 3
+    q = core_size(shape, kappa, tile)
+    key = draw_key(shape, kappa, tile, "orthogonal", seed=3)
+    images = Prepared(draw_photographs(400, 16, seed=5), *CIFAR, 0)[:]
+    values, scale = morph_in_memory(images, key, dtype)
+    morphed = as_morphed(values, scale).movedim(1, -1).reshape(400, -1, q)
+    plain = unroll(images, tile).movedim(1, -1).reshape(400, -1, q)
+    rounding = algebra.variance_of_rounding(morphed, dtype, scale) if rounding_is_known else 0.0
+    least, found = q / plain.shape[1], {}
+    for share in SHARES_OF_PAIRS:
+        pairs = round(least * share)
+        inverse = algebra.inverse_from_pairs(plain[:pairs], morphed[:pairs], q, rounding)
+        error = (morphed[-100:].double() @ inverse - plain[-100:]).square().mean()
+        found[share] = -10 * math.log10(float(error))
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+@pytest.mark.parametrize("tile", [0, 8], ids=["kappa 3", "8x8 tiles"])
+def test_rounded_images_are_decoded_no_worse_by_as_many_pairs_as_determine_the_core(tile, dtype):
+    """Least squares that fit the rounding errors as well decode at their worst there."""
+    plain, ridge = (quality_by_pairs(tile, dtype, is_known) for is_known in (False, True))
+    assert ridge[1] > plain[1] + 6
+    for share in SHARES_OF_PAIRS:
+        assert ridge[share] > plain[share] - 0.2, share
+    in_order = [ridge[share] for share in sorted(SHARES_OF_PAIRS)]
+    assert in_order == sorted(in_order)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+def test_the_variance_of_rounding_is_that_of_the_errors(dtype):
+    key = draw_key((3, 16, 16), 1, 8, "orthogonal", seed=3)
+    images = Prepared(draw_photographs(400, 16, seed=5), *CIFAR, 0)[:]
+    exact = as_morphed(*morph_in_memory(images, key))
+    values, scale = morph_in_memory(images, key, dtype)
+    rounded = as_morphed(values, scale)
+    expected = float((rounded - exact).double().square().mean())
+    found = algebra.variance_of_rounding(rounded, dtype, scale)
+    assert found == pytest.approx(expected, rel=0.1) if dtype != "float32" else found == 0
+
+
+def test_a_rounding_of_zero_is_plain_least_squares():
+    delivered = deliver("normal", 3, side=6)
+    plain = to_normalised(delivered.pixels, *CIFAR).flatten(1)[:14]
+    morphed = delivered.morphed[:14]
+    exact = torch.linalg.lstsq(morphed.double().view(-1, 36), plain.view(-1, 36), driver="gelsy")
+    assert torch.equal(algebra.inverse_from_pairs(plain, morphed, 36), exact.solution)
+
+
 def test_unequal_numbers_of_images_are_no_pairs():
     delivered = deliver("normal", 3, side=6)
     with pytest.raises(ValueError, match="not pairs"):
@@ -266,6 +323,29 @@ def test_small_images_are_scored_in_smaller_windows():
 def test_ssim_of_an_inverted_pattern_is_negative():
     pattern = (torch.arange(64) % 2).double().view(1, 1, 8, 8)
     assert ssim(pattern, 1 - pattern) < -0.9
+
+
+@pytest.mark.parametrize("dtype, factor", [
+    (torch.uint8, 1), (torch.uint16, 257), (torch.int16, 100), (torch.float32, 0.01)], ids=str)
+def test_pixels_of_arrays_are_between_their_least_and_largest_value(dtype, factor):
+    """Of any type and scale; for bytes between 0 and 255."""
+    bytes_ = draw_photographs(5, 8, seed=5)
+    images = (bytes_.double() * factor).to(dtype)
+    low, high = value_range(images)
+    pixels = as_pixels(images.double(), low, high)
+    if dtype == torch.uint8:
+        assert (low, high) == (0, 255) and scale_of_pixels(*CIFAR, low, high) == CIFAR
+    else:
+        assert (float(pixels.min()), float(pixels.max())) == (0, 1)
+    mean, std = measure_normalisation(images)
+    normalised = normalise(images, mean, std).double()
+    back = to_pixels(normalised, *scale_of_pixels(mean, std, low, high))
+    torch.testing.assert_close(back, pixels, rtol=0, atol=1e-5)
+
+
+def test_arrays_of_one_value_are_black():
+    images = torch.full((2, 1, 4, 4), 7, dtype=torch.int16)
+    assert not as_pixels(images.double(), *value_range(images)).any()
 
 
 def test_images_in_another_order_are_not_reidentified():

@@ -218,6 +218,9 @@ MORPHED_OTHERWISE = {
     "images that are not morphed": (0, (2, 3, 8, 8), "morphed without tiles"),
     "by other tiles": (4, (2, 12, 4, 4), "48 entries a tile, not for .2, 12, 4, 4."),
     "of other images": (0, (2, 300), "192 entries, not for .2, 300."),
+    "of larger images, by tiles": (4, (2, 48, 3, 3), "2x2 tiles, not for .2, 48, 3, 3.: .* size"),
+    "of smaller images, by tiles": (4, (2, 48, 1, 1), "2x2 tiles, not for .2, 48, 1, 1."),
+    "of images that are not square": (4, (2, 48, 2, 3), "2x2 tiles, not for .2, 48, 2, 3."),
 }
 
 

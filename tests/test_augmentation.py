@@ -77,8 +77,8 @@ def test_the_padding_of_a_mirrored_layer():
 
 def shifts_of(case: Case) -> list[tuple[int, int]]:
     """All shifts that are drawn for a layer, in entries of its features."""
-    most = largest_shift(case.layer.stride[0])
-    return list(itertools.product(range(-most, most + 1), repeat=2))
+    rows, columns = (largest_shift(stride) for stride in case.layer.stride)
+    return list(itertools.product(range(-rows, rows + 1), range(-columns, columns + 1)))
 
 
 def cut(images: Tensor, rows: int, columns: int) -> Tensor:

@@ -49,7 +49,11 @@ def entry(text: str, name: str) -> str:
 
 
 def in_place_of_tile(lines: str):
-    return lambda text: text.replace(entry(text, "tile"), lines + "\n")
+    return in_place_of("tile", lines)
+
+
+def in_place_of(name: str, lines: str):
+    return lambda text: text.replace(entry(text, name), lines + "\n")
 
 
 def replaced(old: str, new: str):
@@ -175,8 +179,22 @@ WRONG_TILES = {
     "a limit that is a text": ("    tile: int = setting(8, least='1')", ["parameter.py, line"]),
 }
 WRONG_FILES = {
-    "a whole number 0 epochs": (lambda text: text.replace(
-        entry(text, "epochs"), "    epochs: int = 0\n"), ["epochs is 0", "of at least 1"]),
+    "a whole number 0 epochs": (in_place_of("epochs", "    epochs: int = 0"),
+                                ["epochs is 0", "of at least 1"]),
+    "a batch of one image": (in_place_of("batch_size", "    batch_size: int = 1"),
+                             ["batch_size is 1", "a whole number of at least 2"]),
+    "a batch of one in the helper": (in_place_of("batch_size", "    batch_size: int = setting(1)"),
+                                     ["batch_size is 1", "of at least 2"]),
+    "dropout of all": (in_place_of("dropout", "    dropout: float = 2"),
+                       ["dropout is 2.0", "below 1"]),
+    "a choice as a text": (in_place_of("schedule", '    schedule: str = "cosine"'),
+                           ["schedule is 'cosine'", "one of halve, onecycle"]),
+    "a name that leads elsewhere": (in_place_of("name", '    name: str = "../up"'),
+                                    ["name is '../up'", "of letters, digits"]),
+    "a secret seed that is a text": (in_place_of("morph_seed", '    morph_seed: str = "a"'),
+                                     ["morph_seed is 'a'", "a whole number"]),
+    "a range of one number": (in_place_of("pixel_range", "    pixel_range: tuple = (5,)"),
+                              ["pixel_range is (5", "two numbers, the lower first"]),
     "a number that is none": (default_of("lr", "float('nan')"), ["lr is nan", "a number"]),
     "a choice that there is not": (default_of("schedule", '"cosine"'),
                                    ["schedule is 'cosine'", "one of halve, onecycle"]),

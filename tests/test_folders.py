@@ -137,6 +137,18 @@ def test_folders_of_other_names_keep_their_decoded_images_apart(tree, tmp_path, 
         load_images(p, "train")
 
 
+def test_folders_whose_names_are_all_foreign_letters_share_nothing(tree, tmp_path):
+    """Nor do those that differ only in letters that a name of a data set has not."""
+    kept = set()
+    for name in ("写真", "絵画", "a b", "a-b"):
+        shutil.copytree(tmp_path / "images", tmp_path / name)
+        p = Parameters(dataset="folder", dataset_dir=str(tmp_path / name), image_size=4,
+                       data_dir=str(tmp_path / "data"))
+        load_images(p, "train")
+        kept = set((tmp_path / "data" / "decoded").iterdir()) | kept
+    assert len(kept) == 4 and tmp_path / "data" / "decoded" / "a-b" in kept
+
+
 def test_hints_are_said_whenever_the_images_are_used(tree, tmp_path, capsys):
     tree("train/cat/1.png", size=(18, 6))
     for _ in range(2):                                   # decoded, then kept

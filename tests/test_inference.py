@@ -1,7 +1,10 @@
 """The inference stage."""
 
 import csv
+import io
 import shutil
+import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,10 @@ from tests.inference import (
     tree,
 )
 from tests.steps import call, full_disk
+from utils import plots
+from utils.artifacts import to_csv
+from utils.names import readable_names, told_apart
+from utils.plots import confusion_png, predictions_png, rows_png
 
 
 def test_queries_are_morphed_as_the_delivery_was(made):
@@ -322,11 +329,102 @@ def test_a_full_disk_leaves_the_query_as_it_was(data, made, name):
          words=[name, "File too large"], before=full_disk(f"whole/{name}", 50))
 
 
-def test_a_query_in_a_table_is_no_formula(data, made, tmp_path):
-    """Names that a spreadsheet would run are shown as they are."""
-    name = "=1+1.png"
-    shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / name)
-    shutil.copy(made / "images" / "test" / "red" / "001.png", tmp_path / "plain.png")
-    steps(data, f"morph_images.py --name odd --show_names --images {tmp_path}/{name} "
-          f"{tmp_path}/plain.png", "predict.py --name odd")
-    assert [row["file"] for row in predictions(data, "odd")] == ["'=1+1.png", "plain.png"]
+# Tables and pictures
+
+def test_names_in_a_table_are_no_formulas(data, made, tmp_path):
+    """Names that a spreadsheet would run are shown as they are, in the provider's table too."""
+    names = ["+1.png", "-1.png", "=1+1.png", "@SUM(A1).png", "plain.png"]
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in names:
+        shutil.copy(made / "images" / "test" / "red" / "000.png", folder / name)
+    steps(data, f"morph_images.py --name odd --images {folder}")
+    table = (data / "provider" / "names-odd.csv").read_text()
+    escaped = [f"'{name}" for name in names[:-1]] + names[-1:]
+    assert [row["name"] for row in csv.DictReader(table.splitlines())] == escaped
+    steps(data, f"morph_images.py --name odd --show_names --images {folder}",
+          "predict.py --name odd")
+    assert [row["file"] for row in predictions(data, "odd")] == escaped
+
+
+@pytest.mark.parametrize("name, cell", [
+    ("=A1", "'=A1"), ("+1", "'+1"), ("-1", "'-1"), ("@x", "'@x"), ("\t=A1", r"\t=A1"),
+    ("x\r=A1", r"x\r=A1"), ("x\n=A1", r"x\n=A1"), ("x\u2028=A1", r"x\u2028=A1"),
+    ('a "b", c', 'a "b", c'), ("写真", "写真")], ids=repr)
+def test_a_cell_of_a_table_is_no_formula_and_begins_no_row(name, cell):
+    """As the other party may have named a class or an image."""
+    table = to_csv([[name, "plain"]])
+    assert len(table.splitlines()) == 1
+    assert list(csv.reader(io.StringIO(table))) == [[cell, "plain"]]
+
+
+@pytest.mark.parametrize("classes", [400, 1000])
+def test_a_confusion_matrix_of_many_classes_is_no_larger_than_of_few(classes):
+    labels = torch.arange(classes)
+    picture = confusion_png(labels, labels.roll(1), [f"class {i}" for i in range(classes)])
+    assert max(Image.open(io.BytesIO(picture)).size) <= 14 * 120
+
+
+def test_the_accuracy_is_said_before_pictures_are_drawn(data, monkeypatch):
+    """They may take long, or more memory than there is."""
+    def too_large(*arguments):
+        print("drawing")
+        raise MemoryError
+
+    monkeypatch.setattr(plots, "predictions_png", too_large)
+    monkeypatch.setattr(plots, "confusion_png", too_large)
+    out = steps(data, "predict.py --name test").splitlines()
+    assert [line.split()[0] for line in out] == ["40", "accuracy", "drawing", "drawing"]
+
+
+E_IN_ONE_LETTER, E_IN_TWO = "caf\u00e9", "cafe\u0301"
+SPELLINGS = {
+    "the same text in other bytes": [E_IN_ONE_LETTER, E_IN_TWO],
+    "alike at both ends": [f"a long name of a class, number {i}, of many of them" for i in (1, 2)],
+    "Chinese, Japanese, Korean": ["写真の猫", "고양이 사진"],
+    "other scripts": ["κάτι", "шарик", "صورة", "🐈"],
+    "signs of formulas": ["$x^2$", "a_{b}", "100 %", "\\frac"],
+    "hardly a name": [" ", "-", "x" * 300],
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_names_in_all_their_spellings_are_drawn_and_told_apart(spelling):
+    """No library warns; two names that look alike differ in tables and pictures."""
+    names = SPELLINGS[spelling]
+    count = len(names)
+    probabilities, labels = torch.eye(count), torch.arange(count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predictions_png(torch.rand(count, 3, 8, 8), probabilities, names, names, labels.roll(1))
+        confusion_png(labels, labels.roll(1), names)
+    for most in (14, 18, 24):
+        in_pictures = readable_names(names, most)
+        assert len({unicodedata.normalize("NFC", name) for name in in_pictures}) == count
+        assert all(len(name) <= most + 4 for name in in_pictures)
+    in_tables = told_apart(names)
+    assert len({unicodedata.normalize("NFC", name) for name in in_tables}) == count
+    assert all("'" not in name for name in in_tables)
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+@pytest.mark.parametrize("side", [4, 8, 96])
+def test_pictures_of_few_and_small_images_are_drawn_without_a_warning(count, side):
+    images, names = torch.rand(count, 3, side, side), [f"{i}.png" for i in range(count)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows_png([("the same images morphed, as the developer gets them", images)] * 2)
+        predictions_png(images, torch.eye(count, 2), ["cat", "dog"], names, None)
+        confusion_png(torch.arange(2), torch.arange(2), ["cat", "dog"])
+
+
+def test_classes_that_look_alike_are_named_by_their_letters(data, tmp_path):
+    """Where two parties have them in other bytes, as macOS and Linux write names."""
+    images = tree(tmp_path / "images", names={"white": E_IN_ONE_LETTER})
+    steps(data, "gen_augconv.py", dataset_dir=images)
+    change(data / "delivery" / "manifest.json", classes=["blue", "green", "red", E_IN_TWO])
+    second = shutil.copytree(data, tmp_path / "second")
+    change(second / "delivery" / "manifest.json",
+           classes=["blue", "green", "red", E_IN_ONE_LETTER])
+    ends(data, "train_with_ac.py", "--delivery", data / "delivery", second / "delivery",
+         words=[r"'caf\xe9'", r"'cafe\u0301'"])

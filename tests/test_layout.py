@@ -1,6 +1,8 @@
 """The rooms of the repository, and which may import which: arrows run one way."""
 
 import ast
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,6 +72,28 @@ def test_imports_run_one_way(file):
 def test_packages_are_those_that_are_required(file):
     others = imports_of(file) - ROOMS - set(sys.stdlib_module_names)
     assert others <= MAY_NEED.get(file.parts[0], STEPS_NEED)
+
+
+@each_file
+def test_a_program_starts_also_where_there_is_no_unix(file):
+    """As on Windows, where a page says what does not work: such modules are tried, or come late."""
+    unix_only = {"fcntl", "grp", "pwd", "resource", "termios"}
+    at_once = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    for node in at_once:
+        if isinstance(node, ast.Import):
+            assert not unix_only & {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.module not in unix_only
+
+
+def test_the_lowest_versions_are_those_that_the_requirements_allow():
+    """`make test-lowest` writes them with sed."""
+    [command] = re.findall(r"\tsed (.*) requirements.txt >", (ROOT / "Makefile").read_text())
+    written = subprocess.run(f"sed {command} requirements.txt", shell=True, cwd=ROOT, text=True,
+                             capture_output=True, check=True).stdout
+    expected = re.findall(r"^([\w-]+)>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.M)
+    assert len(expected) >= 9
+    assert written.splitlines() == [f"{name}=={version}" for name, version in expected]
 
 
 def test_no_step_imports_a_step():

@@ -74,22 +74,40 @@ def test_networks_that_there_are_not_are_refused_by_name(model, shape, words):
     assert "\n" not in str(refused.value) and model in str(refused.value)
 
 
-def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch):
-    """As one that reads a command line of its own."""
-    (tmp_path / "script_of_mine.py").write_text("import sys\nsys.exit('usage: mine.py FILE')\n")
-    monkeypatch.setattr("sys.path", [*sys.path])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="its module ends the program when it is imported"):
-        build("script_of_mine:network", 4, (3, 8, 8))
+ENDS_THE_PROGRAM = {
+    "exits": "import sys\nsys.exit('usage: mine.py FILE')\n",
+    "reads_a_command_line": "import argparse\nargparse.ArgumentParser().parse_args()\n"}
 
 
-def test_a_package_with_a_name_of_ours_is_named_as_the_cause(tmp_path, monkeypatch):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "mine.py").write_text("")
+def test_a_module_that_ends_the_program_is_refused(tmp_path, monkeypatch, capsys):
+    """As one that reads a command line of its own; what argparse says of ours is not shown."""
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr("sys.argv", ["pretrain.py", "--data_dir", "data"])
+    monkeypatch.chdir(tmp_path)
+    for name, code in ENDS_THE_PROGRAM.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        with pytest.raises(ValueError, match="its module ends the program when it is imported"):
+            build(f"{name}:network", 4, (3, 8, 8))
+        assert capsys.readouterr() == ("", "")
+
+
+def test_what_a_module_says_is_shown_once_it_is_imported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "talks.py").write_text("import sys\nprint('slow today', file=sys.stderr)\n")
     monkeypatch.setattr("sys.path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="this program has a package models too, so rename"):
-        build("models.mine:network", 4, (3, 8, 8))
+    with pytest.raises(ValueError, match="has no attribute 'network'"):
+        build("talks:network", 4, (3, 8, 8))
+    assert capsys.readouterr().err == "slow today\n"
+
+
+@pytest.mark.parametrize("package", ["models", "utils"])
+def test_a_package_with_a_name_of_ours_is_named_as_the_cause(tmp_path, monkeypatch, package):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "mine.py").write_text("")
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"this program has a package {package} too, so rename"):
+        build(f"{package}.mine:network", 4, (3, 8, 8))
 
 
 def test_a_network_of_ones_own_by_name(monkeypatch):

@@ -12,11 +12,15 @@ from models.build import build, check_network, gives_probabilities
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 from mole.morphing import core_size, morph
+from parameter import Parameters
 from tests import misfit_networks, own_networks
+from tests.inference import record
 from tests.layers import draw_pair
 from tests.own_networks import Own, chain
+from tests.steps import TINY, call
 from utils.devices import Context
 from utils.examples import Features, FrozenLayer, Source
+from utils.training import Model, new_network
 
 OWN = "tests.own_networks:"
 MISFIT = "tests.misfit_networks:"
@@ -138,6 +142,7 @@ WORDS = {
     "not_a_network": "returns a int, not a torch.nn.Module",
     "three_logits": r"for two images it returns a tensor \(2, 3\), not \(2, 4\) logits",
     "TupleInTraining": "in training mode it returns a tuple, not one tensor of logits",
+    "googlenet": "in training mode it returns a GoogLeNetOutputs, not one tensor of logits",
     "DictOfOutputs": "returns a dict, not one tensor",
     "OneVector": r"returns a tensor \(8,\), not \(2, 4\) logits",
     "NotFinite": "logits for random images are not finite",
@@ -276,6 +281,21 @@ def test_kept_features_are_not_changed_by_activations_in_place(seed):
                 torch.testing.assert_close(behind(kept.take(*taken)), expected)
 
 
+def test_epochs_are_the_same_with_kept_features_and_without(tmp_path):
+    """Also where the first activation works in place, and with every accuracy in between."""
+    settings = (*TINY, "--model", OWN + "in_place_leaky", "--morph_distribution", "orthogonal")
+    for script in ("pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py"):
+        assert call(script, "--data_dir", tmp_path, settings=settings).status == 0
+    curves = []
+    for cache in ("on", "off"):
+        trained = call("train_with_ac.py", "--data_dir", tmp_path, "--feature_cache", cache,
+                       "--epochs", "4", "--lr", "0.1", "--restart", settings=settings)
+        assert trained.status == 0, trained
+        curve = record(tmp_path, "with_ac")["curve"]
+        curves.append([(epoch["train_loss"], epoch["test_accuracy"]) for epoch in curve])
+    assert curves[0] == curves[1] and len(set(curves[0])) == 4
+
+
 # What the check leaves as it was.
 
 def test_the_check_changes_neither_the_network_nor_random_numbers():
@@ -306,6 +326,16 @@ def test_a_network_is_the_same_whether_it_was_checked_or_not():
 class EndsInSoftmax(Own):
     def forward(self, x):
         return super().forward(x).softmax(1)
+
+
+def test_a_softmax_at_the_end_is_warned_of(monkeypatch, capsys):
+    monkeypatch.setattr(own_networks, "EndsInSoftmax", EndsInSoftmax, raising=False)
+    for name, warnings_ in (("EndsInSoftmax", 1), ("strided", 0)):
+        p = Parameters(model=OWN + name)
+        new_network(p, Model(p.model, CLASSES, (3, 16, 16), p.dropout))
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == warnings_
+        assert all(line.startswith(f"warning: {OWN}{name} ends in a softmax") for line in lines)
 
 
 @pytest.mark.parametrize("make, expected", [

@@ -2,14 +2,16 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from parameter import PRESETS, Parameters
 from tests.steps import INFERENCE, STEPS
-from utils.declaration import EVERY_STEP, setting, settings
+from utils.declaration import EVERY_STEP, About, setting, settings
 from utils.errors import UserError
+from utils.limits import KNOWN, with_known_limits
 from utils.parameter_file import ParameterFile, parameter_file
 from utils.provenance import provenance
 from utils.settings import Settings, check, options_of, parse
@@ -252,6 +254,51 @@ def test_a_value_of_a_wrong_type_or_size_is_named(wrong):
     dict(data_dir=Path("data")), dict(images=["a", "b"]), dict(pixel_range=[0, 255])], ids=str)
 def test_a_value_of_the_same_meaning_is_accepted(right):
     assert check(Parameters(**right))
+
+
+def test_limits_are_known_also_where_an_edit_leaves_them_out():
+    """utils/limits.py says of each setting what parameter.py says, and of no other one."""
+    declared = {field.name: field.metadata["about"] for field in fields(Parameters)}
+    for name, about in declared.items():
+        bare = About(kind=type(about.kind), help=about.help, group=about.group)
+        known = with_known_limits(name, bare)
+        if about.kind not in (int, float, str, bool):
+            assert known.kind == about.kind, name
+        assert (known.least, known.below, known.also, known.pattern) == (
+            about.least, about.below, about.also, about.pattern), name
+    assert KNOWN.keys() <= declared.keys()
+
+
+def with_settings(monkeypatch, parameters: type):
+    file = ParameterFile(parameters, {"paper": {}})
+    monkeypatch.setattr("utils.settings.parameter_file", lambda: file)
+
+
+def test_an_option_of_a_setting_without_its_limits_has_them_all_the_same(monkeypatch, capsys):
+    @settings
+    class Bare:
+        batch_size: int = 32
+        augment: str = "none"
+        images: tuple = ()
+        pixel_range: tuple = (0, 4095)
+
+    with_settings(monkeypatch, Bare)
+    assert "batch_size is 1, but must be a whole number of at least 2" in refusal(
+        capsys, ["--batch_size", "1"])
+    assert "invalid choice: 'flip'" in refusal(capsys, ["--augment", "flip"])
+    p = parse("", ["--images", "ab"])
+    assert p.images == ("ab",) and p.pixel_range == (0.0, 4095.0)
+
+
+def test_limits_and_choices_of_ones_own_stand(monkeypatch):
+    @settings
+    class Own:
+        epochs: int = setting(0, least=0)
+        schedule: Literal["halve", "cosine"] = "cosine"
+
+    with_settings(monkeypatch, Own)
+    p = parse("", [])
+    assert (p.epochs, p.schedule) == (0, "cosine")
 
 
 # Records

@@ -19,16 +19,21 @@ from torch.nn.parallel import DistributedDataParallel
 from images import shapes
 from models.build import build
 from parameter import Parameters
-from tests.damage import place
+from tests.damage import place, refused
+from tests.own_networks import UnusedPart
 from tests.steps import ENVIRONMENT, FORKED, ROOT, STEPS, TINY, call, one_of_several, start
-from utils.devices import Context, read_launch, share_buffers, share_network, use_full_float32
+from utils.devices import Context, share_buffers, share_network, use_full_float32
 from utils.errors import UserError
-from utils.examples import Images, Source
+from utils.examples import Data, Images, Source
+from utils.launch import read_launch
+from utils.records import Run, training_settings
 from utils.settings import options_of
+from utils.step import locked
 from utils.training import (
     make_optimizer,
     seed_everything,
     split_into_batches,
+    train,
     train_epoch,
 )
 
@@ -198,28 +203,87 @@ def test_the_place_among_processes_is_read_from_the_environment(environment):
     assert (launch.world, launch.rank, launch.local_rank) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("name, value, words", [
-    ("RANK", "", "RANK is not"), ("RANK", "one", "RANK is 'one'"), ("RANK", "2", "RANK is 2"),
-    ("WORLD_SIZE", "two", "WORLD_SIZE is 'two'"), ("MASTER_ADDR", "", "MASTER_ADDR is not")],
-    ids=["no rank", "a rank in words", "a rank beyond", "a size in words", "no address"])
-def test_half_an_environment_of_torchrun_is_refused(environment, name, value, words):
+WRONG_VALUES = [
+    ("RANK", None), ("RANK", ""), ("RANK", "one"), ("RANK", "-1"), ("RANK", "2"),
+    ("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("LOCAL_RANK", None), ("LOCAL_RANK", ""),
+    ("LOCAL_RANK", "first"), ("MASTER_ADDR", None), ("MASTER_ADDR", ""), ("MASTER_PORT", None),
+    ("MASTER_PORT", "http")]
+
+
+@pytest.mark.parametrize("name, value", WRONG_VALUES, ids=str)
+def test_half_an_environment_of_torchrun_is_refused(environment, name, value, tmp_path):
+    """In one line, by a step as by what reads it."""
     for other, number in ONE_OF_TWO.items():
         environment.setenv(other, number)
-    environment.setenv(name, value)
-    with pytest.raises(UserError, match=f"{words}.*unset WORLD_SIZE for one"):
+    if value is None:
+        environment.delenv(name)
+    else:
+        environment.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name} is .*unset WORLD_SIZE for one"):
         read_launch()
+    result = call("gen_morphing_matrix.py", "--data_dir", tmp_path, settings=TINY)
+    assert refused(result, f"{name} is", "unset WORLD_SIZE for one")
 
 
-def test_any_network_is_shared_on_the_cpu(tmp_path):
-    """A batch norm of the user's own too: each process has its own statistics anyway."""
-    class OwnNorm(nn.BatchNorm2d):
+@pytest.mark.parametrize("size", [None, "", " ", "1"], ids=["no size", "empty", "a space", "one"])
+def test_variables_that_another_program_has_left_count_for_nothing(environment, size, tmp_path):
+    """Not even for the lock of the data folder."""
+    for name in ONE_OF_TWO:
+        environment.setenv(name, "7")
+    if size is None:
+        environment.delenv("WORLD_SIZE")
+    else:
+        environment.setenv("WORLD_SIZE", size)
+    assert (read_launch().world, read_launch().rank) == (1, 0)
+    result = call("gen_morphing_matrix.py", "--data_dir", tmp_path, settings=TINY)
+    assert result.status == 0, result
+    with locked(tmp_path), pytest.raises(UserError, match="another step is running"), \
+            locked(tmp_path):
         pass
 
+
+@pytest.mark.parametrize("script", ["gen_morphing_matrix.py", "predict.py", "attack.py"])
+def test_a_step_that_shares_no_work_is_for_one_process(environment, script, tmp_path):
+    for name, value in (ONE_OF_TWO | {"RANK": "0"}).items():
+        environment.setenv(name, value)
+    result = call(script, "--data_dir", tmp_path, settings=TINY)
+    assert refused(result, "runs in one process: start it without torchrun")
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of processes with this one alone, as DistributedDataParallel needs one."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0,
                                          world_size=1)
-    try:
-        network = nn.Sequential(nn.Conv2d(3, 4, 3), OwnNorm(4))
-        shared = share_network(network, Context(CPU, world=2), compiled=False)
-        assert isinstance(shared, DistributedDataParallel)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_an_unused_head_is_named_and_not_pytorchs_reduction(group, tmp_path):
+    p = Parameters(epochs=1, batch_size=8)
+    context = Context(CPU, world=2)
+    images = Images(Source(torch.randn(32, 3, 8, 8), nn.Identity()), torch.zeros(32).long(),
+                    context)
+    run = Run(tmp_path, "pretrained", training_settings(p, context, 0.0), {}, [])
+    with pytest.raises(UserError, match=r"a part of the network is not used .* in one process"):
+        train(UnusedPart(10), Data(images, images), p, run, context)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """As timm has them: SyncBatchNorm in its place would leave the activation out."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+def test_a_batch_norm_that_does_more_is_not_shared_on_cuda():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndActivation(4))
+    with pytest.raises(UserError, match=r"1 is a NormAndActivation, .* train in one process"):
+        share_network(network, Context(torch.device("cuda"), world=2), compiled=False)
+
+
+def test_any_network_is_shared_on_the_cpu(group):
+    """A batch norm of the user's own too: each process has its own statistics anyway."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), NormAndActivation(4))
+    shared = share_network(network, Context(CPU, world=2), compiled=False)
+    assert isinstance(shared, DistributedDataParallel)

@@ -91,6 +91,25 @@ def test_out_of_memory_names_what_the_step_can_do(capsys, monkeypatch, tmp_path)
     assert "a --tile" in message and "--batch_size" not in message
 
 
+def without_a_compiler():
+    os.environ.pop("CXX", None)
+    os.environ["PATH"] = "/nowhere"
+
+
+def test_compile_without_a_compiler_is_refused_before_training(tmp_path):
+    result = run("pretrain.py", "--data_dir", tmp_path, *TINY_TRAINING, "--compile",
+                 before=without_a_compiler)
+    assert result.status == 2 and len(result.message.splitlines()) == 1, result
+    assert "install a C++ compiler" in result.message and "leave --compile out" in result.message
+    assert "training on" not in result.out
+    assert not (tmp_path / "developer").exists()
+
+
+def test_compile_is_refused_where_nothing_is_compiled(tmp_path):
+    result = run("predict.py", "--data_dir", tmp_path, "--compile")
+    assert result.status == 2 and "--compile is not used here, but by pretrain.py" in result.message
+
+
 def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch, tmp_path):
     def work(p):
         raise RuntimeError("a mistake in the program")

@@ -260,6 +260,21 @@ def test_a_first_layer_of_another_network_is_refused_before_training(data, strid
     assert result.status == 1 and all(word in lines[-1] for word in words), result.message
 
 
+LIKE_THE_OWN = {
+    "kernel": dict(weight=lambda weight: weight[..., 1:2, 1:2].clone(), padding=(0, 0)),
+    "dilation": dict(padding=(2, 2), dilation=(2, 2)),
+    "bias": dict(bias=torch.zeros(64))}
+
+
+@pytest.mark.parametrize("what", LIKE_THE_OWN)
+def test_a_frozen_layer_of_as_many_features_but_another_kind_is_refused(data, what):
+    """The network would be saved with it, and built again without."""
+    layer = data / "developer" / "first_layer.pt"
+    change(layer, **LIKE_THE_OWN[what])
+    assert refused(run("pretrain.py", data, "--frozen_first_layer", layer),
+                   "another kernel, stride, padding", "a bias", "the first layer of vgg_small")
+
+
 # Runs that were there before
 
 def test_a_sweep_trains_again_by_itself(data):

@@ -2,9 +2,13 @@
 
 import copy
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from images import shapes
@@ -15,12 +19,14 @@ from mole.morphing import draw_core, morph, secret_generator
 from parameter import Parameters
 from utils import training
 from utils.delivery import as_morphed, quantise, standardiser
-from utils.devices import Context, choose_dtype
+from utils.devices import Context, choose_dtype, use_full_float32
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, Images, KeptFeatures, Source, keep_features
 from utils.records import Run, training_settings
 from utils.training import (
     Augmentation,
+    augment_features,
+    augment_images,
     make_forward,
     make_optimizer,
     sample_logits,
@@ -226,7 +232,7 @@ def test_training_behind_aug_conv_is_training_behind_the_plain_frozen_layer(augm
     mirrored = AugConv.compose(plain.mirrored(shape), inverse, shape, tile=8)
     augmentation = None
     if augment != "none":
-        augmentation = Augmentation(1, 1, augment == "crop_flip", layer.bias.detach())
+        augmentation = Augmentation((1, 1), (1, 1), augment == "crop_flip", layer.bias.detach())
 
     one = TwoEpochs(FrozenLayer(plain, plain.mirrored(shape)), images, labels, network,
                     augmentation)
@@ -242,7 +248,7 @@ def test_training_behind_aug_conv_is_training_behind_the_plain_frozen_layer(augm
 # Augmentation
 
 def test_shifts_and_flips_are_drawn_from_seed_and_epoch_alone():
-    drawn = Augmentation(4, flip=True)
+    drawn = Augmentation((4, 4), flip=True)
     shifts, flips = drawn.draw(1000, seed=1, epoch=2)
     torch.rand(7)
     again, again_flips = drawn.draw(1000, seed=1, epoch=2)
@@ -251,8 +257,31 @@ def test_shifts_and_flips_are_drawn_from_seed_and_epoch_alone():
     assert not shifts.equal(drawn.draw(1000, seed=2, epoch=2)[0])
     assert sorted(set(shifts.flatten().tolist())) == list(range(-4, 5))
     assert 400 < int(flips.sum()) < 600
-    strided, none = Augmentation(1, step=4).draw(1000, seed=1, epoch=2)
+    strided, none = Augmentation((1, 1), step=(4, 4)).draw(1000, seed=1, epoch=2)
     assert set(strided.flatten().tolist()) == {-4, 0, 4} and none is None
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_rows_and_columns_are_shifted_by_their_own_strides(stride, seed):
+    """Images by whole strides of up to four pixels, or one stride; features by as many entries."""
+    p = Parameters(augment="crop")
+    pixels, _ = augment_images(p, stride).draw(300, seed, epoch=1)
+    entries, _ = augment_features(p, stride, None).draw(300, seed, epoch=1)
+    for axis in (0, 1):
+        most = max(1, 4 // stride[axis])
+        assert set(entries[:, axis].tolist()) == set(range(-most, most + 1))
+        assert torch.equal(pixels[:, axis], stride[axis] * entries[:, axis])
+
+
+def test_shifts_of_equal_strides_are_drawn_together():
+    """As in all runs so far: a run that goes on must draw what it would have drawn."""
+    state = np.random.SeedSequence((1, 2, 2**32)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+    shifts = torch.randint(-2, 3, (50, 2), generator=generator)
+    flips = torch.rand(50, generator=generator) < 0.5
+    drawn, drawn_flips = Augmentation((2, 2), (2, 2), flip=True).draw(50, seed=1, epoch=2)
+    assert torch.equal(drawn, 2 * shifts) and torch.equal(drawn_flips, flips)
 
 
 # Precision
@@ -260,6 +289,13 @@ def test_shifts_and_flips_are_drawn_from_seed_and_epoch_alone():
 def test_precision_can_be_chosen():
     assert choose_dtype("fp32", CPU) == torch.float32
     assert choose_dtype("bf16", CPU) == torch.bfloat16
+
+
+def test_full_float32_is_chosen_without_a_word():
+    """PyTorch 2.9 would warn of another interface, before every message of a step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use_full_float32()
 
 
 def test_bfloat16_trains_as_well(tmp_path):
@@ -292,8 +328,21 @@ def half_frozen():
     return network
 
 
-@pytest.mark.parametrize("make_network", [small_network, half_frozen],
-                         ids=["trained whole", "with a frozen part"])
+class WithUnusedPart(nn.Sequential):
+    """A network with a layer that its output does not depend on: it has no momentum."""
+
+    def __init__(self):
+        super().__init__(*small_network())
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x):
+        for layer in list(self)[:-1]:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("make_network", [small_network, half_frozen, WithUnusedPart],
+                         ids=["trained whole", "with a frozen part", "with an unused part"])
 @pytest.mark.parametrize("schedule", ["halve", "onecycle"])
 def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(tmp_path, monkeypatch, schedule,
                                                             make_network):

@@ -126,6 +126,12 @@ def test_the_frozen_partner_sees_the_features_of_aug_conv(developed):
     assert relative_error(features, expected) < 2e-6
 
 
+def test_aug_conv_of_a_delivery_takes_images_of_its_size_alone(mirrored):
+    aug_conv = read_delivery(mirrored / "delivery").aug_conv()
+    with pytest.raises(ValueError, match="for images of 2x2 tiles"):
+        aug_conv(torch.zeros(1, 48, 3, 3))
+
+
 # Augmentation behind Aug-Conv
 
 @pytest.fixture(scope="module")
@@ -155,6 +161,21 @@ def test_augmented_training_behind_aug_conv_is_that_of_its_fair_partner(mirrored
         loss = behind["curve"][0]["train_loss"]
         assert loss == pytest.approx(plain["curve"][0]["train_loss"], rel=1e-5)
         assert behind["frozen_layer"] == plain["frozen_layer"]
+
+
+def test_rows_and_columns_may_have_strides_of_their_own(tmp_path):
+    """Images that are shifted by two rows or one column are so behind Aug-Conv too."""
+    settings = (*TINY, "--model", OWN + "rectangular", "--epochs", "1")
+    options = "--augment crop_flip --restart --lr 0.01"
+    layer = tmp_path / "developer" / "first_layer.pt"
+    steps(tmp_path, f"pretrain.py {options}",
+          "gen_morphing_matrix.py --tile 4 --morph_distribution orthogonal",
+          "gen_augconv.py --mirrored --shuffle_channels no",
+          f"pretrain.py --frozen_first_layer {layer} {options} --weight_decay 5e-7",
+          f"train_with_ac.py {options}", settings=settings)
+    plain, behind = record(tmp_path, "pretrained_frozen"), record(tmp_path, "with_ac")
+    loss = behind["curve"][0]["train_loss"]
+    assert loss == pytest.approx(plain["curve"][0]["train_loss"], rel=1e-5)
 
 
 def test_augmentation_changes_what_is_learnt(mirrored, tmp_path):
@@ -228,7 +249,12 @@ def network(num_classes):
 """
 
 
-def test_a_network_whose_code_has_changed_is_another_run(tmp_path, monkeypatch):
+EDITS = {"another activation": ("ReLU", "Tanh"),
+         "a layer more": ("nn.ReLU(),", "nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(),")}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_network_whose_code_has_changed_is_another_run(tmp_path, monkeypatch, edit):
     """Refused where it is finished already, and where it would go on."""
     monkeypatch.syspath_prepend(tmp_path)
     file, data = tmp_path / "my_own_network.py", tmp_path / "data"
@@ -241,7 +267,7 @@ def test_a_network_whose_code_has_changed_is_another_run(tmp_path, monkeypatch):
         settings = (*TINY, "--model", "my_own_network:network")
         return call("pretrain.py", "--data_dir", data, *options, settings=settings)
 
-    changed = NETWORK.replace("ReLU", "Tanh")
+    changed = NETWORK.replace(*EDITS[edit])
     assert pretrain(NETWORK).status == 0
     assert "finished already" in pretrain(NETWORK).out
     assert refused(pretrain(changed), "pretrained.json", "other code of the network", "--restart")

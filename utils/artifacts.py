@@ -25,7 +25,7 @@ from utils.errors import UserError, tolerated, warn
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")        # what a spreadsheet takes for a formula
+FORMULA_STARTS = ("=", "+", "-", "@")                    # what a spreadsheet takes for a formula
 Content = bytes | str | dict | Callable
 
 
@@ -162,12 +162,18 @@ def write_rows(path: Path, first: int, rows: Tensor):
 
 
 def to_csv(rows: list[list[str]]) -> str:
-    """Rows of texts as CSV. A spreadsheet shows them as they are: formulas get an apostrophe."""
+    """Rows of texts as CSV. A spreadsheet shows them as they are: formulas get an apostrophe, and
+    what would begin another row or cannot be printed is escaped."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     for row in rows:
-        table.writerow([f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell for cell in row])
+        table.writerow([_as_cell(value) for value in row])
     return text.getvalue()
+
+
+def _as_cell(value: str) -> str:
+    value = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+    return f"'{value}" if value.startswith(FORMULA_STARTS) else value
 
 
 class Saving:

@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
+from utils.names import quoted_apart
 
 LEVELS = 127                        # of int8, on both sides of zero
 
@@ -223,8 +224,9 @@ class Delivery:
         return load(self.folder / name, self._aug_conv_from)
 
     def _aug_conv_from(self, content: dict) -> AugConv:
+        tiles = self.geometry.morphed_shape[1:] if self.geometry.tile else None
         layer = AugConv(content["weight"], content["out_shape"], content.get("bias"),
-                        content["step"], content["offset"])
+                        content["step"], content["offset"], tiles)
         blank = layer(torch.zeros(1, *self.geometry.morphed_shape))
         if blank.shape[1:] != self.out_shape or layer.weight.dtype != torch.float32:
             raise ValueError("it is for other images or another first layer than manifest.json "
@@ -346,6 +348,8 @@ def check_classes(one: tuple[str, ...], other: tuple[str, ...], whose: str, whos
     missing = sorted(set(other) - set(one))
     added = sorted(set(one) - set(other))
     if missing or added:
+        shown = quoted_apart(added + missing)
+        added, missing = shown[:len(added)], shown[len(added):]
         raise UserError(f"{whose} has other classes than {whose_other}: "
                         + "; ".join(_differing(added, "only the first has")
                                     + _differing(missing, "only the second has")))
@@ -360,9 +364,10 @@ def map_labels(labels: Tensor, own: tuple[str, ...], wanted: tuple[str, ...]) ->
 
 
 def _differing(names: list[str], words: str) -> list[str]:
+    """A sentence on some names, in quotes; none where there are none."""
     if not names:
         return []
-    shown = ", ".join(repr(name) for name in names[:5])
+    shown = ", ".join(names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return [f"{words} {shown}{more}"]
 

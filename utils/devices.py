@@ -1,6 +1,5 @@
 """What a step computes on: the device, the precision, and its place among several processes."""
 
-import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parameter import Parameters
-from utils.errors import UserError
+from utils.errors import UnusableSetting, UserError
+from utils.launch import Launch, read_launch
 
 # The other processes wait while the first one downloads and decodes a data set.
 LONGEST_WAIT = timedelta(hours=12)
@@ -35,39 +35,6 @@ class Context:
     def precision(self) -> str:
         """The name of `dtype`, such as float32."""
         return str(self.dtype).removeprefix("torch.")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What torchrun says in the environment of each process."""
-
-    world: int = 1
-    rank: int = 0
-    local_rank: int = 0
-
-
-def read_launch() -> Launch:
-    """The place of this process among those of torchrun; one process where it was not used.
-
-    Raises UserError if the environment has a part of torchrun's variables, or words in them.
-    """
-    advice = "start several processes with torchrun, or unset WORLD_SIZE for one"
-    if os.environ.get("WORLD_SIZE", "").strip() in ("", "1"):
-        return Launch()
-    numbers = []
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
-        text = os.environ.get(name, "")
-        if not text:
-            raise UserError(f"WORLD_SIZE is set, but {name} is not: {advice}")
-        if not text.isdecimal():
-            raise UserError(f"{name} is {text!r}, which is not a number: {advice}")
-        numbers.append(int(text))
-    if not os.environ.get("MASTER_ADDR"):
-        raise UserError(f"WORLD_SIZE is set, but MASTER_ADDR is not: {advice}")
-    world, rank, local_rank, _ = numbers
-    if not rank < world:
-        raise UserError(f"RANK is {rank}, but WORLD_SIZE is {world}: {advice}")
-    return Launch(world, rank, local_rank)
 
 
 @contextmanager
@@ -191,14 +158,32 @@ def share_network(network: nn.Module, context: Context, compiled: bool) -> nn.Mo
     """The same network as all processes train it, compiled if so wished.
 
     On CUDA, batch normalisation sees the images of all processes. On the CPU, each process
-    normalises with the statistics of its own images. Raises UserError if that is not possible.
+    normalises with the statistics of its own images. Raises UserError if that is not possible,
+    UnusableSetting if it cannot be compiled here.
     """
     if context.world > 1:
         network = _distributed(network, context)
     if not compiled:
         return network
+    require_compiler(context.device)
     # On CUDA into graphs: small kernels take longer to launch than to run.
     return torch.compile(network, mode="reduce-overhead" if context.device.type == "cuda" else None)
+
+
+def require_compiler(device: torch.device):
+    """Raises UnusableSetting where torch.compile does not work on a device, as without a C++
+    compiler: by compiling a function of one line."""
+    def double(x: Tensor) -> Tensor:
+        return 2 * x
+
+    try:
+        torch.compile(double)(torch.ones(2, device=device))
+    except Exception as error:                           # Dynamo's, Inductor's or a compiler's own
+        cause = getattr(error, "inner_exception", error)
+        reason = " ".join(str(cause).split())[:150]
+        raise UnusableSetting(f"--compile does not work here ({reason}): install a C++ compiler "
+                              "such as g++, or name one in the variable CXX, or leave --compile "
+                              "out") from None
 
 
 def _distributed(network: nn.Module, context: Context) -> nn.Module:

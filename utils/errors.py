@@ -10,6 +10,11 @@ class UserError(Exception):
     """A mistake that its reader can correct; the message is one line that says how."""
 
 
+class UnusableSetting(UserError):
+    """A setting that cannot be used on this machine: its step ends with status 2, as for a wrong
+    one."""
+
+
 def warn(message: str):
     """Prints a warning on stderr: something is weaker than promised, and the step continues."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

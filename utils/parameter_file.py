@@ -9,12 +9,14 @@ import importlib.util
 import sys
 import traceback
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from utils.declaration import About, WrongSetting, accepted, shown
 from utils.errors import UserError
+from utils.limits import with_known_limits
 
 PAPER = "paper"             # the preset that has the paper's values
 HINT = ("`git diff parameter.py` shows what was edited, `git checkout parameter.py` discards all "
@@ -30,11 +32,14 @@ class ParameterFile(NamedTuple):
     @property
     def abouts(self) -> dict[str, About]:
         """What is known of each setting, by name, in the file's order."""
-        return {field.name: field.metadata["about"] for field in fields(self.parameters)}
+        return _abouts_of(self.parameters)
 
     @property
     def defaults(self) -> dict[str, object]:
-        return {field.name: field.default for field in fields(self.parameters)}
+        """The settings' defaults; raises WrongSetting for one that is outside known limits."""
+        abouts = self.abouts
+        return {field.name: accepted(field.name, abouts[field.name], field.default)
+                for field in fields(self.parameters)}
 
     @property
     def paper(self) -> dict[str, object]:
@@ -44,6 +49,12 @@ class ParameterFile(NamedTuple):
     def edited(self) -> list[str]:
         """The settings whose default is not the paper's value."""
         return [name for name, value in self.paper.items() if self.defaults[name] != value]
+
+
+@lru_cache(2)
+def _abouts_of(parameters: type) -> dict[str, About]:
+    return {field.name: with_known_limits(field.name, field.metadata["about"])
+            for field in fields(parameters)}
 
 
 class _Read:
@@ -129,8 +140,9 @@ def _checked(file: ParameterFile) -> ParameterFile:
     if missing:
         raise WrongSetting(_missing(missing[0], file))
     presets = {name: _preset(name, values, file) for name, values in file.presets.items()}
+    defaults = file.defaults
     for name, value in file.paper.items():
-        _check_default(name, file.defaults[name], value, file.abouts[name])
+        _check_type(name, defaults[name], value)
     return file._replace(presets=presets)
 
 
@@ -157,15 +169,12 @@ def _preset(preset: str, values, file: ParameterFile) -> dict[str, object]:
     return found
 
 
-def _check_default(name: str, default, paper, about: About):
+def _check_type(name: str, default, paper):
     """Raises WrongSetting for a default of another type than the paper's, as after an edit of the
-    annotation; and for a number too small where an edit left out the limits."""
+    annotation."""
     if paper is not None and type(default) is not type(paper):
         raise WrongSetting(f"{name} is {shown(default)}, but must be of the type of the paper's "
                            f"value, {shown(paper)}")
-    has_no_limit = type(paper) is int and about.least is None
-    if has_no_limit and paper >= 1 > default:
-        raise WrongSetting(f"{name} is {shown(default)}, but must be a whole number of at least 1")
 
 
 def similar(name, known) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,11 @@ from torch.nn import functional
 
 from utils.artifacts import write_alone
 from utils.errors import warn
+from utils.names import readable_names
 
 MOST_NAMED = 20                     # classes up to which a confusion matrix has names and numbers
 MOST_INCHES = 14                    # sides of a picture
+LEAST_INCHES, LEAST_SIDE = 4, 30    # of a row of images, in inches and pixels: titles need room
 
 
 def pyplot():
@@ -46,12 +47,6 @@ def draw(path: Path, picture: Callable[..., bytes], *arguments, mode: int = 0o66
         reason = " ".join(str(error).split())[:150]
         warn(f"{path} could not be drawn ({reason}); everything else is there")
         return False
-
-
-def readable(name: str, most: int = 24) -> str:
-    """A name for a picture: one line, of limited length."""
-    name = unicodedata.normalize("NFC", " ".join(name.split()))
-    return name if len(name) <= most else f"{name[:most - 8]}…{name[-7:]}"
 
 
 def visible(images: Tensor) -> Tensor:
@@ -101,8 +96,8 @@ def curve_png(curve: list[dict], title: str) -> bytes:
 def rows_png(rows: list[tuple[str, Tensor]], zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
     count = len(rows[0][1])
-    side = max(images.shape[-1] for _, images in rows)
-    size = count * side * zoom / 100, len(rows) * (side * zoom + 26) / 100
+    side = max(LEAST_SIDE, zoom * max(images.shape[-1] for _, images in rows))
+    size = max(LEAST_INCHES, count * side / 100), len(rows) * (side + 26) / 100
     figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
                                      figsize=size)
     for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
@@ -129,17 +124,19 @@ def predictions_png(images: Tensor, probabilities: Tensor, classes: list[str], n
     for axis in axes.flat[len(images):]:
         axis.axis("off")
     best = probabilities.max(1)
+    names = readable_names(names[:len(images)], 18)
+    classes = readable_names(classes, 14)
     pictures = stretch(visible(images))
     for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         predicted = int(best.indices[i])
         axis.imshow(picture.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray",
                     interpolation="nearest")
-        title = f"{readable(names[i], 18)}\n{readable(classes[predicted], 14)} {best.values[i]:.0%}"
+        title = f"{names[i]}\n{classes[predicted]} {best.values[i]:.0%}"
         colour = "black"
         if labels is not None:
             right = predicted == int(labels[i])
             colour = "tab:green" if right else "tab:red"
-            title += "" if right else f"\nis {readable(classes[int(labels[i])], 14)}"
+            title += "" if right else f"\nis {classes[int(labels[i])]}"
         axis.set_title(title, fontsize=7, parse_math=False)
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
@@ -160,10 +157,10 @@ def confusion_png(labels: Tensor, predicted: Tensor, classes: list[str]) -> byte
     side = min(MOST_INCHES, max(4, 0.45 * count + 1.5))
     figure, axis = pyplot().subplots(figsize=(side, side), layout="constrained")
     shares = cells / cells.sum(1, keepdim=True).clamp_min(1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="class")
     if count <= MOST_NAMED:
-        _name_cells(axis, cells, [readable(name) for name in classes])
+        _name_cells(axis, cells, readable_names(classes))
     return as_png(figure)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from functools import lru_cache
@@ -12,8 +11,8 @@ from pathlib import Path
 import torch
 
 from parameter import Parameters
+from utils.launch import ROOT, command_line
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "numpy", "scipy")
 
 
@@ -24,26 +23,6 @@ def provenance(p: Parameters) -> dict:
         versions[name] = version(name)
     return {"command": command_line(), "seed": p.seed, "versions": versions,
             "code": code_version(), "machine": machine(), "load": load_at_start()}
-
-
-def command_line() -> str:
-    """What was typed, without a secret seed, so that it can be typed again."""
-    script = Path(sys.argv[0]).resolve()
-    module = sys.modules["__main__"].__spec__
-    if module is not None and not module.name.startswith(("pdb", "runpy", "cProfile", "trace")):
-        words = ["-m", module.name.removesuffix(".__main__")]
-    elif script.is_relative_to(ROOT):
-        words = [str(script.relative_to(ROOT))]
-    else:
-        words = [script.name]
-    arguments = iter(sys.argv[1:])
-    for word in arguments:
-        if word.replace("-", "_").startswith("__morph_seed"):
-            if "=" not in word:
-                next(arguments, None)
-            word = "--morph_seed=SECRET"
-        words.append(word)
-    return "python " + shlex.join(words)
 
 
 @lru_cache(1)

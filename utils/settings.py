@@ -5,7 +5,6 @@ the defaults in parameter.py are. Without a preset, these defaults hold.
 """
 
 import argparse
-import os
 import sys
 import typing
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from types import NoneType
 
 from utils.declaration import About, WrongSetting, accepted, alternatives
 from utils.errors import UserError
+from utils.launch import read_launch
 from utils.parameter_file import ParameterFile, parameter_file, similar
 
 EMPTY = (None, "", ())              # values that are typed and shown as `none`
@@ -177,7 +177,7 @@ def _tell_ignored(file: ParameterFile, preset: str, values: dict, typed: dict):
     """Prints which edits a preset ignores, once under torchrun."""
     ignored = [name for name in file.edited
                if name not in typed and file.defaults[name] != values[name]]
-    if ignored and os.environ.get("RANK", "0") == "0":
+    if ignored and read_launch().rank == 0:
         print(f"--preset {preset} ignores what was edited in parameter.py: {', '.join(ignored)}",
               flush=True)
 

@@ -1,9 +1,10 @@
 """How a step starts and ends: its settings, its lock, and mistakes in one line.
 
-A step imports this module before any other of the project: a mistake in parameter.py, which nearly
-all of them import, then ends in one line as well.
+A step imports this module before any other: Ctrl-C while the others are imported, and a mistake in
+parameter.py, which nearly all of them import, then end it well too.
 """
 
+import utils.ctrl_c  # isort: skip
 import atexit
 import errno
 import os
@@ -15,12 +16,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.errors import UserError, tolerated
+from utils.errors import UnusableSetting, UserError, tolerated
+from utils.launch import read_launch
+
+
+def step_name() -> str:
+    """The file name of the program that runs. Under `python -m cProfile -m pretrain` Python has no
+    more than the module's name."""
+    name = Path(sys.argv[0]).name
+    is_a_modules = (utils.ctrl_c.ROOT / f"{name}.py").is_file()
+    return f"{name}.py" if is_a_modules else name
+
 
 try:
     from utils.settings import Settings, parse, uses
 except UserError as mistake:
-    print(f"{Path(sys.argv[0]).name}: {mistake}", file=sys.stderr)
+    print(f"{step_name()}: {mistake}", file=sys.stderr)
     sys.exit(2)
 
 # What an OSError's reader can do. These pass: the same command then continues.
@@ -50,15 +61,18 @@ def run_step(step: Callable[[Settings], object], description: str):
     Ctrl-C ends it by SIGINT, so that a loop in a shell ends too. It can be called again in the same
     interpreter.
     """
-    _prepare_streams()
-    name = Path(sys.argv[0]).name
-    p = None
+    name, p = step_name(), None
     try:
+        utils.ctrl_c.raise_again()
+        _prepare_streams()
         p = parse(description, step=name)
         _note_the_start()
         with locked(Path(p.data_dir)):
             step(p)
         sys.stdout.flush()
+    except UnusableSetting as mistake:
+        print(f"{name}: {mistake}", file=sys.stderr)
+        sys.exit(2)
     except UserError as mistake:
         sys.exit(f"{name}: {mistake}")
     except KeyboardInterrupt:
@@ -81,8 +95,7 @@ def _end_by_ctrl_c(message: str):
 
     In a notebook or an interactive interpreter, which would end as well, as any mistake does.
     """
-    is_interactive = hasattr(sys, "ps1") or "IPython" in sys.modules
-    if is_interactive or os.name == "nt":
+    if utils.ctrl_c.is_interactive() or os.name == "nt":
         sys.exit(message)
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -165,7 +178,7 @@ def locked(folder: Path):
     The system drops the lock of a killed process. Raises UserError if another step has it, or
     the folder cannot be one. Under torchrun the first process locks for all.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if read_launch().rank > 0:
         yield
         return
     try:

@@ -107,37 +107,50 @@ class Augmentation:
     """What is done to each training image, or to its features, in every epoch.
 
     Shifts are multiples of `step` pixels of an image, or entries of a feature map, up to most_steps
-    of them in each direction. flip: half of the images, drawn at random, are mirrored. fill (C):
-    what comes in from outside, zeros if none.
+    of them in each direction: both are for rows and columns. flip: half of the images, drawn at
+    random, are mirrored. fill (C): what comes in from outside, zeros if none.
     """
 
-    most_steps: int
-    step: int = 1
+    most_steps: tuple[int, int]
+    step: tuple[int, int] = (1, 1)
     flip: bool = False
     fill: Tensor | None = None
 
     def draw(self, count: int, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Shifts (count, 2) int64 and flips (count) bool of an epoch, from seed and epoch alone."""
+        """Shifts (count, 2) int64, down and to the right, and flips (count) bool of an epoch, from
+        seed and epoch alone."""
         state = np.random.SeedSequence((seed, epoch, AUGMENTATION)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
-        steps = torch.randint(-self.most_steps, self.most_steps + 1, (count, 2),
-                              generator=generator)
+        rows, columns = self.most_steps
+        if rows == columns:
+            steps = torch.randint(-rows, rows + 1, (count, 2), generator=generator)
+        else:
+            down = torch.randint(-rows, rows + 1, (count,), generator=generator)
+            right = torch.randint(-columns, columns + 1, (count,), generator=generator)
+            steps = torch.stack([down, right], 1)
         flips = torch.rand(count, generator=generator) < 0.5
-        return self.step * steps, flips if self.flip else None
+        return torch.tensor(self.step) * steps, flips if self.flip else None
 
 
-def augment_images(p: Parameters, stride: int) -> Augmentation | None:
-    """What --augment means for images: the same shifts as behind a first layer of this stride."""
+def augment_images(p: Parameters, stride: tuple[int, int]) -> Augmentation | None:
+    """What --augment means for images: the same shifts as behind a first layer of this stride, for
+    rows and columns."""
     if p.augment == "none":
         return None
-    return Augmentation(largest_shift(stride), stride, p.augment == "crop_flip")
+    return Augmentation(_most_steps(stride), stride, p.augment == "crop_flip")
 
 
-def augment_features(p: Parameters, stride: int, fill: Tensor | None) -> Augmentation | None:
-    """What --augment means for the features of a first layer with this stride and bias."""
+def augment_features(p: Parameters, stride: tuple[int, int],
+                     fill: Tensor | None) -> Augmentation | None:
+    """What --augment means for the features of a first layer with this stride, for rows and
+    columns, and bias."""
     if p.augment == "none":
         return None
-    return Augmentation(largest_shift(stride), 1, p.augment == "crop_flip", fill)
+    return Augmentation(_most_steps(stride), (1, 1), p.augment == "crop_flip", fill)
+
+
+def _most_steps(stride: tuple[int, int]) -> tuple[int, int]:
+    return largest_shift(stride[0]), largest_shift(stride[1])
 
 
 def split_into_batches(order: Tensor, size: int, world: int) -> list[Tensor]:
