@@ -343,8 +343,8 @@ def describe_recovered(case: Case, report: dict) -> str:
     public = write_number("{:,}", report["public_images"])
     dataset = title_of_dataset(report.get("public_dataset", case.dataset))
     share, is_mirrored = share_found(report)
-    found = f"{share:.1%} re-identified" + (", as mirror images" if is_mirrored else "")
-    return f"from morphed images alone, with {public} public images of {dataset}: {found}"
+    words = f"from morphed images alone, with {public} public images of {dataset}: {share:.1%}"
+    return f"{words} re-identified, as mirror images" if is_mirrored else f"{words} re-identified"
 
 
 def describe_layer(layer: nn.Conv2d) -> str:

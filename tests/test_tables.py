@@ -175,7 +175,7 @@ def test_a_matrix_of_an_earlier_version_says_what_it_lacks():
     results = results_of_matrix(earlier)
     assert measured.make_protection(results).rows[0][-3:-1] == ["not measured"] * 2
     assert measured.make_public_images(results).rows[0][4:] == [
-        "not measured", "none", "not measured", "none"]
+        "not measured"] * 4
     assert reproduce_tables.make_tables(results)["across"].note == (
         "Not measured yet: `make attack-matrix`.")
     assert "public_images" not in figures.draw_figures(results)

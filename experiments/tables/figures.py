@@ -339,7 +339,7 @@ def plot_public_curve(axis, curve: PublicCurve):
         shares = [100 * share_found(report)[0] for report in curve.other]
         dataset = title_of_dataset(curve.other[0]["public_dataset"])
         axis.plot(counts, shares, color=colour, marker="*", ms=11, ls="", mfc="none",
-                  clip_on=False, label=f"{curve.core} core, of {dataset} ({len(shares)} keys)")
+                  clip_on=False, label=f"{curve.core} core, of {dataset}, a star for each key")
     plot_mirrored(axis, [*curve.same, *curve.other])
 
 

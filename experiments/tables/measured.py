@@ -341,7 +341,8 @@ def make_protection(results: Results) -> Table:
     rows = [[blocks, *describe_protection(cores)] for blocks, cores in cases.items()]
     header = ["blocks", "Aug-Conv, first layer known", "Aug-Conv, blind",
               *(f"images alone, {core} core" for core in CORES),
-              "1 000 public images", "public images of another data set", "known pairs needed"]
+              "images alone, 1 000 public", "images alone, public of another data set",
+              "known pairs needed"]
     note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
             "lowest PSNR over the cores, so the least that comes back. Images alone: PSNR, and "
             "images whose own plain image is the nearest of all. With 1 000 public images, and "
@@ -384,11 +385,11 @@ PUBLIC_COLUMNS = [
     Column("blocks", "blocks", meaning="κ, copies of the core in *M*, or *s*, the side of tiles"),
     Column("core", "core"),
     Column("50 000 of the same data set", "many"),
-    Column("seconds", "many_seconds", "{:.0f}", absent=NONE),
+    Column("seconds", "many_seconds", "{:.0f}", absent=NOT_MEASURED),
     Column("1 000 of the same data set", "few"),
-    Column("seconds", "few_seconds", "{:.0f}", absent=NONE),
+    Column("seconds", "few_seconds", "{:.0f}", absent=NOT_MEASURED),
     Column("50 000 of another data set", "other"),
-    Column("seconds", "other_seconds", "{:.0f}", absent=NONE),
+    Column("seconds", "other_seconds", "{:.0f}", absent=NOT_MEASURED),
 ]
 
 
