@@ -26,6 +26,7 @@ class View(NamedTuple):
     all_morphed: Tensor     # T of all test images, (N, *geometry.morphed_shape) float32
     layer: nn.Conv2d        # the first layer, with the padding of plain images
     public: Tensor          # public images in the shape of T, not morphed
+    mirrored: AugConv | None = None     # of the mirrored first layer, where it was delivered
 
     @property
     def morphed(self) -> Tensor:
