@@ -64,7 +64,8 @@ def main(p):
         recovery = adversary.recover(view, truth)
         tell("Aug-Conv's feature maps of them", recovery.report["look"])
         tell("with Aug-Conv, first layer known", recovery.known_layer.report)
-        tell("with Aug-Conv, blind", recovery.blind.report)
+        both = " and the mirrored one" if view.mirrored is not None else ""
+        tell(f"with Aug-Conv{both}, blind", recovery.blind.report)
         alone = adversary.attack_data(view, truth)
         tell("without Aug-Conv, from the morphed images alone", alone.report)
         report = recovery.report | {"data_only": alone.report}
@@ -89,14 +90,16 @@ def read_view(p, delivery: Delivery) -> View:
                         f"ones are {'x'.join(map(str, image_shape(p)))}: use the "
                         "--image_size and --channels of gen_augconv.py")
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
+    mirrored = delivery.aug_conv(mirrored=True) if delivery.mirrored else None
     require_memory(attack_bytes(delivery, PUBLIC if p.public else COPIES * delivery.train_images),
                    "attacking this delivery", "deliver fewer or smaller images")
     images = load_public_images(p, delivered)
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)
-    return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile),
-                *value_range(images))
+    low, high = value_range(images)
+    return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile), low, high,
+                mirrored)
 
 
 def attack_bytes(delivery: Delivery, public_images: int) -> int:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,25 @@ LIKENESS = 2000             # images that the order of channels is compared on
 UNEXPLAINED_LIMIT = 0.1     # an order that leaves less of the features unexplained is right
 FEW_PUBLIC = 3000           # images below which copies make their statistics more exact
 SHARES_OF_PAIRS = (1 / 16, 1 / 4, 1 / 2, 0.9, 1, 1.1)       # of those that determine the core
+
+
+class Grid(NamedTuple):
+    """The rows and columns (int64) of the private images that recovered images show."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+class Responses(NamedTuple):
+    """What Aug-Conv gives, without its bias, (…, β, n, n) float64.
+
+    images: of the images under attack; probes: of random vectors of the same size in T's place. Of
+    the mirrored Aug-Conv, both are turned left to right: then they are the first layer's features
+    of the mirror images.
+    """
+
+    images: Tensor
+    probes: Tensor
 
 
 @dataclass
@@ -73,24 +93,33 @@ class Recovery:
 
 
 def recover(view: View, truth: Truth | None) -> Recovery:
-    """The attacks on one Aug-Conv, with the first layer known and blind."""
+    """The attacks on one Aug-Conv, with the first layer known and blind.
+
+    The blind attack also uses the mirrored Aug-Conv, where the view has one.
+    """
     began = time.perf_counter()
     features, probe_features = features_of_images_and_probes(view)
+    mirrored = None
+    if view.mirrored is not None:
+        mirrored = features_of_images_and_probes(view, mirrored=True)
     look_seconds = seconds_since(began)
-    found_blind = attack_blind(features, probe_features, view, truth)
+    found_blind = attack_blind(features, probe_features, view, truth, mirrored)
     substitute = found_blind.images if found_blind.whole else None
     found_known = attack_known_layer(features, probe_features, view, truth, substitute)
     return Recovery(features, found_known, found_blind, look_seconds)
 
 
-def features_of_images_and_probes(view: View) -> tuple[Tensor, Tensor]:
-    """Aug-Conv's features (N, β, n, n) of T, and (PROBES, β, n, n) of random vectors of the same
-    size in its place; without its bias, float64."""
+def features_of_images_and_probes(view: View, mirrored: bool = False) -> Responses:
+    """Aug-Conv's features of T and of PROBES random vectors; `mirrored`: those of their mirror
+    images, by the mirrored Aug-Conv."""
     morphed = view.morphed
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(PROBES, *morphed.shape[1:], generator=generator) * morphed.std()
-    features = algebra.feature_maps(torch.cat([morphed, probes]), view.aug_conv)
-    return features[:len(morphed)], features[len(morphed):]
+    aug_conv = view.mirrored if mirrored else view.aug_conv
+    features = algebra.feature_maps(torch.cat([morphed, probes]), aug_conv)
+    if mirrored:
+        features = features.flip(3)
+    return Responses(features[:len(morphed)], features[len(morphed):])
 
 
 def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, truth: Truth | None,
@@ -174,12 +203,13 @@ def undetermined(features: Tensor, view: View) -> str:
     return ""
 
 
-def attack_blind(features: Tensor, probe_features: Tensor, view: View,
-                 truth: Truth | None) -> BlindFinding:
+def attack_blind(features: Tensor, probe_features: Tensor, view: View, truth: Truth | None,
+                 mirrored: Responses | None = None) -> BlindFinding:
     """With the first layer unknown but for its shape: images up to colour, then their colours.
 
-    A stride of s leaves one pixel of each s×s. A patch embedding mixes no positions, so its patches
-    are morphed tiles: their images come from statistics, as without Aug-Conv.
+    A stride of s leaves one pixel of each s×s, or two of them with the `mirrored` Aug-Conv. A patch
+    embedding mixes no positions, so its patches are morphed tiles: their images come from
+    statistics, as without Aug-Conv.
     """
     began = time.perf_counter()
     found = BlindFinding()
@@ -189,10 +219,10 @@ def attack_blind(features: Tensor, probe_features: Tensor, view: View,
         if stride == kernel > 1 and not padding:
             found.report["by"] = "statistics of patches"
             found.images = patches_from_statistics(view, kernel)
-            covered = slice(0, found.images.shape[-1])
+            covered = square_grid(range(found.images.shape[-1]))
         else:
-            mixed, covered, report = blind_by_shared_pixel(features, probe_features, view)
-            found.whole = covered.step is None
+            mixed, covered, report = blind_by_shared_pixel(features, probe_features, view, mirrored)
+            found.whole = mixed.shape[-2:] == (view.side, view.side)
             found.report |= report
             found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
             colours = find_colours(mixed, view.geometry.mean, view.geometry.std)
@@ -204,27 +234,60 @@ def attack_blind(features: Tensor, probe_features: Tensor, view: View,
     return found
 
 
-def blind_by_shared_pixel(features: Tensor, probe_features: Tensor,
-                          view: View) -> tuple[Tensor, slice, dict]:
+def blind_by_shared_pixel(features: Tensor, probe_features: Tensor, view: View,
+                          mirrored: Responses | None) -> tuple[Tensor, Grid, dict]:
     """What the pixel shared by neighbouring windows gives: (images, covered, report).
 
-    The images (N, α, h, h) are right up to one mixture of their colours; `covered` are the rows,
-    and columns, of the private images that they show: slice(None) for all, with a step for a
-    stride's. Raises ValueError where it gives nothing.
+    The images (N, α, h, w) are right up to one mixture of their colours; `covered` says which rows
+    and columns of the private images they show. Raises ValueError where it gives nothing.
+
+    Two Aug-Convs of one core tie M to a symmetry that is known. With Φ the mirroring of images, and
+    A and A' the two Aug-Convs without the order of their channels: A = M⁻¹C, and A' = M⁻¹ΦC with
+    its features mirrored back. So A' gives T the features, of the same first layer and with the
+    same channels, that A gives to T·M⁻¹ΦM, the morphed mirror image (own derivation). What reads
+    pixels from A's features reads the mirror image's from those of A', in the same mixture of
+    colours. Where A gives the whole image, that is nothing new. Where a stride leaves every s-th
+    column, counted from the left, A' gives every s-th counted from the right: others, unless s
+    divides their distance.
     """
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     stride, padding = view.layer.stride[0], view.layer.padding[0]
+    if mirrored is not None:
+        probe_features = torch.cat([probe_features, mirrored.probes])
     shared = blind.find_shared_pixel(probe_features, channels, kernel, stride)
     report = {"canonical_correlations": shared.correlations.tolist()}
     if stride == 1:
         filters = blind.blind_filters(probe_features, shared, kernel)
-        return view.images_of(features, filters), slice(None), report
-    report["left_open"] = f"all but one pixel of {stride}x{stride}"
+        images = view.images_of(features, filters)
+        if mirrored is not None:
+            images = (images + view.images_of(mirrored.images, filters).flip(3)) / 2
+        return images, square_grid(range(view.side)), report
     pixels = shared.read(features)
-    first = shared.first - padding
-    count = min(pixels.shape[-1], len(range(first, view.side, stride)))
-    covered = slice(first, first + stride * (count - 1) + 1, stride)
-    return pixels[..., :count, :count], covered, report
+    shown = range(shared.first - padding, view.side, stride)[:pixels.shape[-1]]
+    pixels, covered = pixels[..., :len(shown), :len(shown)], square_grid(shown)
+    if mirrored is not None:
+        of_mirror_images = shared.read(mirrored.images)[..., :len(shown), :len(shown)]
+        pixels, covered = join_columns(pixels, of_mirror_images, covered, view.side)
+    phases = len((covered.columns % stride).unique())
+    found = "one pixel" if phases == 1 else f"{phases} pixels"
+    report["left_open"] = f"all but {found} of {stride}x{stride}"
+    return pixels, covered, report
+
+
+def square_grid(places: range) -> Grid:
+    """The same rows and columns."""
+    return Grid(torch.tensor(places), torch.tensor(places))
+
+
+def join_columns(pixels: Tensor, of_mirror_images: Tensor, covered: Grid,
+                 side: int) -> tuple[Tensor, Grid]:
+    """Pixels (N, α, h, w) of images and of their mirror images, which show the same `covered` rows
+    and columns, as one image each: with the columns of both, in their order."""
+    others = side - 1 - covered.columns
+    is_new = ~torch.isin(others, covered.columns)
+    columns, order = torch.cat([covered.columns, others[is_new]]).sort()
+    joined = torch.cat([pixels, of_mirror_images[..., is_new]], 3)[..., order]
+    return joined, Grid(covered.rows, columns)
 
 
 def patches_from_statistics(view: View, size: int) -> Tensor:
@@ -337,15 +400,18 @@ def attack_known_pairs(view: View, plain: Tensor, paired: Tensor, truth: Truth,
     return curve
 
 
-def scored(images: Tensor | None, truth: Truth | None, covered: slice = slice(None),
+def scored(images: Tensor | None, truth: Truth | None, covered: Grid | None = None,
            up_to_colour: bool = False) -> dict[str, float]:
     """The scores of normalised images, by name; nothing without images or truth.
 
-    `covered`: the rows, and columns, of the private images that these images show.
+    `covered`: the rows and columns of the private images that these images show; None for all.
     """
     if images is None or truth is None:
         return {}
-    shown = truth._replace(pixels=truth.pixels[..., covered, covered])
+    shown = truth
+    if covered is not None:
+        pixels = truth.pixels[..., covered.rows, :][..., covered.columns]
+        shown = truth._replace(pixels=pixels)
     return shown.score(images, up_to_colour)._asdict()
 
 

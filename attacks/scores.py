@@ -35,13 +35,14 @@ def psnr(images: Tensor, truth: Tensor) -> float:
 
 
 def ssim(images: Tensor, truth: Tensor) -> float:
-    """Mean structural similarity of images (N, α, m, m) with pixels in [0, 1].
+    """Mean structural similarity of images (N, α, h, w) with pixels in [0, 1].
 
     Raises ValueError for images of fewer than 3×3 pixels.
     """
-    side = images.shape[-1]
+    side = min(images.shape[2:])
     if side < 3:
-        raise ValueError(f"images of {side}x{side} pixels are too small to score")
+        raise ValueError(f"images of {'x'.join(map(str, images.shape[2:]))} pixels are too small "
+                         "to score")
     window = min(WINDOW, side - 1 + side % 2)            # odd
     found = []
     for one, other in zip(images.numpy(), truth.numpy(), strict=True):

@@ -28,6 +28,7 @@ class View(NamedTuple):
     public: Tensor          # public images in the shape of T, not morphed
     low: float = 0          # the stored values of public images that are pixels of 0 and of 1
     high: float = 255
+    mirrored: AugConv | None = None     # of the mirrored first layer, where it was delivered
 
     @property
     def morphed(self) -> Tensor:

@@ -34,6 +34,8 @@ NOTES = RESULTS / "evidence.json"   # {command: {"reads": {path: digest}, "leave
 PRETRAIN, KEY, DELIVERY = "pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py"
 TRAIN = ("train_with_ac.py", "train_no_ac.py")
 INSTALL = "install"
+# What experiments read of the folder --first_layers. Later commands add other layers to it.
+ATTACKED_LAYERS = ("vgg11.pt", "vgg16.pt")
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ class Command:
             return [own_layer, f"{data}/developer/pretrained.pt"]
         if self.script == "experiments.kappa":
             return [layer]
-        first_layers = self.option("--first_layers")
-        return [] if first_layers is None else [first_layers]
+        if self.script == "experiments.augmentation":
+            return [path for path in [self.option("--first_layer")] if path is not None]
+        folder = self.option("--first_layers")
+        return [] if folder is None else [f"{folder}/{name}" for name in ATTACKED_LAYERS]
 
     @property
     def leaves(self) -> list[str]:

@@ -15,14 +15,19 @@ from experiments.inverse_training import inverse_training
 from images.datasets import CIFAR, Images, Prepared
 from mole.morphing import draw_core, secret_generator, unroll
 from tests.photographs import draw_photographs
-from utils.delivery import deliver_in_memory
+from utils.delivery import compose, deliver_in_memory
 from utils.geometry import Geometry
 from utils.keys import draw_key
 
 
-def attack(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,
-           dtype: str = "float32", **options) -> adversary.Recovery:
+def attack(*layer, **options) -> adversary.Recovery:
     """What the attacks with Aug-Conv give on a delivery for a first layer."""
+    return adversary.recover(*deliver(*layer, **options))
+
+
+def deliver(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", count: int = 64,
+            dtype: str = "float32", mirrored: bool = False, **options) -> tuple[View, Truth]:
+    """A delivery for a first layer, and the truth; `mirrored`: with the mirrored Aug-Conv too."""
     torch.manual_seed(1)
     first = nn.Conv2d(*layer, **options).requires_grad_(False)
     private = draw_photographs(count, side, seed=5)
@@ -31,9 +36,11 @@ def attack(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", coun
     key = draw_key((3, side, side), 1, tile, core, seed=3)
     delivered = deliver_in_memory(Prepared(private, *CIFAR, 0)[:], first, key, dtype, order)
     geometry = Geometry("", (3, side, side), 0, "crop", 1, tile, core, dtype, *CIFAR)
-    view = View(geometry, delivered.aug_conv, delivered.restored(), first, unroll(public, tile))
+    second = compose(first, key, order, mirrored=True) if mirrored else None
+    view = View(geometry, delivered.aug_conv, delivered.restored(), first, unroll(public, tile),
+                second)
     shown = private[evenly_spaced(count, UNDER_ATTACK)].double() / 255
-    return adversary.recover(view, Truth(order, shown, private, *CIFAR))
+    return view, Truth(order, shown, private, *CIFAR)
 
 
 # First layers (α, β, kernel, stride, padding), and where the order of their channels shows.
@@ -111,6 +118,36 @@ def test_blind_with_a_stride_gives_every_second_pixel(layer):
     found = attack(*layer, side=32, bias=False).blind
     assert found.report["psnr"] > 60 and found.report["left_open"] == "all but one pixel of 2x2"
     assert not found.whole
+
+
+@pytest.mark.parametrize("layer", [(3, 64, 7, 2, 3), (3, 32, 3, 2, 1)],
+                         ids=["resnet", "mobilenet"])
+def test_blind_with_a_stride_and_both_aug_convs_gives_twice_as_many_pixels(layer):
+    found = attack(*layer, mirrored=True, bias=False).blind
+    assert found.report["psnr"] > 60 and found.report["left_open"] == "all but 2 pixels of 2x2"
+    rows, columns = found.images.shape[2:]
+    assert columns == 2 * rows
+
+
+def test_both_aug_convs_give_the_same_columns_where_the_stride_divides_their_distance():
+    """Of 15 columns, every second from the left is every second from the right."""
+    found = attack(3, 32, 3, 2, 1, side=15, mirrored=True, bias=False).blind
+    assert found.report["psnr"] > 60 and found.report["left_open"] == "all but one pixel of 2x2"
+
+
+def test_blind_with_both_aug_convs_gives_no_more_where_one_gives_all():
+    found = attack(3, 64, 3, 1, 1, side=12, tile=4, mirrored=True, bias=False).blind
+    assert found.report["psnr"] > 60 and found.report["exact"] == 1 and found.whole
+
+
+@pytest.mark.parametrize("layer", [(3, 64, 3, 1, 1), (3, 16, 7, 2, 3)], ids=["vgg", "resnet"])
+def test_the_mirrored_aug_conv_gives_the_features_of_mirror_images(layer):
+    """Of the same first layer and with the same channels, from the same T."""
+    view, truth = deliver(*layer, side=12, mirrored=True, bias=False)
+    found = adversary.features_of_images_and_probes(view, mirrored=True).images
+    images = to_normalised(truth.pixels, *CIFAR)
+    expected = view.features_of(images.flip(3), view.layer.weight.double())[:, truth.order]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_blind_on_patches_gives_images_from_statistics():

@@ -320,6 +320,12 @@ def test_small_images_are_scored_in_smaller_windows():
         ssim(images[..., :2, :2], images[..., :2, :2])
 
 
+def test_images_that_are_wider_than_high_are_scored():
+    """A stride's rows, and the columns of two Aug-Convs."""
+    images = torch.rand(2, 3, 4, 12, generator=torch.Generator().manual_seed(0)).double()
+    assert ssim(images, images) == ssim(images.mT, images.mT) == 1
+
+
 def test_ssim_of_an_inverted_pattern_is_negative():
     pattern = (torch.arange(64) % 2).double().view(1, 1, 8, 8)
     assert ssim(pattern, 1 - pattern) < -0.9
