@@ -38,9 +38,9 @@ def main():
         run = time_demo(commands, seed, arguments.precision)
         runs.append(run)
         print(json.dumps(run), flush=True)
-    played = {name: os.environ[name] for name in LIMITS if name in os.environ}
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if name in os.environ]
     record = about | {"demo": {"seconds": median(run["seconds"] for run in runs),
-                               "precision": runs[0]["precision"], "instructions": played,
+                               "precision": runs[0]["precision"], "instructions": limits,
                                "runs": runs}}
     target = arguments.output / "demo" / f"{record_name(about['machine'])}.json"
     write_alone(target, to_json(record))

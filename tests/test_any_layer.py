@@ -38,7 +38,7 @@ def deliver(*layer, side: int = 16, tile: int = 0, core: str = "orthogonal", cou
     geometry = Geometry("", (3, side, side), 0, "crop", 1, tile, core, dtype, *CIFAR)
     second = compose(first, key, order, mirrored=True) if mirrored else None
     view = View(geometry, delivered.aug_conv, delivered.restored(), first, unroll(public, tile),
-                second)
+                mirrored=second)
     shown = private[evenly_spaced(count, UNDER_ATTACK)].double() / 255
     return view, Truth(order, shown, private, *CIFAR)
 

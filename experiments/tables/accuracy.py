@@ -93,7 +93,7 @@ def make_demo(results: Results) -> Table:
                                               else "")
         for run in demo["runs"]:
             accuracies = [f"{run[name]:.1%}" for name in DEMO_RUNS]
-            rows.append([machine, run["precision"], run["seed"], f"{run['seconds']:.0f}",
+            rows.append([machine, run["precision"], str(run["seed"]), f"{run['seconds']:.0f}",
                          *accuracies])
     titles = [RUNS[name].title for name in DEMO_RUNS]
     return Table("The demo.", ["machine", "precision", "seed", "seconds", *titles], rows,
