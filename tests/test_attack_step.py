@@ -139,7 +139,8 @@ def test_arrays_of_16_bits_are_scored_on_their_own_scale(deep, tmp_path):
     assert "64 of 64 channels right" in scored.out
     result = json.loads((tmp_path / "attacks.json").read_text())
     assert result["known_first_layer"]["psnr"] > 60 and result["known_first_layer"]["exact"] > 0.99
-    assert result["known_pairs"][0]["psnr"] < 30
+    few = result["known_pairs"][0]                       # which leave the images blurred
+    assert 12 < few["psnr"] < 20 and few["ssim"] > 0.5 and few["exact"] < 0.2
     picture = np.asarray(Image.open(tmp_path / "figures/attack.png").convert("L"))
     assert 0.05 < (picture < 128).mean() < 0.95
 

@@ -263,9 +263,9 @@ def test_limits_are_known_also_where_an_edit_leaves_them_out():
         bare = About(kind=type(about.kind), help=about.help, group=about.group)
         known = with_known_limits(name, bare)
         if about.kind not in (int, float, str, bool):
-            assert known.kind == about.kind, name
+            assert known.kind == about.kind, f"{name}: utils/limits.py has {known.kind}"
         assert (known.least, known.below, known.also, known.pattern) == (
-            about.least, about.below, about.also, about.pattern), name
+            about.least, about.below, about.also, about.pattern), f"{name}: see utils/limits.py"
     assert KNOWN.keys() <= declared.keys()
 
 

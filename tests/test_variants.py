@@ -163,21 +163,6 @@ def test_augmented_training_behind_aug_conv_is_that_of_its_fair_partner(mirrored
         assert behind["frozen_layer"] == plain["frozen_layer"]
 
 
-def test_rows_and_columns_may_have_strides_of_their_own(tmp_path):
-    """Images that are shifted by two rows or one column are so behind Aug-Conv too."""
-    settings = (*TINY, "--model", OWN + "rectangular", "--epochs", "1")
-    options = "--augment crop_flip --restart --lr 0.01"
-    layer = tmp_path / "developer" / "first_layer.pt"
-    steps(tmp_path, f"pretrain.py {options}",
-          "gen_morphing_matrix.py --tile 4 --morph_distribution orthogonal",
-          "gen_augconv.py --mirrored --shuffle_channels no",
-          f"pretrain.py --frozen_first_layer {layer} {options} --weight_decay 5e-7",
-          f"train_with_ac.py {options}", settings=settings)
-    plain, behind = record(tmp_path, "pretrained_frozen"), record(tmp_path, "with_ac")
-    loss = behind["curve"][0]["train_loss"]
-    assert loss == pytest.approx(plain["curve"][0]["train_loss"], rel=1e-5)
-
-
 def test_augmentation_changes_what_is_learnt(mirrored, tmp_path):
     """In each of its three forms otherwise."""
     data = shutil.copytree(mirrored, tmp_path / "data")
