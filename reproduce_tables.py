@@ -18,7 +18,15 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 from experiments.program import run_command
-from experiments.tables import accuracy, equality, figures, marks, measured, published
+from experiments.tables import (
+    accuracy,
+    augmentation,
+    equality,
+    figures,
+    marks,
+    measured,
+    published,
+)
 from experiments.tables.claims import write_report
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.reading import BENCH, DEMO, EXPERIMENTS, TRAINING, Results, read_results
@@ -54,6 +62,8 @@ PARTNERS = f"{TRAINING}, and `pretrain.py` with `--frozen_first_layer`"
 TABLES = [                          # in the order of tables.md
     TableKind("accuracy", "Test accuracy", accuracy.make_accuracy, "runs", TRAINING),
     TableKind("equality", "Equality", equality.make_equality, "runs", PARTNERS),
+    TableKind("augmented", "Accuracy with augmentation", augmentation.make_augmented, "runs",
+              f"{TRAINING} and `--augment crop_flip`"),
     TableKind("validation", "Learning rates", accuracy.make_validation, "validation",
               "`make evidence`"),
     TableKind("published", "Published figures", published.make_published),
@@ -71,6 +81,14 @@ TABLES = [                          # in the order of tables.md
     of_record("matrix", "The attacks over first layers", measured.make_attack_matrix,
               "attack_matrix"),
     of_record("repairs", "Repairs of Aug-Conv", measured.make_repairs, "repairs"),
+    of_record("augmentation", "Features of augmented images", augmentation.make_features,
+              "augmentation"),
+    of_record("augmentation_composing", "The second Aug-Conv", augmentation.make_composing,
+              "augmentation"),
+    of_record("augmentation_epochs", "An epoch with augmentation", augmentation.make_epochs,
+              "augmentation"),
+    of_record("augmentation_attacks", "What both Aug-Convs give away", augmentation.make_attacks,
+              "augmentation"),
     of_record("he", "Homomorphic encryption", measured.make_he, "he"),
     TableKind("demo", "The demo", accuracy.make_demo, "demo", f"`{DEMO}`"),
     TableKind("bench", "Speed", measured.make_bench, "benches", f"`{BENCH}`"),
@@ -164,11 +182,15 @@ def fill_pages(results: Results, tables: dict[str, Table]):
 
 
 def records_for_marks(results: Results) -> dict[str, dict]:
-    """The records by name; `analysis` has the formulas' numbers, `accuracy` the rows of runs."""
+    """The records by name; `analysis` has the formulas' numbers, `accuracy` the rows of runs,
+    `augmented` a sentence on those with augmentation."""
     records = results.records | {"analysis": asdict(compute_overheads())}
     if results.runs:
         rows = [row_as_record(row) for row in group_in_rows(results.runs)]
         records["accuracy"] = {"rows": rows}
+    in_words = augmentation.describe_augmented(results)
+    if in_words is not None:
+        records["augmented"] = {"in_words": in_words}
     return records
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import gen_augconv
 import gen_morphing_matrix
@@ -10,9 +11,14 @@ import pretrain
 import reproduce_tables
 import train_no_ac
 import train_with_ac
-from experiments import agreement, defects, kappa, paper_setting
-from experiments.tables import accuracy, equality, measured
+from experiments import agreement, augmentation, defects, kappa, paper_setting
+from experiments.tables import accuracy, claims, equality, measured
+from experiments.tables import augmentation as augmentation_tables
 from experiments.tables.reading import Results, read_results
+from mole.first_layer import describe
+from tests.layers import REAL, real_case
+from tests.test_augmentation import rim_of, shifts_of
+from utils.errors import UserError
 from utils.settings import parse
 
 TINY = ["--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "40",
@@ -50,6 +56,73 @@ def test_equal_predictions_behind_aug_conv(pretrained, tmp_path):
     in_float32 = [row for row in record["table"] if row["delivery_dtype"] == "float32"]
     assert all(row["equal"] == row["images"] == 40 for row in in_float32)
     assert len(measured.make_agreement(Results(records={"agreement": record})).rows) == 8
+
+
+@pytest.fixture
+def quick_augmentation(monkeypatch):
+    """Small cores and tiles, and one turn."""
+    monkeypatch.setattr(augmentation, "TURNS", 1)
+    cases = [augmentation.Case("uniform", 0, True), augmentation.Case("orthogonal", 4, True)]
+    monkeypatch.setattr(augmentation, "CASES", cases)
+    monkeypatch.setattr(augmentation, "STRIDED", ("mobilenet_v2",))
+    monkeypatch.setattr(augmentation, "STRIDED_CASE", cases[1])
+
+
+def test_augmented_features_their_costs_and_what_they_give_away(quick_augmentation, pretrained,
+                                                                tmp_path):
+    layer = pretrained / "developer" / "first_layer.pt"
+    augmentation.main(settings_for(pretrained, tmp_path, "--first_layer", str(layer)))
+    record = json.loads((tmp_path / "augmentation.json").read_text())
+    assert record["weights"] == "trained" and record["model"] == "vgg_small"
+    by_dtype = {(row["morph_distribution"], row["delivery_dtype"]): row
+                for row in record["features"]}
+    exact = by_dtype["orthogonal", "float32"]
+    assert exact["error_of_flips"] < 1e-6 > exact["error_of_crops"] and exact["rim"] > 0
+    assert by_dtype["orthogonal", "int8"]["ratio_of_flips"] < 1.5
+    assert by_dtype["orthogonal", "int8"]["ratio_of_crops"] < 1.5
+    assert by_dtype["uniform", "int8"]["refused"] and not exact["refused"]
+    dense, tiles = record["composing"]
+    assert dense["bytes"] == dense["bytes_of_mirrored"] == 4 * 192 * 64 * 64
+    assert tiles["bytes"] == tiles["bytes_of_mirrored"] == 4 * 48 * 64 * 6 * 6
+    assert [row["kept"] for row in record["epochs"]] == [False, True] * 2
+    assert all(row["seconds_augmented"] > 0 and row["images"] == 64 for row in record["epochs"])
+    strided = record["attacks"][-1]
+    assert strided["model"] == "mobilenet_v2" and strided["layer"] == "3→32, 3×3/2"
+    known = record["attacks"][2]
+    assert known["known_first_layer"]["channels_right"] == 64
+    assert known["blind_with_mirrored"]["up_to_colour"]["psnr"] > 60
+
+    results = Results(records={"augmentation": record})
+    assert len(augmentation_tables.make_features(results).rows) == len(record["features"])
+    assert len(augmentation_tables.make_composing(results).rows) == len(record["composing"])
+    assert len(augmentation_tables.make_epochs(results).rows) == len(record["epochs"])
+    assert len(augmentation_tables.make_attacks(results).rows) == len(record["attacks"])
+    assert "times Aug-Conv's own" in claims.claim_augmentation(results).found
+
+
+def test_augmentation_behind_a_first_layer_that_was_not_trained(quick_augmentation, monkeypatch,
+                                                                tmp_path):
+    monkeypatch.setattr(augmentation, "CASES", augmentation.CASES[1:])
+    augmentation.main(settings_for(tmp_path, tmp_path))
+    record = json.loads((tmp_path / "augmentation.json").read_text())
+    assert record["weights"] == "untrained" and len(record["composing"]) == 1
+
+
+def test_a_first_layer_for_other_images_is_refused(pretrained, tmp_path):
+    layer = str(pretrained / "developer" / "first_layer.pt")
+    settings = settings_for(tmp_path, tmp_path, "--first_layer", layer, "--image_size", "12")
+    with pytest.raises(UserError, match="is for images 3x8x8, but shapes has 3x12x12"):
+        augmentation.main(settings)
+    assert not (tmp_path / "augmentation.json").exists()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_rim_is_where_windows_see_other_pixels(name):
+    case = real_case(name, by_tiles=False)
+    shifts = shifts_of(case)
+    found = augmentation.find_rim(describe(case.layer), case.shape, torch.tensor(shifts))
+    for rim, (rows, columns) in zip(found[:, 0], shifts, strict=True):
+        assert torch.equal(rim, rim_of(case, rows, columns))
 
 
 def test_an_estimate_trains_on_blank_images():

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import reproduce_tables
 from experiments.tables import (
     accuracy,
+    augmentation,
     claims,
     equality,
     figures,
@@ -279,6 +280,8 @@ def test_what_is_missing_names_its_command(records, monkeypatch):
     claims_in_it = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
     unmeasured = {line[0].strip("| ") for line in claims_in_it if line[3] == "not measured"}
     assert unmeasured == {"No accuracy is lost: the features are the same",
+                          "No accuracy is lost: training with augmentation (our extension)",
+                          "Augmented features are exact, and cost little (our extension)",
                           "An attack succeeds with 7.9·10⁻⁹⁰"}
 
 
@@ -310,6 +313,44 @@ def test_each_way_of_morphing_is_a_row(name, value, words):
     rows = group_in_rows([one, other])
     assert rows[0].morphed == "κ = 1, uniform"
     assert {row.morphed for row in rows} == {"κ = 1, uniform", words}
+
+
+def augmented_runs() -> list:
+    """Plain without and with augmentation, the fair partner, and two ways of morphing."""
+    alike = dict(augment="crop_flip")
+    return [training_run("pretrained", 0.70), training_run("pretrained", 0.75, **alike),
+            training_run("pretrained_frozen", 0.752, **alike),
+            training_run("with_ac", 0.755, **alike),
+            training_run("with_ac", 0.74, morphing=TILES_8, **alike)]
+
+
+def test_plain_with_and_without_augmentation_stand_side_by_side():
+    results = results_of(*augmented_runs(), training_run("pretrained", 0.5, lr=0.1))
+    at_kappa_1, tiles = augmentation.make_augmented(results).rows
+    assert at_kappa_1[1:] == ["κ = 1, uniform", "70.00%", "75.00%", "75.20%", "75.50%", "+0.50",
+                              "+5.50"]
+    assert tiles[1:] == ["s = 8, orthogonal, int8", "70.00%", "75.00%", "75.20%", "74.00%",
+                         "-1.00", "+4.00"]
+    assert all("augment crop_flip" in row[0] for row in (at_kappa_1, tiles))
+    said = augmentation.describe_augmented(results)
+    assert said == ("CIFAR-10, VGG-11, 10 000 images, 2 epochs: plain 70.00%, plain with "
+                    "augmentation 75.00%, with Aug-Conv and augmentation 75.50% (κ = 1, uniform), "
+                    "74.00% (s = 8, orthogonal, int8)")
+
+
+def test_what_is_missing_beside_augmented_runs_says_so():
+    alone = results_of(training_run("with_ac", 0.75, augment="crop_flip"))
+    [row] = augmentation.make_augmented(alone).rows
+    assert row[0].endswith("augment crop_flip") and row[-2:] == ["not measured"] * 2
+    assert row[2] == "not measured yet: `python pretrain.py`"
+    assert row[3] == "not measured yet: `python pretrain.py --augment crop_flip`"
+    assert row[4] == ("not measured yet: `python pretrain.py --frozen_first_layer FILE --augment "
+                      "crop_flip`")
+    plain = results_of(training_run("pretrained", 0.75, augment="crop_flip"))
+    assert augmentation.make_augmented(plain).rows[0][1] == "plain images only"
+    assert augmentation.describe_augmented(plain) is None
+    assert claims.claim_augmented_training(alone).verdict == "not measured"
+    assert augmentation.make_augmented(results_of(training_run("with_ac", 0.5))).rows == []
 
 
 def test_networks_have_their_names():
@@ -447,6 +488,18 @@ def test_other_verdicts_are_rules_too():
     assert "refuted" not in claims.judge_attack(7.9e-90, 7.88e-90, 12.0)
     assert "not reproduced" in claims.judge_attack(7.9e-90, 1e-80, 94.0)
     assert claims.judge_attack(7.9e-90, 7.88e-90, None).endswith("this attack fails")
+
+
+def test_augmentation_is_judged_beside_plain_with_it():
+    results = results_of(*augmented_runs())
+    claim = claims.claim_augmented_training(results)
+    assert claim.verdict == "reached" and "-1.00 points above plain with the same" in claim.found
+    assert "+5.50 above plain without it" in claim.found
+    worse = training_run("with_ac", 0.739, morphing=TILES_8, augment="crop_flip")
+    results = results_of(*augmented_runs()[:-1], worse)
+    assert claims.claim_augmented_training(results).verdict == "reached in 1 of 2 rows"
+    assert claims.judge_augmentation(1.5, 1.3) == "reached"
+    assert claims.judge_augmentation(1.51, 1.31) == "missed: exactness and an epoch's time"
 
 
 def test_the_better_one_of_the_two_controls_counts():

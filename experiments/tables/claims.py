@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from experiments.tables.augmentation import (
+    LARGEST_EPOCH_RATIO,
+    LARGEST_ERROR_RATIO,
+    Augmented,
+    list_augmented,
+)
 from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_partners
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.measured import CORES, make_across, make_public_images
@@ -85,6 +91,24 @@ def judge_quotient(published: float, found: float) -> str:
     return "the quotient is reproduced" if within else "the quotient is not reproduced"
 
 
+def judge_augmented(above_plain: list[float]) -> str:
+    """Reached: with Aug-Conv at most MARGIN points below plain with the same augmentation."""
+    reached = sum(round(points, 2) >= -MARGIN for points in above_plain)
+    if reached == len(above_plain):
+        return "reached"
+    return f"reached in {reached} of {len(above_plain)} rows"
+
+
+def judge_augmentation(error_ratio: float, epoch_ratio: float) -> str:
+    """Reached: the features' error and an epoch by tiles are within these factors."""
+    missed = []
+    if error_ratio > LARGEST_ERROR_RATIO:
+        missed.append("exactness")
+    if epoch_ratio > LARGEST_EPOCH_RATIO:
+        missed.append("an epoch's time")
+    return f"missed: {' and '.join(missed)}" if missed else "reached"
+
+
 def judge_guess(published: float, found: float) -> str:
     """Reproduced: to two digits."""
     return "reproduced" if f"{published:.1e}" == f"{found:.1e}" else "not reproduced"
@@ -94,6 +118,7 @@ def judge_guess(published: float, found: float) -> str:
 
 def list_claims(results: Results) -> list[Claim]:
     return [claim_equal_predictions(results), claim_equal_training(results),
+            claim_augmented_training(results), claim_augmentation(results),
             *claims_low_accuracy(results), claim_computation(), claim_data(results),
             claim_attack(results), *claims_gazelle(results)]
 
@@ -183,6 +208,42 @@ def judge_row(row: Row) -> str:
     return judge_low_accuracy(without, plain, row.runs["no_ac"][0].classes)
 
 
+def claim_augmented_training(results: Results) -> Claim:
+    claim = "No accuracy is lost: training with augmentation (our extension)"
+    published = "not published"
+    found = [one for one in list_augmented(results) if one.above_plain is not None]
+    if not found:
+        return unmeasured(claim, published, f"{TRAINING} and `--augment crop_flip`")
+    words = "; ".join(describe_augmented_row(one) for one in found)
+    return Claim(claim, published, words, judge_augmented([one.above_plain for one in found]),
+                 ACCURACY)
+
+
+def describe_augmented_row(one: Augmented) -> str:
+    words = (f"{one.setting}; {one.row.morphed}: {describe_accuracy(one.with_aug_conv)}, "
+             f"{one.above_plain:+.2f} points above plain with the same augmentation")
+    if one.above_not_augmented is None:
+        return f"{words}; plain without it is not measured"
+    return f"{words}, {one.above_not_augmented:+.2f} above plain without it"
+
+
+def claim_augmentation(results: Results) -> Claim:
+    claim = "Augmented features are exact, and cost little (our extension)"
+    if "augmentation" not in results.records:
+        return unmeasured(claim, "not published", EXPERIMENTS["augmentation"])
+    record = results.records["augmentation"]
+    delivered = [row for row in record["features"] if not row["refused"]]
+    flips = max(row["ratio_of_flips"] for row in delivered)
+    crops = max(row["ratio_of_crops"] for row in delivered)
+    by_tiles = max(row["ratio"] for row in record["epochs"] if row["tile"])
+    at_kappa_1 = max(row["ratio"] for row in record["epochs"] if not row["tile"])
+    found = (f"relative error at most {flips:.2f} times Aug-Conv's own of flips, {crops:.2f} times "
+             f"of crops off the rim; an epoch takes at most {by_tiles:.2f} times as long by tiles, "
+             f"{at_kappa_1:.2f} times at κ = 1")
+    return Claim(claim, "not published", found, judge_augmentation(max(flips, crops), by_tiles),
+                 f"{link('augmentation')}, `{record['command']}`")
+
+
 def claim_computation() -> Claim:
     tiles = {tile.tile: tile for tile in compute_overheads().tiles}
     growth = tiles[32].growth
@@ -257,6 +318,8 @@ def write_report(results: Results) -> str:
     return template.substitute(claims=claims, measured=describe_measurements(results),
                                not_tried=describe_gaps(results),
                                alone=describe_morphed_alone(results), margin=f"{MARGIN:g}",
+                               error_ratio=f"{LARGEST_ERROR_RATIO:g}",
+                               epoch_ratio=f"{LARGEST_EPOCH_RATIO:g}",
                                recognisable=f"{RECOGNISABLE:.0f}")
 
 

@@ -109,6 +109,6 @@ def find_command(name: str) -> str:
         return DEMO
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
-    if name == "accuracy":
+    if name in ("accuracy", "augmented"):
         return "the training scripts"
     raise ValueError(f"there is no record {name}")

@@ -12,6 +12,7 @@ EXPERIMENTS = {
     "agreement": "python -m experiments.agreement",
     "attack_matrix": "make attack-matrix",
     "attacks": "python attack.py --score --results_dir results",
+    "augmentation": "python -m experiments.augmentation",
     "defects": "python -m experiments.defects",
     "he": "make tables-he",
     "inputs": "python -m tests.inputs",
