@@ -30,7 +30,7 @@ from attacks.view import (
     value_range,
 )
 from images.arrays import open_array
-from images.cache import read_image_files
+from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import unroll
@@ -117,15 +117,20 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
     Raises UserError where there are no such images.
     """
     if not p.public:
-        return load_images(p, "train").images
+        train = load_images(p, "train")
+        if train.facts is not None:
+            warn_of_loss(train.facts, p.pixel_range)
+        return train.images
     require_same_scale(p)
     folder = Path(p.public).expanduser()
     if folder.is_dir():
         files, _ = list_images(folder)
         if not files:
             raise UserError(f"{folder} holds no images: choose another --public folder")
-        return read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                Path(p.data_dir) / "decoded" / "public", "public")[0]
+        found = read_image_files(files, shape, p.image_fit, p.pixel_range,
+                                 Path(p.data_dir) / "decoded" / "public", "public")
+        warn_of_loss(found.facts, p.pixel_range)
+        return found.images
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
         raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
     own_side = 0 if DATASETS[p.public].torchvision else shape[1]

@@ -16,7 +16,7 @@ import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
 
-from images.datasets import Prepared, dataset_name, image_shape, load_images
+from images.datasets import Prepared, dataset_name, image_shape, load_sets
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
 from utils.artifacts import Saving
@@ -53,7 +53,7 @@ def main(p):
         with user_errors(layer_path):
             aug_conv = compose(layer, key, order)
             mirrored = compose(layer, key, order, mirrored=True) if p.mirrored else None
-        sets = {split: load_images(p, split) for split in ("train", "test")}
+        sets = load_sets(p)
         sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
                    for split, images in sets.items()}
         morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from images.arrays import read_array_images
-from images.cache import read_image_files
+from images.cache import read_image_files, warn_of_loss
 from images.datasets import Prepared
 from images.folders import list_images, shown
 from utils.artifacts import Saving, to_csv, write_alone
@@ -104,9 +104,10 @@ def find_images(p, last: LastDelivery) -> Found:
         raise UserError(f"{times} images are named {name}: pass their common parent folder to "
                         "--images")
     labels = find_labels(files, last.classes)
-    images, _ = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
-                                 p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
-    return Found(images, names, labels)
+    decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
+                               p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
+    warn_of_loss(decoded.facts, p.pixel_range)
+    return Found(decoded.images, names, labels)
 
 
 def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -268,6 +268,19 @@ def test_the_pixel_range_stays_with_the_key(data, tmp_path):
     assert (data / "delivery" / "morphed_test.npy").read_bytes() != first
 
 
+def test_a_pixel_range_that_other_images_do_not_keep_to_is_warned_of_once(data, made, tmp_path):
+    """Of colours with 8 bits, for which it was not meant."""
+    steps(data, "gen_augconv.py --pixel_range 0 40", dataset_dir=tree(tmp_path / "dark", seed=2))
+    for command in (f"gen_augconv.py --dataset_dir {made}/images",
+                    f"morph_images.py --name bright --images {made}/images/test"):
+        script, *more = command.split()
+        done = call(script, *more, "--data_dir", data, settings=SETTINGS)
+        assert done.status == 0
+        [line] = [line for line in done.err.splitlines() if line.startswith("warning")]
+        share, words = line.removeprefix("warning: ").split("% of the pixels ")
+        assert int(share) > 80 and words.startswith("are outside pixel_range 0 to 40 and become")
+
+
 # What is refused
 
 def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
