@@ -91,6 +91,9 @@ def find_images(p, last: LastDelivery) -> Found:
     if not p.images:
         raise UserError("--images is missing: name folders or files to morph")
     paths = [Path(name) for name in p.images]
+    missing = [shown(path) for path in paths if not path.exists()]
+    if missing:
+        raise UserError(f"there is no file or folder {', '.join(missing)}: correct --images")
     arrays = [path for path in paths if path.suffix.lower() == ".npy"]
     if arrays and len(paths) > 1:
         raise UserError("--images takes one array alone: morph each under a --name of its own")

@@ -294,9 +294,12 @@ def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
 @pytest.mark.parametrize("arguments, words", [
     ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
     ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read"]),
-    ("--images {0}/absent.png", ["absent.png"]),
+    ("--images {0}/absent.png", ["there is no file or folder", "absent.png"]),
+    ("--images {0} {0}/absent", ["there is no file or folder", "absent: correct --images"]),
+    ("--images {0}/absent.npy", ["there is no file or folder", "absent.npy"]),
     ("--images {0}/bad.png --name test", ["name test means the delivered test images"])],
-    ids=["none", "an empty folder", "a damaged file", "no file", "the name test"])
+    ids=["none", "an empty folder", "a damaged file", "no file", "no folder", "no array",
+         "the name test"])
 def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
     whole = next((made / "images").rglob("*.png")).read_bytes()
     (tmp_path / "bad.png").write_bytes(whole[:90])
