@@ -2,7 +2,8 @@
 
 Reads data/provider/ and the --images. Writes data/queries/<name>/, which goes to the developer.
 Images in folders that are named like the delivery's classes take their labels along. The names of
-the files stay in data/provider/names-<name>.csv, unless --show_names hands them over.
+the files stay in data/provider/names-<name>.csv, unless --show_names hands them over. `--key list`
+morphs nothing: it lists the keys.
 """
 
 import sys
@@ -25,14 +26,17 @@ from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes, rank
 from utils.errors import UserError
-from utils.keys import LastDelivery, read_key, read_last_delivery
+from utils.keys import LIST, LastDelivery, list_keys, read_key, read_last_delivery
 from utils.owners import adopt
 
 
 def main(p):
+    provider = Path(p.data_dir) / "provider"
+    if p.key == LIST:
+        print(*list_keys(provider), sep="\n")
+        return
     if p.name == "test":
         raise UserError("the name test means the delivered test images: choose another --name")
-    provider = Path(p.data_dir) / "provider"
     key = read_key(provider, p.key)
     last = read_last_delivery(provider, key)
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)

@@ -144,7 +144,8 @@ class Parameters:
     show_names: bool = setting(
         False, "Hand over the files' names; no: numbers", NEW_IMAGES)
     key: str = setting(
-        "", "Morph with the earlier key of this id; none: the current one", NEW_IMAGES,
+        "", "Morph with the earlier key of this id; none: the current one; list: only list the "
+        "keys", NEW_IMAGES,
         pattern=FOLDER_NAME_OR_NONE)
     network: Literal["with_ac", "pretrained"] = setting(
         "with_ac", "Predict with this network; pretrained needs an Aug-Conv that is not shuffled",
