@@ -1,9 +1,9 @@
 """Step 7, an adversary: the developer of the paper, who wants the private images back.
 
-Reads data/delivery/ and what a developer has anyway: the first layer, and plain training images as
-public images, or those of --public. The test images are under attack. Only --score opens
-data/provider/ and the plain test images, to measure. Writes attacks.json and figures/attack.png to
---results_dir; if none, to attack/ in --data_dir.
+Reads data/delivery/, or the delivery of --delivery, and what a developer has anyway: the first
+layer, and plain training images as public images, or those of --public. The test images are under
+attack. Only --score opens data/provider/ and the plain test images, to measure. Writes attacks.json
+and figures/attack.png to --results_dir; if none, to attack/ in --data_dir.
 """
 
 import math
@@ -30,7 +30,7 @@ from attacks.view import (
     value_range,
 )
 from images.arrays import open_array
-from images.cache import read_image_files
+from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import unroll
@@ -41,6 +41,7 @@ from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.launch import require_one_process
 from utils.memory import require_memory
+from utils.owners import adopt
 from utils.parameter_file import parameter_file
 from utils.plots import draw, rows_png, stretch
 from utils.provenance import provenance
@@ -55,7 +56,11 @@ def main(p):
     require_one_process()
     began = time.perf_counter()
     data_dir = Path(p.data_dir)
-    delivery = read_delivery(data_dir / "delivery")
+    if len(p.delivery) > 1:
+        raise UserError("give one --delivery: each is attacked on its own")
+    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else data_dir / "delivery")
+    print(f"attacking {delivery.folder}/, {delivery.describe()}")
+    p = adopt_shape(p, delivery)
     view = read_view(p, delivery)
     truth = read_truth(p, delivery) if p.score else None
     print(f"{len(view.all_morphed)} images under attack, {len(view.morphed)} of them scored and "
@@ -81,14 +86,32 @@ def main(p):
         print(f"{folder}/figures/attack.png has the pictures")
 
 
+def adopt_shape(p, delivery: Delivery):
+    """The settings with the size, channels and fit of the delivered images.
+
+    Raises UserError if an option says otherwise, or the data set has images of another size.
+    """
+    delivered = delivery.geometry.plain_shape
+    channels, side, _ = delivered
+    owner = str(delivery.folder)
+    if p.dataset in ("folder", "shapes"):                # others have a size of their own
+        p = adopt(p, owner, image_size=side)
+    if p.dataset == "folder":
+        p = adopt(p, owner, image_fit=delivery.geometry.image_fit)
+    if p.dataset != "arrays":
+        p = adopt(p, owner, channels=channels)
+    if not p.public and image_shape(p) != delivered:
+        raise UserError(f"{owner} has images {'x'.join(map(str, delivered))}, but those of "
+                        f"--dataset {p.dataset} are {'x'.join(map(str, image_shape(p)))}: name "
+                        "the --dataset that the delivery or the first layer is of, or, with "
+                        "--public, a folder of images, which are resized")
+    return p
+
+
 def read_view(p, delivery: Delivery) -> View:
     """What the developer holds; raises UserError for what these attacks are not written for."""
     layer = read_layer(p, delivery)
     delivered = delivery.geometry.plain_shape
-    if not p.public and image_shape(p) != delivered:
-        raise UserError(f"images {'x'.join(map(str, delivered))} were delivered, but the public "
-                        f"ones are {'x'.join(map(str, image_shape(p)))}: use the "
-                        "--image_size and --channels of gen_augconv.py")
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     mirrored = delivery.aug_conv(mirrored=True) if delivery.mirrored else None
     require_memory(attack_bytes(delivery, PUBLIC if p.public else COPIES * delivery.train_images),
@@ -117,15 +140,20 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
     Raises UserError where there are no such images.
     """
     if not p.public:
-        return load_images(p, "train").images
+        train = load_images(p, "train")
+        if train.facts is not None:
+            warn_of_loss(train.facts, p.pixel_range)
+        return train.images
     require_same_scale(p)
     folder = Path(p.public).expanduser()
     if folder.is_dir():
         files, _ = list_images(folder)
         if not files:
             raise UserError(f"{folder} holds no images: choose another --public folder")
-        return read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                Path(p.data_dir) / "decoded" / "public", "public")[0]
+        found = read_image_files(files, shape, p.image_fit, p.pixel_range,
+                                 Path(p.data_dir) / "decoded" / "public", "public")
+        warn_of_loss(found.facts, p.pixel_range)
+        return found.images
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
         raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
     own_side = 0 if DATASETS[p.public].torchvision else shape[1]

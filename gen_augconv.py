@@ -16,7 +16,7 @@ import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
 
-from images.datasets import Prepared, dataset_name, image_shape, load_images
+from images.datasets import Prepared, dataset_name, image_shape, load_sets
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
 from utils.artifacts import Saving
@@ -29,6 +29,7 @@ from utils.keys import describe_last_delivery, draw_order, find_last_delivery, r
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import split_digest
+from utils.settings import in_short
 
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
 SHOWN = 10                          # images in the picture
@@ -53,7 +54,7 @@ def main(p):
         with user_errors(layer_path):
             aug_conv = compose(layer, key, order)
             mirrored = compose(layer, key, order, mirrored=True) if p.mirrored else None
-        sets = {split: load_images(p, split) for split in ("train", "test")}
+        sets = load_sets(p)
         sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
                    for split, images in sets.items()}
         morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)
@@ -146,7 +147,7 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
         for split, source in sources.items():
             write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
         return delivery
-    say_replaced(data_dir / "delivery")
+    say_replaced(data_dir / "delivery", asdict(geometry) | about)
     with secret, delivery:
         for name, aug_conv in parts.items():
             delivery.save(name, aug_conv.to_dict())
@@ -163,14 +164,41 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
     return delivery
 
 
-def say_replaced(folder: Path):
-    """Says which delivery will be replaced, after all checks have passed."""
+# What a new delivery is compared with the earlier one in: what a person chooses, and what follows.
+CHOSEN = ("dataset", "train_images", "test_images", "image_fit", "image_padding", "kappa", "tile",
+          "morph_distribution", "delivery_dtype", "shuffle_channels", "mirrored")
+FOLLOWING = {"key": "key", "layer_fingerprint": "first layer", "classes": "classes",
+             "train_digest": "training images or labels", "test_digest": "test images or labels"}
+
+
+def say_replaced(folder: Path, new: dict):
+    """Says which delivery will be replaced, after all checks have passed, and what is other now.
+
+    new: values of the new delivery's manifest.
+    """
     if not (folder / "manifest.json").exists():
         return
     try:
-        say(f"replacing the earlier {read_delivery(folder).describe()}")
+        earlier = read_delivery(folder)
     except UserError:
         say(f"replacing what is in {folder}")
+        return
+    other = what_differs(vars(earlier) | vars(earlier.geometry), new)
+    differing = f"; the new one has {', '.join(other)}" if other else ""
+    say(f"replacing the earlier {earlier.describe()}{differing}")
+
+
+def what_differs(earlier: dict, new: dict) -> list[str]:
+    """In words, what a new delivery has other than an earlier one; both by a manifest's names."""
+    words = []
+    for name in CHOSEN:
+        if new[name] != earlier[name]:
+            words.append(f"{name} {in_short(new[name])} instead of {in_short(earlier[name])}")
+    for name, what in FOLLOWING.items():
+        value = tuple(new[name]) if name == "classes" else new[name]
+        if value != earlier[name]:
+            words.append(f"other {what}" if what.endswith("s") else f"another {what}")
+    return words
 
 
 def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed):

@@ -46,7 +46,8 @@ def main(p):
     print(f"{folder}/morphing_matrix.pt and inverse_matrix.pt are SECRET{privacy}")
     others = [name for name in earlier if name != key.id]
     if others:
-        print(f"earlier keys are kept: {', '.join(others)}")
+        print(f"earlier keys are kept: {', '.join(others)} (`python morph_images.py --key list` "
+              "has their dates)")
 
 
 def check_blocks(p, shape: tuple[int, int, int]):

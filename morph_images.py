@@ -2,7 +2,8 @@
 
 Reads data/provider/ and the --images. Writes data/queries/<name>/, which goes to the developer.
 Images in folders that are named like the delivery's classes take their labels along. The names of
-the files stay in data/provider/names-<name>.csv, unless --show_names hands them over.
+the files stay in data/provider/names-<name>.csv, unless --show_names hands them over. `--key list`
+morphs nothing: it lists the keys.
 """
 
 import sys
@@ -18,21 +19,24 @@ import torch
 from torch import Tensor
 
 from images.arrays import read_array_images
-from images.cache import read_image_files
+from images.cache import read_image_files, warn_of_loss
 from images.datasets import Prepared
 from images.folders import list_images, shown
 from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes, rank
 from utils.errors import UserError
-from utils.keys import LastDelivery, read_key, read_last_delivery
+from utils.keys import LIST, LastDelivery, list_keys, read_key, read_last_delivery
 from utils.owners import adopt
 
 
 def main(p):
+    provider = Path(p.data_dir) / "provider"
+    if p.key == LIST:
+        print(*list_keys(provider), sep="\n")
+        return
     if p.name == "test":
         raise UserError("the name test means the delivered test images: choose another --name")
-    provider = Path(p.data_dir) / "provider"
     key = read_key(provider, p.key)
     last = read_last_delivery(provider, key)
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
@@ -91,6 +95,9 @@ def find_images(p, last: LastDelivery) -> Found:
     if not p.images:
         raise UserError("--images is missing: name folders or files to morph")
     paths = [Path(name) for name in p.images]
+    missing = [shown(path) for path in paths if not path.exists()]
+    if missing:
+        raise UserError(f"there is no file or folder {', '.join(missing)}: correct --images")
     arrays = [path for path in paths if path.suffix.lower() == ".npy"]
     if arrays and len(paths) > 1:
         raise UserError("--images takes one array alone: morph each under a --name of its own")
@@ -104,9 +111,10 @@ def find_images(p, last: LastDelivery) -> Found:
         raise UserError(f"{times} images are named {name}: pass their common parent folder to "
                         "--images")
     labels = find_labels(files, last.classes)
-    images, _ = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
-                                 p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
-    return Found(images, names, labels)
+    decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
+                               p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
+    warn_of_loss(decoded.facts, p.pixel_range)
+    return Found(decoded.images, names, labels)
 
 
 def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:

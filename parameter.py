@@ -31,7 +31,7 @@ SECRET = Group("Secret", "gen_morphing_matrix.py gen_augconv.py")
 QUERIES = Group("Queries", "morph_images.py predict.py")
 NEW_IMAGES = Group("New images", "morph_images.py")
 PREDICTION = Group("Prediction", "predict.py")
-PROVIDERS = Group("Providers", "train_with_ac.py predict.py")
+PROVIDERS = Group("Providers", "train_with_ac.py predict.py attack.py")
 FEATURES = Group("Features of a frozen first layer", "pretrain.py train_with_ac.py")
 ATTACK = Group("Attack", "attack.py")
 DEVICE = Group("Device", "pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py predict.py "
@@ -144,7 +144,8 @@ class Parameters:
     show_names: bool = setting(
         False, "Hand over the files' names; no: numbers", NEW_IMAGES)
     key: str = setting(
-        "", "Morph with the earlier key of this id; none: the current one", NEW_IMAGES,
+        "", "Morph with the earlier key of this id; none: the current one; list: only list the "
+        "keys", NEW_IMAGES,
         pattern=FOLDER_NAME_OR_NONE)
     network: Literal["with_ac", "pretrained"] = setting(
         "with_ac", "Predict with this network; pretrained needs an Aug-Conv that is not shuffled",

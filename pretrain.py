@@ -41,8 +41,7 @@ def main(p):
         p = adopt(p, p.frozen_first_layer, channels=frozen.shape[0],
                   image_size=frozen.image_size, image_fit=frozen.image_fit)
     with joined_processes(p) as context:
-        train_set = datasets.load_images(p, "train")
-        test_set = datasets.load_images(p, "test")
+        train_set, test_set = datasets.load_sets(p).values()
         if frozen:
             mean, std = frozen.mean, frozen.std
         else:

@@ -5,7 +5,7 @@
 
 A folder may have the records itself, or in accuracy/, bench/, demo/ and validation/. The output
 goes to DIR/tables/, or to --output: tables.md, tables.tex, REPRODUCTION.md, analysis.json and
-figures/. Nothing else is written.
+figures/. Nothing else is written. Of yours, REPRODUCTION.md has what your records say and no more.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments.tables import (
     measured,
     published,
 )
-from experiments.tables.claims import write_report
+from experiments.tables.claims import make_verdict, write_report, write_short_report
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.reading import BENCH, DEMO, EXPERIMENTS, TRAINING, Results, read_results
 from experiments.tables.rows import Row, group_in_rows, summarise
@@ -96,6 +96,8 @@ TABLES = [                          # in the order of tables.md
     of_record("stress", "Interruption, damage and hostile files", measured.make_stress, "stress"),
     TableKind("runs", "Every training run", accuracy.make_each_run, "runs", TRAINING),
 ]
+# In pages alone.
+PAGES_ALONE = [TableKind("verdict", "Verdict", make_verdict)]
 
 
 def main():
@@ -109,7 +111,8 @@ def main():
     output = own if is_own else arguments.output or folders[0] / "tables"
     with user_errors():
         tables = make_tables(results)
-        write_output(output, results, tables)
+        report = write_report(results) if is_own else write_short_report(results)
+        write_output(output, results, tables, report)
         if is_own:
             fill_pages(results, tables)
     print(f"{output}/tables.md, tables.tex, REPRODUCTION.md, analysis.json and figures/ are "
@@ -138,7 +141,7 @@ def folder_named(text: str) -> Path:
 
 def make_tables(results: Results) -> dict[str, Table]:
     """Each table by its name; one that lacks its records is the command that measures them."""
-    return {kind.name: make_table(kind, results) for kind in TABLES}
+    return {kind.name: make_table(kind, results) for kind in [*TABLES, *PAGES_ALONE]}
 
 
 def make_table(kind: TableKind, results: Results) -> Table:
@@ -155,13 +158,13 @@ def has_records(needs: str, results: Results) -> bool:
     return not needs or needs in results.records
 
 
-def write_output(folder: Path, results: Results, tables: dict[str, Table]):
+def write_output(folder: Path, results: Results, tables: dict[str, Table], report: str):
     shown = [tables[kind.name] for kind in TABLES]
     sections = [f"## {table.title}\n\n{table.markdown()}\n" for table in shown]
     latex = [LATEX_PREAMBLE, *(table.latex() for table in shown)]
     write_alone(folder / "tables.md", "\n".join(sections))
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")
-    write_alone(folder / "REPRODUCTION.md", write_report(results))
+    write_alone(folder / "REPRODUCTION.md", report)
     write_alone(folder / "analysis.json", to_json(asdict(compute_overheads())))
     for name, picture in figures.draw_figures(results).items():
         write_alone(folder / "figures" / f"{name}.png", picture)

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from images.decode import VERSION, decode_all, hints
+from images.decode import FACTS, VERSION, decode_all, hints
 from images.digests import data_digest
 from utils.artifacts import keep_private, temporary, write_alone, write_temporary
-from utils.devices import say
+from utils.devices import rank
+from utils.errors import warn
 
 
 class Kept(NamedTuple):
     """What an earlier call left: images (N, channels, side, side) uint8 and their digest; for each
-    image the key of its file, and facts (N, 2): cropped and brightest, as decode gives them."""
+    image the key of its file, and facts (N, FACTS), as decode_all gives them."""
 
     keys: list[str]
     facts: Tensor
@@ -27,10 +28,17 @@ class Kept(NamedTuple):
     digest: str
 
 
+class FromFiles(NamedTuple):
+    """images (N, channels, side, side) uint8, the digest of all pixels, and facts (N, FACTS)."""
+
+    images: Tensor
+    digest: str
+    facts: Tensor
+
+
 def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
-                     pixel_range: tuple[float, float] | None, folder: Path, name: str
-                     ) -> tuple[Tensor, str]:
-    """Image files as uint8 (N, *shape) in the order of `files`, and the digest of all pixels.
+                     pixel_range: tuple[float, float] | None, folder: Path, name: str) -> FromFiles:
+    """Image files as uint8 (N, *shape) in the order of `files`.
 
     The images lie on the disk, in folder/<name>-<shape>.npy, and are mapped into memory, copied on
     write. Rows that earlier calls left there are taken over where neither the file nor the decoder
@@ -42,8 +50,7 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
     path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
     kept = read_kept(path)
     if kept is not None and kept.keys == keys and not kept.facts.isnan().any():
-        say(*hints(kept.facts), sep="\n")
-        return kept.images, kept.digest
+        return FromFiles(kept.images, kept.digest, kept.facts)
 
     try:
         # Zeros, so that the disk has room for all rows before the first is decoded.
@@ -51,7 +58,7 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
         write_temporary(path, partial(np.save, arr=zeros), 0o600)
         del zeros
         images = torch.from_numpy(np.lib.format.open_memmap(temporary(path), "r+"))
-        facts = torch.full((len(files), 2), torch.nan)   # unknown of what is not decoded
+        facts = torch.full((len(files), FACTS), torch.nan)      # unknown of what is not decoded
         if kept is not None:
             take_over(kept, keys, images, facts)
         try:
@@ -64,8 +71,14 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
             os.replace(temporary(path), path)
     finally:
         temporary(path).unlink(missing_ok=True)          # if the disk is full
-    say(*hints(facts), sep="\n")
-    return map_images(path), digest
+    return FromFiles(map_images(path), digest, facts)
+
+
+def warn_of_loss(facts: Tensor, pixel_range: tuple[float, float] | None):
+    """Warns, a line each, of what images of these facts lose; once under torchrun."""
+    if rank() == 0:
+        for line in hints(facts, pixel_range):
+            warn(line)
 
 
 def key_of(file: Path, fit: str, pixel_range: tuple[float, float] | None) -> str:
@@ -86,7 +99,7 @@ def read_kept(path: Path) -> Kept | None:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         images = map_images(path)
         kept = Kept(index["keys"], torch.tensor(index["facts"]), images, index["digest"])
-        right = (len(kept.keys) == len(images) and kept.facts.shape == (len(images), 2)
+        right = (len(kept.keys) == len(images) and kept.facts.shape == (len(images), FACTS)
                  and kept.digest == data_digest(images))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

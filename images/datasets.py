@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from images import shapes
 from images.arrays import array_shape, read_arrays
-from images.cache import read_image_files
+from images.cache import read_image_files, warn_of_loss
 from images.digests import data_digest
 from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
@@ -65,12 +65,14 @@ DATASETS = {
 
 class Images(NamedTuple):
     """images (N, α, m, m), uint8 but for arrays, perhaps read from the disk as they are used;
-    labels (N) int64; names of classes; digest: SHA-256 of the images, "" if nobody asks for it."""
+    labels (N) int64; names of classes; digest: SHA-256 of the images, "" if nobody asks for it;
+    facts (N, FACTS): of image files, what decoding them cost."""
 
     images: Tensor
     labels: Tensor
     classes: list[str]
     digest: str = ""
+    facts: Tensor | None = None
 
 
 def dataset_name(p: Parameters) -> str:
@@ -115,6 +117,18 @@ def _shape_of_arrays(p: Parameters) -> tuple[int, int, int]:
         raise UserError("pixel_range is for image files, and arrays are used as they are: leave it "
                         "out, or scale the arrays")
     return channels, side, side
+
+
+def load_sets(p: Parameters) -> dict[str, Images]:
+    """The images of both splits, `train` and `test`; warns once of what image files lose.
+
+    Raises UserError if they are not available, with what to do.
+    """
+    sets = {split: load_images(p, split) for split in ("train", "test")}
+    facts = [images.facts for images in sets.values() if images.facts is not None]
+    if facts:
+        warn_of_loss(torch.cat(facts), p.pixel_range)
+    return sets
 
 
 def load_images(p: Parameters, split: str) -> Images:
@@ -165,9 +179,8 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     labels = torch.tensor(tree.labels)
     chosen = subset(labels, limit_of(p, split), split, tree.classes)
     files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
-    images, digest = read_image_files(files, shape, p.image_fit, p.pixel_range,
-                                      _decoded_folder(p), split)
-    return Images(images, labels[chosen], tree.classes, digest)
+    found = read_image_files(files, shape, p.image_fit, p.pixel_range, _decoded_folder(p), split)
+    return Images(found.images, labels[chosen], tree.classes, found.digest, found.facts)
 
 
 def _decoded_folder(p: Parameters) -> Path:

@@ -28,19 +28,23 @@ VERSION = 2                                              # of the decoder: raise
 # Pillow knows others too, and one of them runs a program (PostScript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")        # one channel of more than 8 bits
-CROPPED, BRIGHTEST = 0, 1                                # columns of the facts about images
+CROPPED, BRIGHTEST, CLIPPED = 0, 1, 2                    # columns of the facts about images
+FACTS = 3                                                # of each image
 MANY_CROPPED = 1 / 3                                     # of an image's area
+MANY_CLIPPED = 1 / 10                                    # of the pixels of all images
 DARK = 256 / 8                                           # the brightest level of dark images
 LISTED = 10                                              # unreadable files in an error's line
 
 
 class Decoded(NamedTuple):
     """pixels (channels, side, side) uint8; cropped: the share of the image's area that was cut
-    away; brightest: its highest level, 0 to 255."""
+    away; brightest: its highest level, 0 to 255; clipped: the share of its numbers that lie outside
+    pixel_range."""
 
     pixels: Tensor
     cropped: float
     brightest: int
+    clipped: float
 
 
 def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
@@ -82,24 +86,25 @@ def _decode(file: Path, side: int, channels: int, fit: str,
         image.load()
         box = (0, 0, *image.size) if draft is None else draft[1]
         orientation = orientation_of(image)
-        picture = opaque(in_8_bits(file, image, pixel_range))
+        mapped = in_8_bits(file, image, pixel_range)
+    picture = opaque(mapped.picture)
     brightest = max(high for _, high in picture.getextrema())
     cropped = 1 - min(box[2:]) / max(box[2:]) if fit == "crop" else 0.0
     if channels == 1:
         picture = picture.convert("L")
     square = upright(fitted(picture, box, side, fit), orientation)
     array = np.array(square).reshape(side, side, channels)
-    return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest)
+    return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest, mapped.clipped)
 
 
 def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, fit: str = "crop",
                pixel_range: tuple[float, float] | None = None):
     """Decodes file i into images[i], in as many threads as there are cores.
 
-    images (N, channels, side, side) uint8. facts (N, 2) float32: `cropped` and `brightest` of each
-    image; only rows with NaN are decoded. Raises one UserError for all files that cannot be read,
-    with the first ten of them; the file `report` lists all. What was decoded stays in `images` and
-    `facts`, after Ctrl-C too.
+    images (N, channels, side, side) uint8. facts (N, FACTS) float32: `cropped`, `brightest` and
+    `clipped` of each image; only rows with NaN are decoded. Raises one UserError for all files that
+    cannot be read, with the first ten of them; the file `report` lists all. What was decoded stays
+    in `images` and `facts`, after Ctrl-C too.
     """
     to_do = facts.isnan().any(1).nonzero()[:, 0].tolist()
     decode_one = partial(_decode_row, files, images, facts, fit, pixel_range)
@@ -126,18 +131,27 @@ def _decode_row(files: list[Path], images: Tensor, facts: Tensor, fit: str,
     except UserError as mistake:
         return str(mistake)
     images[i] = decoded.pixels
-    facts[i] = torch.tensor([decoded.cropped, decoded.brightest])
+    facts[i] = torch.tensor([decoded.cropped, decoded.brightest, decoded.clipped])
     return None
 
 
-def hints(facts: Tensor) -> list[str]:
-    """Lines about images that lose much to the crop, or are all dark."""
+def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None) -> list[str]:
+    """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or are
+    all dark."""
     lines = []
+    if not len(facts):
+        return lines
     cropped = int((facts[:, CROPPED] > MANY_CROPPED).sum())
     if cropped:
         lines.append(f"{cropped} of {len(facts)} images lose over a third of their area to the "
                      "crop: --image_fit pad or stretch, in all steps, keeps it")
-    if len(facts) and facts[:, BRIGHTEST].max() < DARK:
+    clipped = float(facts[:, CLIPPED].mean())
+    if clipped > MANY_CLIPPED:
+        low, high = pixel_range
+        lines.append(f"{clipped:.0%} of the pixels are outside pixel_range {low:g} to {high:g} and "
+                     "become black or white: unless that is meant, give the --pixel_range LOW HIGH "
+                     "of these images")
+    if facts[:, BRIGHTEST].max() < DARK:
         lines.append("the brightest pixel of all images is below an eighth of the range: "
                      "--pixel_range LOW HIGH says which numbers are black and white")
     return lines
@@ -248,9 +262,16 @@ def first_bytes(file: Path, count: int) -> bytes:
 
 # From any kind of image to 8 bits of grey or colour, with or without an alpha channel.
 
-def in_8_bits(file: Path, image: Image.Image,
-              pixel_range: tuple[float, float] | None) -> Image.Image:
-    """A loaded image as one of Pillow's modes of 8 bits, its numbers mapped by pixel_range."""
+class Mapped(NamedTuple):
+    """An image in one of Pillow's modes of 8 bits, and the share of its numbers that were outside
+    pixel_range."""
+
+    picture: Image.Image
+    clipped: float = 0.0
+
+
+def in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float, float] | None) -> Mapped:
+    """A loaded image with its numbers mapped by pixel_range."""
     white_is_zero, is_signed = False, False
     if image.format == "TIFF":
         tags = tiff_tags(image)
@@ -262,7 +283,7 @@ def in_8_bits(file: Path, image: Image.Image,
     if image.format == "PNG":
         scale_clear_number(file, image)
     if pixel_range is None:
-        return image
+        return Mapped(image)
     has_alpha = image.has_transparency_data
     image = image.convert("RGBA" if has_alpha else "RGB")
     numbers = np.asarray(image.convert("RGB"))
@@ -274,11 +295,11 @@ def in_8_bits(file: Path, image: Image.Image,
     picture = Image.fromarray(levels)
     if has_alpha:
         picture.putalpha(image.getchannel("A"))
-    return picture
+    return Mapped(picture, share_outside(numbers, pixel_range))
 
 
 def deep_grey_in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float, float] | None,
-                        white_is_zero: bool) -> Image.Image:
+                        white_is_zero: bool) -> Mapped:
     """One channel of more than 8 bits, or with a sign, as L, or LA where one number is clear.
 
     Raises UserError if only a pixel_range says which number is white.
@@ -300,14 +321,15 @@ def deep_grey_in_8_bits(file: Path, image: Image.Image, pixel_range: tuple[float
     if pixel_range is None and white is None:
         raise UserError("it has signed, 32-bit or floating point numbers: --pixel_range LOW HIGH "
                         "says which are black and white")
-    levels = to_levels(numbers, *(pixel_range or (0, white)))
+    numbers_range = pixel_range or (0, white)
+    levels = to_levels(numbers, *numbers_range)
     if white_is_zero:
         levels = 255 - levels
     picture = Image.fromarray(levels)
     clear = image.info.get("transparency")
     if clear is not None:
         picture.putalpha(Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8)))
-    return picture
+    return Mapped(picture, share_outside(numbers, numbers_range))
 
 
 def to_levels(numbers: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -319,6 +341,12 @@ def to_levels(numbers: np.ndarray, low: float, high: float) -> np.ndarray:
         raise UserError("it has pixels that are not finite numbers: replace them")
     scaled = (numbers.astype(float) - low) * 255 / (high - low)
     return np.rint(scaled).clip(0, 255).astype(np.uint8)
+
+
+def share_outside(numbers: np.ndarray, numbers_range: tuple[float, float]) -> float:
+    """The share of numbers below or above a range (low, high), whichever of the two is larger."""
+    low, high = sorted(numbers_range)
+    return float(((numbers < low) | (numbers > high)).mean())
 
 
 def scale_clear_number(file: Path, image: Image.Image):

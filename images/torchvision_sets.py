@@ -24,8 +24,11 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
     kind = getattr(torchvision.datasets, name)
     try:
         data = kind(folder, download=True, **arguments_for(kind, split, options))
-    except TypeError:                                    # it takes other arguments
-        data = None
+    except (TypeError, ValueError) as wrong:             # it takes other arguments
+        reason = " ".join(str(wrong).split())[:150]
+        raise UserError(f"torchvision's {name} takes other arguments ({reason}): give them as its "
+                        "options in DATASETS, or save its images as files, and choose --dataset "
+                        "folder") from None
     except (OSError, RuntimeError) as error:             # URLError is an OSError
         reason = " ".join(str(error).split())[:80]
         advice = missing_files(kind, folder, split)

@@ -144,10 +144,14 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     """The name of a network's first layer, for images of `shape` (α, m, m).
 
     That is the first module without children that a forward pass reaches (an nn.Identity does not
-    count). Raises ValueError, naming it, where it is no convolution of the image itself.
+    count). Raises ValueError, naming it, where it is no convolution of the image itself, where a
+    BehindFirstLayer has replaced it already, and where the network does not take such images.
     """
     image = draw_image(shape).to(next(network.parameters(), torch.empty(0)))
     layer, inputs = _first_reached(network, image.clone())
+    if isinstance(layer, GivenFeatures):
+        raise ValueError("a BehindFirstLayer has replaced the network's first layer already: use "
+                         "that one, or build the network again")
 
     names = [name for name, module in network.named_modules(remove_duplicate=False)
              if module is layer]
@@ -167,7 +171,10 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
 
 
 def _first_reached(network: nn.Module, image: Tensor) -> tuple[nn.Module, tuple]:
-    """The first module without children that a network calls, and what it calls it with."""
+    """The first module without children that a network calls, and what it calls it with.
+
+    Raises ValueError where the network stops before it, or reaches none.
+    """
     def stop(module, inputs):
         raise _Reached(module, inputs)
 
@@ -180,6 +187,10 @@ def _first_reached(network: nn.Module, image: Tensor) -> tuple[nn.Module, tuple]
             network(image)
     except _Reached as reached:
         return reached.module, reached.inputs
+    except Exception as wrong:                           # whatever a network says of its images
+        size = "x".join(map(str, image.shape[1:]))
+        reason = " ".join(str(wrong).split()) or type(wrong).__name__
+        raise ValueError(f"the network does not take images {size}: {reason}") from wrong
     finally:
         for hook in hooks:
             hook.remove()

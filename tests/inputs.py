@@ -17,7 +17,7 @@ import PIL
 import torch
 from PIL import Image
 
-from images.decode import decode, decode_all
+from images.decode import FACTS, decode, decode_all
 from images.folders import find_images
 from tests.image_files import (
     BYTE_ORDER,
@@ -211,7 +211,7 @@ def check_tree(name: str, root: Path) -> bool:
 
 def empty(n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Room for n images of 8 x 8, as decode_all takes it."""
-    return torch.zeros(n, 3, 8, 8, dtype=torch.uint8), torch.full((n, 2), float("nan"))
+    return torch.zeros(n, 3, 8, 8, dtype=torch.uint8), torch.full((n, FACTS), float("nan"))
 
 
 CASES = {**{name: check_file for name in FILES}, **{name: check_tree for name in TREES}}

@@ -1,4 +1,4 @@
-"""The commands in the pages, typed as they stand there."""
+"""The commands and recipes in the pages, typed as they stand there."""
 
 import re
 import shlex
@@ -8,19 +8,40 @@ from typing import NamedTuple
 
 from tests.steps import ROOT, run
 
+FENCED = re.compile(r"(?:<!-- (?P<mark>[a-z ]+) -->\n)?^```\w*\n(?P<text>.*?)^```$",
+                    re.DOTALL | re.MULTILINE)
+
 
 class Block(NamedTuple):
-    """A fenced block of commands after a mark <!-- mark -->, and the block's text."""
+    """A fenced block after a mark <!-- mark -->, "" if it has none, and the block's text."""
 
     mark: str
     text: str
 
 
+def all_blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found = FENCED.finditer((ROOT / page).read_text(encoding="utf-8"))
+    return [Block(match["mark"] or "", match["text"]) for match in found]
+
+
 def blocks(page: str) -> list[Block]:
     """The marked blocks of a page, in order."""
+    return [block for block in all_blocks(page) if block.mark]
+
+
+def block_of(page: str, mark: str) -> str:
+    """The text of the one block of a page that has a mark."""
+    [text] = [block.text for block in blocks(page) if block.mark == mark]
+    return text
+
+
+def commands_in_sentences(page: str) -> list[str]:
+    """The commands between backquotes in the sentences of a page, each once, in order. What stands
+    in tables that are made of records is left out: it is what was typed for these."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.findall(r"<!-- ([a-z ]+) -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    return [Block(mark, block) for mark, block in found]
+    text = re.sub(r"<!-- table .*?<!-- /table -->", "", FENCED.sub("", text), flags=re.DOTALL)
+    return list(dict.fromkeys(re.findall(r"`((?:python|make) [^`]+)`", text)))
 
 
 def commands(block: str, cwd: Path) -> list[list[str]]:

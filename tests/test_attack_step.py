@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.photographs import draw_photographs
-from tests.steps import ROOT, TINY, run
+from tests.steps import ROOT, TINY, call, run
 from tests.test_steps import WATCH
 from utils.settings import options_of
 
@@ -69,6 +69,29 @@ def test_public_images_may_be_a_folder_of_ones_own(dense, tmp_path):
     result = json.loads((tmp_path / "attacks.json").read_text())
     assert result["data_only"]["public_images"] == 70
     assert result["known_pairs"][-1]["psnr"] > result["known_pairs"][0]["psnr"] + 3
+
+
+def test_another_delivery_is_attacked_by_name_and_says_how_large_its_images_are(dense, tmp_path):
+    """As a developer of several providers has them: none in data/delivery, no size typed."""
+    data, settings = dense
+    mine = tmp_path / "data"
+    shutil.copytree(data / "developer", mine / "developer")
+    other = shutil.copytree(data / "delivery", tmp_path / "from_hospital")
+    words = list(settings)
+    while "--image_size" in words:
+        place = words.index("--image_size")
+        del words[place:place + 2]
+    command = ("attack.py", "--data_dir", mine)
+    found = run(*command, "--delivery", other, settings=tuple(words[:-2]))
+    assert found.status == 0, found.err
+    assert found.out.startswith(f"attacking {other}/, delivery ")
+    assert "64 training and 32 test images of shapes, 3x8x8" in found.out
+    refused = call(*command, "--delivery", other, other, settings=tuple(words[:-2]))
+    assert refused.status == 1 and "give one --delivery" in refused.message
+    refused = call(*command, "--delivery", other, "--dataset", "mnist", settings=tuple(words[:-2]))
+    assert refused.status == 1 and "\n" not in refused.message
+    for part in ("has images 3x8x8", "--dataset mnist are 3x28x28", "--public"):
+        assert part in refused.message
 
 
 @pytest.mark.parametrize(("more", "words"), [

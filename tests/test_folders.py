@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from images import decode as decoder
-from images.datasets import load_images
+from images.datasets import load_images, load_sets
 from images.decode import decode
 from images.digests import data_digest
 from parameter import Parameters
@@ -152,8 +152,21 @@ def test_folders_whose_names_are_all_foreign_letters_share_nothing(tree, tmp_pat
 def test_hints_are_said_whenever_the_images_are_used(tree, tmp_path, capsys):
     tree("train/cat/1.png", size=(18, 6))
     for _ in range(2):                                   # decoded, then kept
-        load_images(folder(tmp_path), "train")
-        assert "1 of 2 images lose over a third of their area" in capsys.readouterr().out
+        load_sets(folder(tmp_path))
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: 1 of 4 images lose over a third of their area")
+
+
+def test_what_both_sets_lose_is_said_once(tree, tmp_path, capsys):
+    """Dark images, and then images that a range of numbers makes white."""
+    for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"):
+        tree(name, colour=(9, 8, 7))
+    load_sets(folder(tmp_path))
+    [line] = capsys.readouterr().err.splitlines()
+    assert "the brightest pixel of all images is below an eighth" in line
+    load_sets(folder(tmp_path, pixel_range=(0.0, 5.0)))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 100% of the pixels are outside pixel_range 0 to 5 ")
 
 
 def test_what_is_skipped_is_counted_by_its_reason(tree, tmp_path, capsys):
@@ -196,8 +209,9 @@ def test_a_wide_image_keeps_its_proportions(tree):
     with Image.open(path) as image:
         image.paste((0, 0, 0), (0, 0, 3, 6))              # what a square crop leaves out
         image.save(path)
-    pixels, cut, brightest = decode(path, 6)
-    assert pixels[0].min() == 200 and cut == 0.5 and brightest == 200
+    decoded = decode(path, 6)
+    assert decoded.pixels[0].min() == 200
+    assert (decoded.cropped, decoded.brightest, decoded.clipped) == (0.5, 200, 0)
 
 
 # What a run was trained on.
@@ -223,7 +237,7 @@ def rename_a_class(images, tree):
 
 def replace_all_images(images, tree):
     for file in images.rglob("*.png"):
-        tree(str(file.relative_to(images)), colour=(7, 8, 9))
+        tree(str(file.relative_to(images)), colour=(70, 80, 90))
 
 
 def add_an_image(images, tree):

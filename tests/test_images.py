@@ -31,10 +31,10 @@ def test_plain_files_are_as_pillow_fits_them(tmp_path):
         Image.fromarray(picture).save(tmp_path / "image.jpg")
         with Image.open(tmp_path / "image.jpg") as image:
             expected = np.array(ImageOps.fit(image.convert("RGB"), (16, 16)))
-        pixels, cut, peak = decode(tmp_path / "image.jpg", 16)
-        assert (pixels.permute(1, 2, 0).numpy() == expected).all()
-        assert cut == pytest.approx(1 - min(shape[:2]) / max(shape[:2]))
-        assert 128 < peak <= 255
+        found = decode(tmp_path / "image.jpg", 16)
+        assert (found.pixels.permute(1, 2, 0).numpy() == expected).all()
+        assert found.cropped == pytest.approx(1 - min(shape[:2]) / max(shape[:2]))
+        assert 128 < found.brightest <= 255
 
 
 def test_the_bits_of_a_bitmap_are_black_and_white_numbers_in_a_range(tmp_path):
@@ -118,7 +118,7 @@ def test_threads_keep_the_order_of_files(tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(60)]
     for i, file in enumerate(files):
         Image.new("L", (8, 8), i).save(file)
-    images, facts = torch.zeros(60, 1, 8, 8, dtype=torch.uint8), torch.full((60, 2), torch.nan)
+    images, facts = torch.zeros(60, 1, 8, 8, dtype=torch.uint8), empty(60)[1]
     decode_all(files, images, facts, tmp_path / "report.txt")
     assert images[:, 0, 0, 0].tolist() == list(range(60)) == facts[:, 1].tolist()
     assert 1 <= available_cores() <= os.cpu_count()
@@ -209,11 +209,34 @@ def test_crops_and_dark_images_are_told(tmp_path):
     assert told_of(wide, tmp_path, fit="pad") == []
 
 
-def told_of(files, folder, **options) -> list[str]:
+COLOURS = np.full((8, 8, 3), [0, 150, 255], np.uint8)
+NUMBERS = np.arange(64, dtype=np.float32).reshape(8, 8)
+
+
+@pytest.mark.parametrize("numbers, pixel_range, share", [
+    ((1024 * NUMBERS).astype(np.uint16)[::-1], (0, 4095), "94%"),
+    (COLOURS, (100, 200), "67%"), (COLOURS, (200, 100), "67%"),
+    (NUMBERS, (-1000, 47.5), "25%"), (NUMBERS, (3, 63), None), (COLOURS, None, None)],
+    ids=["16 bits read as 12", "a window of colours", "black is the higher number",
+         "floating point", "few pixels", "no range"])
+def test_a_range_that_clips_many_pixels_is_told(tmp_path, numbers, pixel_range, share):
+    kind = "tif" if numbers.dtype == np.float32 else "png"
+    Image.fromarray(np.ascontiguousarray(numbers)).save(tmp_path / f"1.{kind}")
+    told = told_of(list_images(tmp_path)[0], tmp_path, pixel_range=pixel_range)
+    if share is None:
+        assert told == []
+        return
+    [line] = told
+    low, high = pixel_range
+    assert line.startswith(f"{share} of the pixels are outside pixel_range {low:g} to {high:g} ")
+    assert "--pixel_range LOW HIGH" in line
+
+
+def told_of(files, folder, pixel_range=None, **options) -> list[str]:
     """The hints about some files."""
     images, facts = empty(len(files))
-    decode_all(files, images, facts, folder / "report.txt", **options)
-    return hints(facts)
+    decode_all(files, images, facts, folder / "report.txt", pixel_range=pixel_range, **options)
+    return hints(facts, pixel_range)
 
 
 def test_one_channel(tmp_path):

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import os
 import shutil
 import unicodedata
 import warnings
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 from images.datasets import load_images, normalise
 from models.build import build
 from parameter import Parameters
-from tests.damage import change, key_folder, refused
+from tests.damage import change, key_folder, refused, snapshot
 from tests.inference import (
     SETTINGS,
     classes,
@@ -237,7 +239,50 @@ def test_a_new_key_lies_beside_the_old_one_which_still_answers(data, made):
     assert then == (data / "queries" / "whole" / "morphed.npy").read_bytes()
     assert then != (data / "queries" / "now" / "morphed.npy").read_bytes()
     ends(data, "morph_images.py", "--images", images, "--key", "0000",
-         words=["no key 0000", old.name, new.name])
+         words=["no key 0000", old.name, new.name, "--key list"])
+
+
+def test_the_keys_are_listed_with_their_dates_and_which_is_current(data):
+    old, delivered = key_folder(data), manifest(data / "delivery")["id"]
+    os.utime(old / "morphing_matrix.pt", (0, 1_700_000_000))
+    steps(data, "gen_morphing_matrix.py --morph_seed 8 --tile 2")
+    new = key_folder(data)
+    before = snapshot(data)
+    first, last = steps(data, "morph_images.py --key list").splitlines()
+    assert snapshot(data) == before
+    date = datetime.fromtimestamp(1_700_000_000).strftime("%Y-%m-%d %H:%M")
+    assert first.startswith(f"{old.name}: drawn {date}, 4x4 tiles, orthogonal core, "
+                            f"delivery {delivered[:12]} on ")
+    assert "current" not in first
+    assert last.startswith(f"{new.name}: drawn ") and last.endswith(
+        "2x2 tiles, orthogonal core, nothing delivered, the current key")
+    (new / "manifest.json").write_text("{}")
+    assert f"{new.name}: damaged" in steps(data, "morph_images.py --key list")
+
+
+def test_a_provider_without_a_key_has_none_to_list(tmp_path):
+    ends(tmp_path, "morph_images.py", "--key", "list",
+         words=["provider has no key", "gen_morphing_matrix.py"])
+
+
+def test_what_a_new_delivery_has_other_than_the_one_it_replaces_is_named(data, made):
+    """Defaults too, which nobody typed."""
+    steps(data, "gen_augconv.py --delivery_dtype int8", dataset_dir=made / "images")
+    command = ("gen_augconv.py", "--data_dir", data, "--dataset_dir", made / "images")
+    settings = [*SETTINGS]
+    place = settings.index("--shuffle_channels")
+    del settings[place:place + 2]
+    done = call(*command, settings=tuple(settings))
+    assert done.status == 0
+    [line] = [line for line in done.out.splitlines() if line.startswith("replacing")]
+    assert line.endswith("; the new one has delivery_dtype float32 instead of int8, "
+                         "shuffle_channels yes instead of no")
+    again = call(*command, settings=tuple(settings))
+    assert "replacing the earlier delivery" in again.out and "the new one" not in again.out
+    steps(data, "gen_morphing_matrix.py --morph_seed 8")
+    out = steps(data, "gen_augconv.py --train_limit 30", dataset_dir=made / "images")
+    assert ("; the new one has train_images 30 instead of 40, shuffle_channels no instead of yes, "
+            "another key, other training images or labels\n") in out
 
 
 def test_networks_go_on_with_a_new_key_where_channels_keep_their_order(data, made):
@@ -268,6 +313,19 @@ def test_the_pixel_range_stays_with_the_key(data, tmp_path):
     assert (data / "delivery" / "morphed_test.npy").read_bytes() != first
 
 
+def test_a_pixel_range_that_other_images_do_not_keep_to_is_warned_of_once(data, made, tmp_path):
+    """Of colours with 8 bits, for which it was not meant."""
+    steps(data, "gen_augconv.py --pixel_range 0 40", dataset_dir=tree(tmp_path / "dark", seed=2))
+    for command in (f"gen_augconv.py --dataset_dir {made}/images",
+                    f"morph_images.py --name bright --images {made}/images/test"):
+        script, *more = command.split()
+        done = call(script, *more, "--data_dir", data, settings=SETTINGS)
+        assert done.status == 0
+        [line] = [line for line in done.err.splitlines() if line.startswith("warning")]
+        share, words = line.removeprefix("warning: ").split("% of the pixels ")
+        assert int(share) > 80 and words.startswith("are outside pixel_range 0 to 40 and become")
+
+
 # What is refused
 
 def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
@@ -281,9 +339,12 @@ def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
 @pytest.mark.parametrize("arguments, words", [
     ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
     ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read"]),
-    ("--images {0}/absent.png", ["absent.png"]),
+    ("--images {0}/absent.png", ["there is no file or folder", "absent.png"]),
+    ("--images {0} {0}/absent", ["there is no file or folder", "absent: correct --images"]),
+    ("--images {0}/absent.npy", ["there is no file or folder", "absent.npy"]),
     ("--images {0}/bad.png --name test", ["name test means the delivered test images"])],
-    ids=["none", "an empty folder", "a damaged file", "no file", "the name test"])
+    ids=["none", "an empty folder", "a damaged file", "no file", "no folder", "no array",
+         "the name test"])
 def test_images_that_cannot_be_morphed(data, made, tmp_path, arguments, words):
     whole = next((made / "images").rglob("*.png")).read_bytes()
     (tmp_path / "bad.png").write_bytes(whole[:90])

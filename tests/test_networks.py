@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from models import build as networks
 from models.build import build
@@ -47,6 +48,24 @@ def test_the_first_layer_is_found_and_takes_the_images_channels(model, shape, na
     assert isinstance(layer, nn.Conv2d)
     assert describe(layer).features_shape(shape) == features
     assert layer(torch.zeros(1, *shape)).shape[1:] == features
+
+
+def test_a_second_time_behind_the_first_layer_is_refused_in_words():
+    network = build(OWN + "strided", 4, (3, 8, 8))
+    BehindFirstLayer(network, (3, 8, 8))
+    for again in (BehindFirstLayer, SplitNetwork, find_first_layer):
+        with pytest.raises(ValueError, match="BehindFirstLayer has replaced the network's first"):
+            again(network, (3, 8, 8))
+
+
+def test_images_that_a_network_does_not_take_are_refused_in_words():
+    """Whatever the network raises, such as the AssertionError of torchvision's transformers."""
+    network = VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+    for function in (BehindFirstLayer, find_first_layer):
+        with pytest.raises(ValueError, match="does not take images 3x48x48: Wrong image "
+                           "height! Expected 32 but got 48"):
+            function(network, (3, 48, 48))
+    assert find_first_layer(network, (3, 32, 32)) == "conv_proj"
 
 
 # What is asked for, for which images, and the words that refuse it.

@@ -1,9 +1,13 @@
-"""The walk-throughs of docs/, typed literally at tiny size."""
+"""The commands of the README, and the walk-throughs and recipes of docs/, typed literally at tiny
+size."""
 
 import csv
 import inspect
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,9 +16,14 @@ import torchvision
 from PIL import Image
 
 from images import datasets
+from models import build as networks
 from mole import morphing
 from parameter import Parameters
-from tests.pages import blocks, type_in
+from tests import inference
+from tests.pages import all_blocks, block_of, blocks, commands_in_sentences, type_in
+from tests.steps import ROOT
+from utils.errors import UserError
+from utils.settings import parse
 
 TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "32",
         "--model", "vgg_small", "--epochs", "1", "--batch_size", "16", "--device", "cpu",
@@ -22,10 +31,73 @@ TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--te
 SCANS = ("--epochs", "1", "--batch_size", "8", "--device", "cpu", "--precision", "fp32")
 CLASSES = ("Fracture", "healthy", "pneumonia")
 
+# Each block that is typed by a test, of this file but for the library's, by its page and mark.
+TYPED = {
+    "README.md": ["sweep"],
+    "docs/augmentation.md": ["augmentation"],
+    "docs/extending.md": ["network", "data set", "files", "distribution"],
+    "docs/inference.md": ["inference", "join"],
+    "docs/networks.md": ["own network", "tiles"],
+    "docs/own-images.md": ["split"],
+    "docs/speed.md": ["notebook"],
+    "docs/sweeps.md": ["sweep"],
+    "docs/two-machines.md": ["developer", "provider", "second provider"],
+}
+# How the blocks begin that no test can type: drawings, installations, a notebook's own cells.
+NOT_TYPED = {
+    "README.md": ["make demo ", "plain network: ", "   DEVELOPER ", "parameter.py "],
+    "docs/library.md": ["import torch"],                 # tests/test_library.py
+    "docs/speed.md": ["from google.colab ", "!git clone "],
+    "experiments/README.md": ["make test demo "],
+}
+PAGES = ["README.md", *(str(path.relative_to(ROOT)) for folder in ("docs", "attacks", "experiments")
+                        for path in sorted((ROOT / folder).glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_the_pages_is_typed(page):
+    for block in all_blocks(page):
+        if block.mark:
+            assert block.mark in TYPED.get(page, []), block.text
+        else:
+            assert block.text.startswith(tuple(NOT_TYPED.get(page, ["nothing"]))), block.text
+
+
+def test_the_commands_in_the_readmes_sentences(tmp_path):
+    """Those of the steps in the order in which they stand there; of the others, that they exist."""
+    steps, targets = [], []
+    for command in commands_in_sentences("README.md"):
+        (steps if command.startswith("python ") else targets).append(command)
+    scripts = [shlex.split(command)[1] for command in steps]
+    assert scripts == ["pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
+                       "train_with_ac.py", "train_no_ac.py", "attack.py"]
+    printed = type_in("\n".join(steps), tmp_path, TINY)
+    for words in ("plain network: ", "are SECRET", "goes to the developer", "with Aug-Conv: ",
+                  "without Aug-Conv: "):
+        assert words in printed
+    targets += [line.partition("#")[0] for line in all_blocks("README.md")[0].text.splitlines()]
+    for target in targets:
+        done = subprocess.run(["make", "--dry-run", *target.split()[1:]], cwd=ROOT,
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_first_layer_that_the_readme_begins_with(tmp_path):
+    """Steps 3 and 4 on it; the images are not CIFAR's, but of its size."""
+    option = "--first_layer results/first_layers/vgg16.pt"
+    assert f"`{option}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    layer = ROOT / "results" / "first_layers" / "vgg16.pt"
+    if not layer.exists():
+        pytest.skip("the first layer has not been trained yet")
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    settings = (*TINY, "--image_size", "32", "--tile", "8")
+    out = type_in(f"python gen_morphing_matrix.py {option}\npython gen_augconv.py {option}",
+                  tmp_path, settings)
+    assert "goes to the developer" in out
+
 
 def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
-    [sweep] = [block for block in blocks("docs/sweeps.md") if block.mark == "sweep"]
-    type_in(sweep.text, tmp_path, TINY)
+    type_in(block_of("docs/sweeps.md", "sweep"), tmp_path, TINY)
     records = [json.loads(file.read_text()) for file in tmp_path.glob("results_of_mine/*.json")]
     runs = [record["run"] for record in records]
     assert [runs.count(name) for name in ("pretrained", "pretrained_frozen", "with_ac", "no_ac")
@@ -37,24 +109,50 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
 
 
 def test_the_sweep_of_the_readme(tmp_path):
-    [sweep] = blocks("README.md")
-    type_in(sweep.text, tmp_path, TINY)
+    type_in(block_of("README.md", "sweep"), tmp_path, TINY)
     table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
     assert "κ = 12" in table
 
 
 def test_augmentation_behind_aug_conv(tmp_path):
-    [block] = blocks("docs/augmentation.md")
-    out = type_in(block.text, tmp_path, TINY)
+    out = type_in(block_of("docs/augmentation.md", "augmentation"), tmp_path, TINY)
     assert "mirrored_aug_conv.pt" in out and "with Aug-Conv:" in out
 
 
-def recipe(mark):
-    """The lines of a recipe of docs/extending.md."""
-    return next(block.text for block in blocks("docs/extending.md") if block.mark == mark)
+def test_a_network_under_a_name_of_its_own(monkeypatch):
+    edited = dict(vars(networks))
+    exec(block_of("docs/extending.md", "network"), edited)
+    monkeypatch.setattr(networks, "OWN", edited["OWN"])
+    network = networks.build("two_layers", 5, (3, 16, 16))
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+    assert networks.OWN["resnet18_cifar"] is networks.resnet18_cifar
 
 
-class FakeData:
+def test_a_network_of_ones_own(tmp_path):
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    option = "--model my_networks:two_layers"
+    assert "`my_networks.py`" in page and f"`{option}`" in page
+    (tmp_path / "my_networks.py").write_text(block_of("docs/networks.md", "own network"))
+    type_in(f"python pretrain.py {option}", tmp_path, TINY)
+    assert (tmp_path / "data" / "developer" / "first_layer.pt").exists()
+
+
+def test_larger_images_by_tiles(tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("hat", "shoe"):
+            place = tmp_path / "data" / "clothing" / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(random.integers(0, 256, (60, 50, 3), np.uint8)).save(
+                    place / f"{i}.png")
+    out = type_in(block_of("docs/networks.md", "tiles"), tmp_path, SCANS)
+    assert "3x224x224, orthogonal core, 16x16 tiles, int8" in out and "with Aug-Conv: " in out
+
+
+# Data sets of torchvision
+
+class Usps:
     """What torchvision's USPS would read, without a download."""
 
     classes = [str(i) for i in range(10)]
@@ -64,15 +162,69 @@ class FakeData:
         self.targets = [i % 10 for i in range(20)]
 
 
-def test_the_recipe_for_a_data_set(monkeypatch, tmp_path):
-    more = eval("{" + recipe("data set") + "}", vars(datasets))
+class Emnist:
+    """The same of EMNIST, which has several parts."""
+
+    def __init__(self, root, split, **options):
+        if split != "balanced":
+            raise ValueError(f"Unknown value '{split}' for argument split.")
+        self.classes = [str(i) for i in range(47)]
+        self.data = torch.zeros(94, 28, 28, dtype=torch.uint8)
+        self.targets = torch.arange(94) % 47
+
+
+class Gtsrb:
+    """The same of GTSRB, whose images have several sizes; and of Flowers102, which is like it."""
+
+    def __init__(self, root, split="train", transform=None, target_transform=None, download=False):
+        self.items = [(Image.new("RGB", (20 + i, 30), (10 * i, 90, 0)), i % 2) for i in range(6)]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def test_a_data_set_of_torchvision_in_a_line(monkeypatch, tmp_path):
+    more = eval("{" + block_of("docs/extending.md", "data set") + "}", vars(datasets))
     monkeypatch.setattr(datasets, "DATASETS", datasets.DATASETS | more)
-    monkeypatch.setattr(torchvision.datasets, "USPS", FakeData)
-    [name] = more
-    p = Parameters(dataset=name, data_dir=str(tmp_path))
-    images = datasets.load_images(p, "train")
-    assert images.images.shape == (20, 1, 16, 16)
-    assert datasets.image_shape(p) == (1, 16, 16)
+    monkeypatch.setattr(torchvision.datasets, "USPS", Usps)
+    monkeypatch.setattr(torchvision.datasets, "EMNIST", Emnist)
+    shapes = {}
+    for name in more:
+        p = Parameters(dataset=name, data_dir=str(tmp_path))
+        shapes[name] = datasets.load_images(p, "train").images.shape
+        assert shapes[name][1:] == datasets.image_shape(p)
+    assert shapes == {"usps": (20, 1, 16, 16), "emnist": (94, 1, 28, 28)}
+
+
+@pytest.mark.parametrize("name, words", [
+    ("EMNIST", r"takes other arguments \(Unknown value 'train' .*options in DATASETS"),
+    ("Flowers102", "does not keep its images as one uint8 array"),
+    ("GTSRB", "does not keep its images as one uint8 array"),
+    ("FakeData", "takes other arguments .*save its images as files")])
+def test_a_line_for_a_data_set_that_does_not_fit_is_refused_in_words(
+        monkeypatch, tmp_path, name, words):
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    assert name in page
+    for kind, fake in (("EMNIST", Emnist), ("Flowers102", Gtsrb), ("GTSRB", Gtsrb)):
+        monkeypatch.setattr(torchvision.datasets, kind, fake)
+    monkeypatch.setitem(datasets.DATASETS, "other", datasets.DataSet(name, 3, 32))
+    with pytest.raises(UserError, match=words) as refused:
+        datasets.load_images(Parameters(dataset="other", dataset_dir=str(tmp_path)), "train")
+    assert "--dataset folder" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_data_set_of_torchvision_saved_as_files(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", Gtsrb)
+    exec(block_of("docs/extending.md", "files"), {})
+    options = "--dataset folder --dataset_dir data/gtsrb --image_size 32"
+    page = " ".join((ROOT / "docs" / "extending.md").read_text(encoding="utf-8").split())
+    assert f"`{options}`" in page
+    images = datasets.load_images(parse("", options.split(), "pretrain.py"), "test")
+    assert images.images.shape == (6, 3, 32, 32) and images.classes == ["000", "001"]
 
 
 def test_the_recipe_for_a_distribution():
@@ -81,7 +233,7 @@ def test_the_recipe_for_a_distribution():
     place = "    core = torch.from_numpy(generator.standard_normal"
     source = source.replace('DISTRIBUTIONS = (', 'DISTRIBUTIONS = ("signs", ')
     module = {"__name__": "edited"}
-    exec(source.replace(place, recipe("distribution") + place), module)
+    exec(source.replace(place, block_of("docs/extending.md", "distribution") + place), module)
     core = module["draw_core"](8, "signs")
     assert core.dtype == torch.float32
     torch.testing.assert_close(core.abs(), torch.full((8, 8), 8 ** -0.5))
@@ -181,3 +333,58 @@ def test_five_channels_of_14_bits_go_through_all_steps(tmp_path):
         rows = list(csv.DictReader((tables / network / "new" / "predictions.csv").open()))
         right = [row["class"] == ["iron", "copper", "zinc"][i % 3] for i, row in enumerate(rows)]
         assert sum(right) >= 10, network
+
+
+# Your own images, inference, a notebook
+
+def test_three_lines_split_photographs_into_two_sets(tmp_path):
+    names = set()
+    for kind, count in (("a cat", 11), ("dog", 5)):
+        for i in range(count):
+            file = tmp_path / "photos" / kind / f"{i} of all.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (6, 6), (i, 0, 0)).save(file)
+            names.add(f"{kind}/{file.name}")
+    lines = block_of("docs/own-images.md", "split")
+    assert len(lines.splitlines()) == 3
+    type_in(lines, tmp_path)
+    found = {}
+    for split in ("train", "test"):
+        folder = tmp_path / "my_images" / split
+        found[split] = {str(file.relative_to(folder)) for file in folder.rglob("*.png")}
+    assert found["train"] | found["test"] == names and len(found["test"]) == 3
+    assert not found["train"] & found["test"]
+    p = Parameters(dataset="folder", dataset_dir=str(tmp_path / "my_images"), image_size=4,
+                   data_dir=str(tmp_path / "data"))
+    assert datasets.load_images(p, "test").labels.bincount().tolist() == [2, 1]
+    assert len(list((tmp_path / "photos").rglob("*.png"))) == 16
+
+
+def test_predictions_on_new_images_under_the_names_of_their_files(data, made):
+    """The last command is run by the shell, as it stands."""
+    place = data.parent
+    new = place / "new_photos"
+    new.mkdir()
+    for file in (made / "images" / "test").rglob("*.png"):
+        shutil.copy(file, new / f"{file.parent.name}, {file.name}")
+    type_in(block_of("docs/inference.md", "inference"), place, inference.SETTINGS)
+    predicted = data / "developer" / "predictions" / "with_ac" / "clinic-7" / "predictions.csv"
+    shutil.copy(predicted, place)
+    python = f'python() {{ "{sys.executable}" "$@"; }}\n'
+    done = subprocess.run(["bash", "-eu", "-c", python + block_of("docs/inference.md", "join")],
+                          cwd=place, capture_output=True, text=True, check=True)
+    head, *lines = done.stdout.splitlines()
+    assert head.startswith("name,class") and len(lines) == 40
+    assert lines[0].startswith("blue, 000.png,")
+
+
+def test_the_cells_of_a_notebook_are_commands_that_the_steps_take():
+    cells = block_of("docs/speed.md", "notebook").splitlines()
+    scripts = []
+    for cell in cells:
+        python, script, *arguments = shlex.split(cell)
+        assert python == "!python"
+        assert parse("", arguments, script).data_dir == "/content/drive/MyDrive/mole"
+        scripts.append(script)
+    assert scripts == ["pretrain.py", "gen_morphing_matrix.py", "gen_augconv.py",
+                       "train_with_ac.py", "train_no_ac.py"]

@@ -15,6 +15,7 @@ from utils.delivery import standardiser
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
 from utils.examples import Images, Source
+from utils.first_layers import FirstLayer
 from utils.records import Run, compare, differences, option_of, plain_data, record_name
 from utils.training import (
     check_batches,
@@ -189,6 +190,27 @@ def test_a_run_on_other_deliveries_is_marked(tmp_path, own, asking, is_marked):
     finished(tmp_path, "with_ac", deliveries=own)
     [line] = compare(tmp_path, ["with_ac"], asking)
     assert line.endswith("(another delivery)") == is_marked
+
+
+@pytest.mark.parametrize("run, frozen_layer, ending", [
+    ("with_ac", "another", "below plain (the two differ in first layer)"),
+    ("with_ac", "own", "below plain"), ("pretrained_frozen", "own", "below plain"),
+    ("pretrained_frozen", "another", "below plain (the two differ in first layer)"),
+    ("no_ac", None, "below plain")])
+def test_a_run_behind_another_first_layer_than_the_plain_runs_says_so(
+        tmp_path, run, frozen_layer, ending):
+    layer = nn.Conv2d(3, 4, 3)
+    first = FirstLayer(layer, (0.5,) * 3, (0.5,) * 3, 32, "crop", "vgg11", "cifar10", 10_000)
+    finished(tmp_path, "pretrained", 0.5)
+    with Saving(tmp_path) as new:
+        new.save("first_layer.pt", first.to_dict())
+    finished(tmp_path, run, 0.49,
+             frozen_layer=first.fingerprint if frozen_layer == "own" else frozen_layer)
+    [line] = compare(tmp_path, [run], ["delivery 0"])
+    assert line.endswith(f"1.00 points {ending}")
+    (tmp_path / "first_layer.pt").write_bytes(b"damaged")
+    [line] = compare(tmp_path, [run], ["delivery 0"])
+    assert line.endswith("1.00 points below plain")
 
 
 # What training counts and says

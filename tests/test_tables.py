@@ -276,13 +276,53 @@ def test_what_is_missing_names_its_command(records, monkeypatch):
                     "python -m experiments.kappa", "python -m experiments.agreement"):
         assert f"\nNot measured yet: `{command}`.\n" in text
     assert "not measured yet: `python train_no_ac.py --standardise`" in text
-    report = (records / "tables" / "REPRODUCTION.md").read_text()
-    claims_in_it = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
-    unmeasured = {line[0].strip("| ") for line in claims_in_it if line[3] == "not measured"}
+    unmeasured = {line[0] for line in claims_of(claims.write_report(read_results([records])))
+                  if line[3] == "not measured"}
     assert unmeasured == {"No accuracy is lost: the features are the same",
                           "No accuracy is lost: training with augmentation (our extension)",
                           "Augmented features are exact, and cost little (our extension)",
                           "An attack succeeds with 7.9·10⁻⁹⁰"}
+
+
+def claims_of(report: str) -> list[list[str]]:
+    """The cells of a report's rows."""
+    rows = [line.strip("| ").split(" | ") for line in report.splitlines() if line.startswith("| ")]
+    return rows[2:]
+
+
+def test_a_report_on_ones_own_records_has_what_they_say_and_names_the_rest(records, monkeypatch):
+    reproduce(monkeypatch, records)
+    report = (records / "tables" / "REPRODUCTION.md").read_text()
+    assert [row[0] for row in claims_of(report)] == [
+        "No accuracy is lost: training", "Without Aug-Conv accuracy is very low",
+        "The same with other cores (our extension)"]
+    assert "not measured" not in report and "Training runs: 10." in report
+    [line] = [line for line in report.splitlines() if line.startswith("The full report")]
+    for claim in ("the features are the same", "Computation grows by 9%", "An attack succeeds",
+                  "GAZELLE costs 421 000 times the data"):
+        assert claim in line
+    (records / "attacks.json").write_text(json.dumps(ATTACKS | {"known_pairs": []}))
+    assert "An attack succeeds" in [row[0] for row in claims_of(claims.write_short_report(
+        read_results([records])))][-1]
+
+
+def test_a_report_on_records_that_no_claim_rests_on_has_no_empty_section():
+    report = claims.write_short_report(results_of(training_run("pretrained", 0.7)))
+    assert "claim by claim" not in report and "Training runs: 1." in report
+    assert "No accuracy is lost: training" in report.partition("The full report")[2]
+
+
+def test_the_readmes_verdict_is_that_of_the_claims(records):
+    results = read_results([records])
+    verdict = claims.make_verdict(results)
+    assert len(verdict.rows) == 6 and all(all(row) for row in verdict.rows)
+    found = {row[0]: row[2:] for row in verdict.rows}
+    assert found["Computation grows by 9%"] == [
+        "by 63.7%; with 8×8 tiles (our extension) by 5.7%", "not reproduced"]
+    assert found["Without Aug-Conv accuracy is very low"][0].startswith("15.00")
+    assert found["No accuracy is lost: training"][0].startswith("+0.15")
+    full = {row[0]: row[3] for row in claims_of(claims.write_report(results))}
+    assert all(full[claim] == words[1] for claim, words in found.items())
 
 
 # -- Rows
@@ -532,9 +572,8 @@ def test_a_refused_delivery_is_not_reproduced():
     assert claim.verdict == "not reproduced" and "refused" in claim.found
 
 
-def test_the_report_says_what_the_records_say(records, monkeypatch):
-    reproduce(monkeypatch, records)
-    report = (records / "tables" / "REPRODUCTION.md").read_text()
+def test_the_report_says_what_the_records_say(records):
+    report = claims.write_report(read_results([records]))
     assert "Data sets: CIFAR-10." in report and "2 cores of AMD EPYC" in report
     assert "Versions of the code: abc1234." in report and "Training runs: 10." in report
     gaps = report.partition("## What was not tried")[2]
@@ -689,7 +728,8 @@ def test_accuracy_figure_has_a_panel_for_each_row_and_says_how_many_more(monkeyp
     [figure] = said
     panels = [axis for axis in figure.axes if axis.lines]
     assert len(panels) == figures.PANELS
-    assert figure.get_supxlabel() == "and 3 more rows: see tables.md"
+    assert figure.get_supxlabel() == (
+        "bands: from the lowest seed to the highest; and 3 more rows: see tables.md")
     assert panels[0].get_legend().get_texts()[0].get_text() == "with Aug-Conv (2 seeds)"
     assert len(panels[0].lines) == len(panels[0].collections) == 1      # a line, and its band
 
@@ -709,6 +749,30 @@ def test_the_curve_over_public_images_marks_the_other_data_set(monkeypatch):
     assert [text.get_text() for text in axis.texts] == ["mirror images"]
     assert axis.get_xscale() == "log" and axis.get_ylim() == (0, 100)
     assert "public images" in axis.get_xlabel() and "%" in axis.get_ylabel()
+def test_one_epoch_is_a_number_and_not_a_curve(monkeypatch):
+    said = []
+    monkeypatch.setattr(figures, "as_png", lambda figure: said.append(figure) or PNG)
+    curve = training_record("with_ac", 0.5)["curve"][:1]
+    figures.draw_accuracy(group_in_rows([training_run("pretrained", 0.5, curve=curve),
+                                         training_run("with_ac", 0.25, curve=curve)]))
+    [axis] = said[0].axes
+    assert not axis.lines and not axis.axison
+    text = axis.texts[0].get_text()
+    assert "plain network: 50.00%" in text and "with Aug-Conv: 25.00%" in text
+
+
+def test_what_is_given_away_stands_beside_what_it_costs(monkeypatch):
+    said = []
+    monkeypatch.setattr(figures, "as_png", lambda figure: said.append(figure) or PNG)
+    row = {"morph_distribution": "uniform", "data_only": {"reidentified": 0.5}, "private": 10_000,
+           "delivery_dtype": "float32", "tile": 8, "kappa": 1, "image_size": 32,
+           "first_layer": "3→64, 3×3"}
+    figures.draw_overhead({"table": [row]})
+    figures.draw_overhead(None)
+    with_attacks, without = said
+    assert with_attacks.axes[2].lines and not without.axes[2].axison
+    by_kappa = [text.get_text() for text in with_attacks.axes[0].get_legend().get_texts()]
+    assert any("9%" in text for text in by_kappa) and any("5.12%" in text for text in by_kappa)
 
 
 def test_pictures_of_all_records(records):
@@ -741,6 +805,18 @@ def test_values_between_marks(words, written):
     filled = marks.fill_page(page, {}, VALUES)
     assert filled == f"It is <!-- value {words} -->{written}<!-- /value --> now."
     assert marks.fill_page(filled, {}, VALUES) == filled
+
+
+def test_lines_between_marks():
+    record = {"runs": [{"seed": 0, "ends_with": ["plain: 98%", "with: 97%"]},
+                       {"seed": 1, "ends_with": ["other"]}]}
+    page = "It ends\n<!-- lines demo/x runs seed=0 ends_with -->\nold\n<!-- /lines -->\nso."
+    filled = marks.fill_page(page, {}, {"demo/x": record})
+    assert filled == page.replace("old", "```\nplain: 98%\nwith: 97%\n```")
+    assert marks.fill_page(filled, {}, {"demo/x": record}) == filled
+    assert "not measured yet: python -m experiments.demo" in marks.fill_page(filled, {}, {})
+    with pytest.raises(ValueError, match="no record has the value"):
+        marks.fill_page(page.replace("seed=0", "seed=7"), {}, {"demo/x": record})
 
 
 @pytest.mark.parametrize("words, why", [

@@ -8,6 +8,7 @@ can be morphed in the same way.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from utils.errors import UserError
 from utils.geometry import Geometry, blocks_in_words, from_manifest
 
 CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
+LIST = "list"                       # in the place of a key's id: which keys there are
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,54 @@ def current_id(provider: Path) -> str:
     return id
 
 
+def list_keys(provider: Path) -> list[str]:
+    """A line for each key of a provider, the one that was used last at the end: when it was drawn,
+    what it is, what its last delivery was, and whether it is current.
+
+    Raises UserError if there is none.
+    """
+    ids = key_ids(provider)
+    if not ids:
+        raise UserError(f"{provider} has no key: run `python gen_morphing_matrix.py` first")
+    current = None
+    if (provider / "current.json").exists():
+        current = current_id(provider)
+    lines = []
+    for id in ids:
+        words = f"{id}: {_describe_key(provider / 'keys' / id)}"
+        lines.append(f"{words}, the current key" if id == current else words)
+    return lines
+
+
+def _describe_key(folder: Path) -> str:
+    """When a key was drawn, what it is, and what its last delivery was."""
+    try:
+        about = read_manifest(folder)
+        drawn = f"drawn {_date_of(folder / 'morphing_matrix.pt')}"
+        blocks = blocks_in_words(about["kappa"], about["tile"])
+        words = [drawn, blocks, f"{about['morph_distribution']} core"]
+        if "delivery" in about:
+            date = _date_of(folder / "channel_order.pt")
+            words.append(f"delivery {about['delivery'][:12]} on {date}")
+        else:
+            words.append("nothing delivered")
+    except (UserError, OSError, KeyError, TypeError):
+        return "damaged"
+    return ", ".join(words)
+
+
+def _date_of(file: Path) -> str:
+    """When a file was written, to the minute, in local time."""
+    return datetime.fromtimestamp(file.stat().st_mtime).isoformat(" ", "minutes")
+
+
 def read_key(provider: Path, id: str = "") -> Key:
     """A key by its id; none: the current one. Raises UserError if it is missing or damaged."""
     folder = provider / "keys" / (id or current_id(provider))
     if id and not (folder / "manifest.json").exists():
         known = ", ".join(key_ids(provider)) or "none"
-        raise UserError(f"{provider} has no key {id}: its keys are {known}")
+        raise UserError(f"{provider} has no key {id}: its keys are {known}; `python "
+                        f"morph_images.py --key {LIST}` says more of them")
     if not folder.exists():
         current = provider / "current.json"
         raise UserError(f"{current} names key {folder.name}, which is not there: "

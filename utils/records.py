@@ -19,6 +19,7 @@ from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
 from utils.devices import Context
 from utils.errors import UserError
+from utils.first_layers import read_first_layer
 from utils.provenance import peak_memory, provenance
 from utils.settings import in_short
 
@@ -280,6 +281,7 @@ def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:
     the run that asks; runs on others are marked.
     """
     plain, without_plain = None, "no plain network to compare with: run `python pretrain.py`"
+    plain_layer = plain_first_layer(folder)
     try:
         plain = read_record(folder, "pretrained")
     except (UserError, OSError):
@@ -298,13 +300,23 @@ def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:
         if plain is None:
             line += f" ({without_plain})"
         elif name != "pretrained":
-            line += _against_plain(record, plain)
+            line += _against_plain(record, plain, plain_layer)
         lines.append(line + _of_another(record, deliveries))
     return lines
 
 
-def _against_plain(record: dict, plain: dict) -> str:
+def plain_first_layer(folder: Path) -> str | None:
+    """The fingerprint of the plain network's first layer; None where that cannot be read."""
+    try:
+        return read_first_layer(verify(folder / "first_layer.pt")).fingerprint
+    except (UserError, OSError):
+        return None
+
+
+def _against_plain(record: dict, plain: dict, plain_layer: str | None) -> str:
     other = differences_from_plain(record, plain)
+    if plain_layer is not None and record["frozen_layer"] not in (None, plain_layer):
+        other.append("first_layer")
     incomparable = [key for key in ("test_digest", "class_names") if key in other]
     if incomparable:
         return f" (not comparable with plain: other {in_words(incomparable)})"

@@ -3,7 +3,7 @@
 Each verdict is a rule, fixed before the runs, in a function of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
@@ -19,7 +19,7 @@ from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import describe_known_layer, not_measured
 from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
 from experiments.tables.rows import DATASET_TITLES, Row, describe_accuracy, group_in_rows, summarise
-from experiments.tables.table import write_number
+from experiments.tables.table import Table, write_number
 
 NOT_MEASURED = "not measured"
 ANALYSIS = "[analysis.json](analysis.json)"
@@ -29,13 +29,19 @@ RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as 
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of the report; all in words."""
+    """A row of the report; all in words.
+
+    is_measured: whether records say it; otherwise it is a formula's, or has not been measured.
+    short: what was found in a few words, for the README; empty for what does not stand there.
+    """
 
     claim: str
     published: str
     found: str
     verdict: str
     source: str
+    is_measured: bool = True
+    short: str = ""
 
 
 # -- The rules
@@ -124,7 +130,8 @@ def list_claims(results: Results) -> list[Claim]:
 
 
 def unmeasured(claim: str, published: str, command: str) -> Claim:
-    return Claim(claim, published, not_measured(command), NOT_MEASURED, "no record")
+    return Claim(claim, published, not_measured(command), NOT_MEASURED, "no record",
+                 is_measured=False, short="not measured yet")
 
 
 def link(name: str) -> str:
@@ -141,13 +148,16 @@ def claim_equal_predictions(results: Results) -> Claim:
     source = f"{link('agreement')}, `{record['command']}`"
     if any("equal" not in row for row in rows):
         return Claim(claim, published, "the delivery is refused: its features are too inexact "
-                     "(κ = 1, uniform core, float32)", "not reproduced", source)
+                     "(κ = 1, uniform core, float32)", "not reproduced", source,
+                     short="the delivery is refused: its features are too inexact")
     equal = min(row["equal"] for row in rows)
     images = rows[0]["images"]
     found = write_number("the plain network's own later layers behind Aug-Conv predict the same "
                          "class for {0[0]:,} of {0[1]:,} test images (κ = 1, uniform core, "
                          "float32)", (equal, images))
-    return Claim(claim, published, found, judge_equal_predictions(equal, images), source)
+    short = write_number("{0[0]:,} of {0[1]:,} predictions are equal", (equal, images))
+    return Claim(claim, published, found, judge_equal_predictions(equal, images), source,
+                 short=short)
 
 
 def claim_equal_training(results: Results) -> Claim:
@@ -156,7 +166,12 @@ def claim_equal_training(results: Results) -> Claim:
     if not comparisons:
         return unmeasured(claim, published, TRAINING)
     found = "; ".join(describe_comparison(one) for one in comparisons)
-    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY)
+    means = sorted(one.mean for one in comparisons)
+    short = f"{means[0]:+.2f} points against the fair partner"
+    if len(means) > 1:
+        short = f"{means[0]:+.2f} to {means[-1]:+.2f} points against the fair partners"
+    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY,
+                 short=short)
 
 
 def describe_comparison(one: Comparison) -> str:
@@ -177,7 +192,10 @@ def claims_low_accuracy(results: Results) -> list[Claim]:
     claim = "Without Aug-Conv accuracy is very low"
     if not ours:
         return [unmeasured(claim, published, TRAINING)]
-    claims = [claim_low_accuracy(claim, published, ours)]
+    most = ours[0]                                       # training
+    short = (f"{describe_accuracy(most.runs['no_ac'])} beside "
+             f"{describe_accuracy(most.runs['pretrained'])} of the plain network")
+    claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
     if others:
         claims.append(claim_low_accuracy("The same with other cores (our extension)",
                                          "not published", others))
@@ -250,11 +268,13 @@ def claim_computation() -> Claim:
     return Claim("Computation grows by 9%", "9%",
                  f"the network's multiply-adds grow by {growth:.1%} with the paper's dense "
                  f"Aug-Conv, by {tiles[8].growth:.1%} with 8×8 tiles (our extension)",
-                 judge_overhead(0.09, growth), f"{ANALYSIS}, `make tables`")
+                 judge_overhead(0.09, growth), f"{ANALYSIS}, `make tables`", is_measured=False,
+                 short=f"by {growth:.1%}; with 8×8 tiles (our extension) by {tiles[8].growth:.1%}")
 
 
 def claim_data(results: Results) -> Claim:
     made = compute_overheads()
+    tiles = {tile.tile: tile for tile in made.tiles}
     found = (f"{made.published_transmission:.2%} is a matrix as large as *M*, which is not sent; "
              f"all that is sent is {made.transmission_by_bytes:.0%} more bytes")
     sources = [ANALYSIS]
@@ -268,7 +288,10 @@ def claim_data(results: Results) -> Claim:
     else:
         found += f"; with 8×8 tiles in int8 {not_measured(BENCH)}"
     return Claim("Data grow by 5.12%", "5.12%", found,
-                 judge_overhead(0.0512, made.transmission_by_bytes), ", ".join(sources))
+                 judge_overhead(0.0512, made.transmission_by_bytes), ", ".join(sources),
+                 is_measured=len(sources) > 1,
+                 short=f"Aug-Conv alone is {tiles[32].share_of_data:.0%} of the pixels; with 8×8 "
+                 f"tiles (our extension) {tiles[8].share_of_data:.1%}")
 
 
 def claim_attack(results: Results) -> Claim:
@@ -280,15 +303,19 @@ def claim_attack(results: Results) -> Claim:
     guess = compute_overheads().order_guess
     found = (f"1/64! = {guess:.1e} is the chance to guess the order of the channels; "
              f"{describe_known_layer(known)}")
+    short = "this attack fails"
+    if "psnr" in known:
+        short = f"images come back at {known['psnr']:.0f} dB in {known['seconds']:.1f} s"
     return Claim(claim, published, found, judge_attack(7.9e-90, guess, known.get("psnr")),
-                 f"{link('attacks')}, `{record['command']}`")
+                 f"{link('attacks')}, `{record['command']}`", short=short)
 
 
 def claims_gazelle(results: Results) -> list[Claim]:
     made = compute_overheads()
     sent = seconds = not_measured(EXPERIMENTS["he"])
     source = "no record"
-    if "he" in results.records:
+    is_measured = "he" in results.records
+    if is_measured:
         record = results.records["he"]
         sent = f"{record['bytes_ratio']:.0f}×"
         seconds = f"{record['seconds_ratio']:.0f}×"
@@ -297,25 +324,23 @@ def claims_gazelle(results: Results) -> list[Claim]:
     return [
         Claim("GAZELLE costs 421 000 times the data", "421 000×",
               f"1236 MiB over 3072 bytes = {quotient}; CKKS for the first layer: {sent}",
-              judge_quotient(421_000, made.gazelle_ratio), source),
+              judge_quotient(421_000, made.gazelle_ratio), source, is_measured),
         Claim("GAZELLE costs 10 000 times the computation", "10 000×",
               f"CKKS for the first layer: {seconds}", "could not be tested: GAZELLE was not run",
-              source),
+              source, is_measured),
         Claim("GAZELLE is broken with 2.9·10⁻³⁰", "2.9·10⁻³⁰",
               f"2⁻¹²⁸ = {made.gazelle_guess:.1e}: the exponent looks like a slip of the pen",
-              judge_guess(2.9e-30, made.gazelle_guess), ANALYSIS)]
+              judge_guess(2.9e-30, made.gazelle_guess), ANALYSIS, is_measured=False)]
 
 
 # -- The report
 
 def write_report(results: Results) -> str:
     """REPRODUCTION.md: reproduction.md beside this file with what the records say."""
-    rows = [[one.claim, one.published, one.found, one.verdict, one.source]
-            for one in list_claims(results)]
-    lines = [["claim", "published", "found here", "verdict", "from"], ["---"] * 5, *rows]
-    claims = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     template = Template((Path(__file__).parent / "reproduction.md").read_text(encoding="utf-8"))
-    return template.substitute(claims=claims, measured=describe_measurements(results),
+    return template.substitute(claims=write_claims(list_claims(results)),
+                               pictures=show_accuracy(results),
+                               measured=describe_measurements(results),
                                not_tried=describe_gaps(results),
                                alone=describe_morphed_alone(results), margin=f"{MARGIN:g}",
                                error_ratio=f"{LARGEST_ERROR_RATIO:g}",
@@ -330,6 +355,43 @@ def describe_morphed_alone(results: Results) -> str:
     at_kappa_1 = make_public_images(results).first(len(CORES), "[tables.md](tables.md)")
     tables = [at_kappa_1, make_across(results)]
     return "\n\n".join(table.markdown() for table in tables if table.rows)
+
+
+def show_accuracy(results: Results) -> str:
+    """The picture of all training runs, as Markdown; nothing where there are none."""
+    if not results.runs:
+        return ""
+    return "\n![Test accuracy over the epochs of all training runs](figures/accuracy.png)\n"
+
+
+def write_short_report(results: Results) -> str:
+    """A report on a person's own records: what they say, and in a line what they do not say."""
+    claims = list_claims(results)
+    measured = [one for one in claims if one.is_measured]
+    others = [one.claim for one in claims if not one.is_measured]
+    sections = ["# Reproduction of Morphed Learning: your records\n",
+                "Made by `python reproduce_tables.py`; every row is in [tables.md](tables.md). The "
+                "verdicts' rules\nare in results/REPRODUCTION.md of the project.\n",
+                f"## What was measured\n\n{describe_measurements(results)}\n"]
+    if measured:
+        sections.append(f"## Results, claim by claim\n\n{write_claims(measured)}\n")
+    if others:
+        sections.append(f"The full report would also have: {'. '.join(others)}.\n")
+    return "\n".join(sections)
+
+
+def write_claims(claims: list[Claim]) -> str:
+    """The claims as a table in Markdown."""
+    rows = [[one.claim, one.published, one.found, one.verdict, one.source] for one in claims]
+    lines = [["claim", "published", "found here", "verdict", "from"], ["---"] * 5, *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def make_verdict(results: Results) -> Table:
+    """The claims in short, for the README."""
+    rows = [[one.claim, one.published, one.short, one.verdict]
+            for one in list_claims(results) if one.short]
+    return Table("Verdict", ["claim of the paper", "published", "found here", "verdict"], rows)
 
 
 def describe_measurements(results: Results) -> str:

@@ -29,6 +29,7 @@ from experiments.tables.rows import (
     DATASET_TITLES,
     Row,
     core_side,
+    describe_accuracy,
     describe_morphing,
     group_in_rows,
     summarise,
@@ -47,7 +48,7 @@ CORE_LINES = {"orthogonal": ("C0", "o"), "normal": ("C1", "s"), "uniform": ("C3"
 
 def draw_figures(results: Results) -> dict[str, bytes]:
     """Every figure by the name of its file; those whose records are missing are left out."""
-    figures = {"overhead": draw_overhead()}
+    figures = {"overhead": draw_overhead(results.records.get("attack_matrix"))}
     rows = group_in_rows(results.runs)
     if rows:
         figures["accuracy"] = draw_accuracy(rows)
@@ -63,19 +64,30 @@ def draw_figures(results: Results) -> dict[str, bytes]:
     return figures
 
 
-# -- What MoLe costs
+# -- What MoLe costs, and what it gives away
 
-def draw_overhead() -> bytes:
-    figure, (by_kappa, by_tile, by_side) = pyplot().subplots(
-        1, 3, figsize=(13, 4.2), layout="constrained")
+def draw_overhead(matrix: dict | None) -> bytes:
+    """Cost by κ, by tiles and by the image's side; with the matrix of attacks, what morphed images
+    alone give away."""
+    figure, axes = pyplot().subplots(2, 2, figsize=(11, 8.4), layout="constrained")
+    by_kappa, by_tile, given_away, by_side = axes.flat
     plot_overhead_by_kappa(by_kappa)
     plot_overhead_by_tile(by_tile)
     plot_memory_by_side(by_side)
-    for axis in (by_kappa, by_tile, by_side):
+    cores = plot_reidentified(given_away, matrix) if matrix is not None else set()
+    if cores:
+        given_away.set(title="Given away by morphed images alone, without Aug-Conv", xscale="log",
+                       xlabel="q, side of the core", ylabel="re-identified images, %",
+                       ylim=(0, 105))
+        given_away.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
+    else:
+        given_away.axis("off")
+    for axis in axes.flat:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.title.set_fontsize(10)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     return as_png(figure)
 
 
@@ -84,14 +96,26 @@ def plot_overhead_by_kappa(axis):
     morphing = [100 * morphing_macs(ENTRIES, kappa) / network for kappa in KAPPAS]
     core = [100 * ENTRIES / kappa / IMAGES for kappa in KAPPAS]
     aug_conv = [100 * made.growth] * len(KAPPAS)
+    sent = [100 * made.transmission_by_entries] * len(KAPPAS)
     axis.plot(KAPPAS, aug_conv, "C1s-", label="dense Aug-Conv, growth of multiply-adds")
     axis.plot(KAPPAS, morphing, "C0o-", label="morphing, of multiply-adds")
+    draw_published_computation(axis)
+    axis.plot(KAPPAS, sent, "C3v-", label="dense Aug-Conv, entries, of the data set's")
     axis.plot(KAPPAS, core, "C2^-", label="q·αm² entries, of the data set's")
-    axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
-    axis.axhline(5.12, color="k", ls="--", lw=1.2, label="published: 5.12% of data")
-    axis.set(title="VGG-16 on CIFAR", xscale="log", yscale="log", xlabel="κ",
-             ylabel="% of VGG-16's multiply-adds, or of the data set", ylim=(0.01, 5e3))
+    draw_published_data(axis)
+    axis.set(title="VGG-16 on CIFAR, by κ", xscale="log", yscale="log", xlabel="κ",
+             ylabel="% of VGG-16's multiply-adds, or of the data set", ylim=(0.01, 5e4))
     axis.set_xticks(KAPPAS, map(str, KAPPAS))
+
+
+def draw_published_computation(axis):
+    """In the colour of Aug-Conv's multiply-adds, and after what it is compared with."""
+    axis.axhline(9, color="C1", ls=":", lw=1.8, label="published: 9% of computation")
+
+
+def draw_published_data(axis):
+    """In the colour of Aug-Conv's size, and after what it is compared with."""
+    axis.axhline(5.12, color="C3", ls="--", lw=1.8, label="published: 5.12% of data")
 
 
 def plot_overhead_by_tile(axis):
@@ -99,12 +123,12 @@ def plot_overhead_by_tile(axis):
     macs = [100 * tile.growth for tile in tiles]
     sent = [100 * tile.share_of_data for tile in tiles]
     axis.plot(TILES, macs, "C1s-", label="Aug-Conv, growth of multiply-adds")
+    draw_published_computation(axis)
     axis.plot(TILES, sent, "C3v-", label="Aug-Conv, of the plain images' bytes")
-    axis.axhline(9, color="k", ls=":", lw=1.2, label="published: 9% of computation")
-    axis.axhline(5.12, color="k", ls="--", lw=1.2, label="published: 5.12% of data")
+    draw_published_data(axis)
     axis.set(title="The same by tiles (32: the paper's one tile)", xscale="log", yscale="log",
              xlabel="side of a tile, pixels", ylim=(0.1, 5e4),
-             ylabel="% of multiply-adds, or of bytes")
+             ylabel="% of multiply-adds, or of the images' bytes")
     axis.set_xticks(TILES, map(str, TILES))
 
 
@@ -122,7 +146,8 @@ def plot_memory_by_side(axis):
 # -- Accuracy over the epochs
 
 def draw_accuracy(rows: list[Row]) -> bytes:
-    """A panel for each row, at most PANELS; a line says how many more there are."""
+    """A panel for each row, at most PANELS; a line says what bands are, and how many more rows
+    there are."""
     shown, more = rows[:PANELS], len(rows) - PANELS
     columns = min(3, len(shown))
     lines = ceil(len(shown) / columns)
@@ -132,21 +157,36 @@ def draw_accuracy(rows: list[Row]) -> bytes:
         axis.axis("off")
     for axis, row in zip(axes.flat, shown, strict=False):
         plot_row(axis, row)
+    words = []
+    if any(axis.collections for axis in axes.flat):
+        words.append("bands: from the lowest seed to the highest")
     if more > 0:
-        figure.supxlabel(f"and {more} more rows: see tables.md", fontsize=10)
+        words.append(f"and {more} more rows: see tables.md")
+    figure.supxlabel("; ".join(words), fontsize=10)
     return as_png(figure)
 
 
 def plot_row(axis, row: Row):
-    for name, runs in row.runs.items():
-        if runs:
-            plot_seeds(axis, name, runs)
-    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     title = "\n".join(fill(words, 52) for words in (row.setting, row.morphed))
     axis.set_title(title, fontsize=9, parse_math=False)
+    runs = {name: runs for name, runs in row.runs.items() if runs}
+    if all(len(run.curve) == 1 for same in runs.values() for run in same):
+        write_accuracies(axis, runs)
+        return
+    for name, same in runs.items():
+        plot_seeds(axis, name, same)
+    axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
+
+
+def write_accuracies(axis, runs: dict[str, list[TrainingRun]]):
+    """One epoch is a number for each network, and not a curve."""
+    lines = [f"{RUNS[name].title}: {describe_accuracy(same)}" for name, same in runs.items()]
+    axis.text(0.5, 0.5, "after one epoch\n\n" + "\n".join(lines), ha="center", va="center",
+              fontsize=9, transform=axis.transAxes)
+    axis.axis("off")
 
 
 def plot_seeds(axis, name: str, runs: list[TrainingRun]):

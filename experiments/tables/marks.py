@@ -5,6 +5,7 @@ A table:    <!-- table accuracy -->          … <!-- /table -->     all rows
 A figure:   <!-- figure across attack_matrix What it shows --> … <!-- /figure -->
             results/figures/across.png, or which command makes the record that it comes with
 A number:   takes <!-- value he seconds_over_mole .0f -->10<!-- /value -->
+Lines:      <!-- lines demo/X demo runs seed=0 ends_with --> … <!-- /lines -->    texts, as code
 
 A value's words are a path from a record (its file's name, without .json) to a number, and a format
 as Python has it; `,` groups digits by spaces. Where the path meets a list, it goes on in all of its
@@ -27,6 +28,8 @@ TABLE = re.compile(r"(?P<start><!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n
                    r"(?P<end>\n<!-- /table -->)", re.DOTALL)
 FIGURE = re.compile(r"(?P<start><!-- figure (?P<name>\w+) (?P<record>\S+) (?P<words>[^>]+?) -->\n)"
                     r".*?(?P<end>\n<!-- /figure -->)", re.DOTALL)
+LINES = re.compile(r"(?P<start><!-- lines (?P<words>[^>]+?) -->\n).*?(?P<end>\n<!-- /lines -->)",
+                   re.DOTALL)
 CHOICES = {"least": min, "most": max, "total": sum}
 ALL_ROWS = "results/tables.md"      # has every row of every table
 FIGURES = "results/figures"
@@ -62,8 +65,16 @@ def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict
     def put_value(mark: re.Match) -> str:
         return mark["start"] + find_value(mark["words"], records) + mark["end"]
 
+    def put_lines(mark: re.Match) -> str:
+        name, *path = mark["words"].split()
+        lines = [f"not measured yet: {find_command(name)}"]
+        if name in records:
+            lines = find_items(mark["words"], path, records[name])
+        return "\n".join([f"{mark['start']}```", *lines, f"```{mark['end']}"])
+
     page = TABLE.sub(put_table, page)
     page = FIGURE.sub(put_figure, page)
+    page = LINES.sub(put_lines, page)
     return VALUE.sub(put_value, page)
 
 
@@ -72,23 +83,27 @@ def find_value(mark: str, records: Mapping[str, dict]) -> str:
     name, *path, form = mark.split()
     if name not in records:
         return f"(not measured yet: {find_command(name)})"
-    items = [records[name]]
-    choose = None
+    choices = [word for word in path if word in CHOICES]
+    items = find_items(mark, [word for word in path if word not in CHOICES], records[name])
+    if choices:
+        items = [CHOICES[choices[-1]](items)]
+    if any(item != items[0] for item in items):
+        raise ValueError(f"the mark fits several values, say least, most or total: {mark}")
+    return write_number(f"{{:{'' if form == 'text' else form}}}", items[0])
+
+
+def find_items(mark: str, path: list[str], record: dict) -> list:
+    """All that a path leads to in a record; raises ValueError, naming the mark, for nothing."""
+    items = [record]
     for word in path:
-        if word in CHOICES:
-            choose = CHOICES[word]
-        elif "=" in word:
+        if "=" in word:
             key, _, wanted = word.partition("=")
             items = [item for item in items if str(item.get(key)) == wanted]
         else:
             items = step_into(items, word)
     if not items:
         raise ValueError(f"no record has the value of the mark: {mark}")
-    if choose is not None:
-        items = [choose(items)]
-    if any(item != items[0] for item in items):
-        raise ValueError(f"the mark fits several values, say least, most or total: {mark}")
-    return write_number(f"{{:{'' if form == 'text' else form}}}", items[0])
+    return items
 
 
 def step_into(items: list, key: str) -> list:
