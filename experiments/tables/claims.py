@@ -22,6 +22,7 @@ from experiments.tables.rows import DATASET_TITLES, Row, describe_accuracy, grou
 from experiments.tables.table import Table, write_number
 
 NOT_MEASURED = "not measured"
+NOT_PUBLISHED = "not published"            # of what goes beyond the paper
 ANALYSIS = "[analysis.json](analysis.json)"
 ACCURACY = "every run in [tables.md](tables.md)"
 RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as successful
@@ -198,7 +199,7 @@ def claims_low_accuracy(results: Results) -> list[Claim]:
     claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
     if others:
         claims.append(claim_low_accuracy("The same with other cores (our extension)",
-                                         "not published", others))
+                                         NOT_PUBLISHED, others))
     return claims
 
 
@@ -228,7 +229,7 @@ def judge_row(row: Row) -> str:
 
 def claim_augmented_training(results: Results) -> Claim:
     claim = "No accuracy is lost: training with augmentation (our extension)"
-    published = "not published"
+    published = NOT_PUBLISHED
     found = [one for one in list_augmented(results) if one.above_plain is not None]
     if not found:
         return unmeasured(claim, published, f"{TRAINING} and `--augment crop_flip`")
@@ -248,7 +249,7 @@ def describe_augmented_row(one: Augmented) -> str:
 def claim_augmentation(results: Results) -> Claim:
     claim = "Augmented features are exact, and cost little (our extension)"
     if "augmentation" not in results.records:
-        return unmeasured(claim, "not published", EXPERIMENTS["augmentation"])
+        return unmeasured(claim, NOT_PUBLISHED, EXPERIMENTS["augmentation"])
     record = results.records["augmentation"]
     delivered = [row for row in record["features"] if not row["refused"]]
     flips = max(row["ratio_of_flips"] for row in delivered)
@@ -258,7 +259,7 @@ def claim_augmentation(results: Results) -> Claim:
     found = (f"relative error at most {flips:.2f} times Aug-Conv's own of flips, {crops:.2f} times "
              f"of crops off the rim; an epoch takes at most {by_tiles:.2f} times as long by tiles, "
              f"{at_kappa_1:.2f} times at κ = 1")
-    return Claim(claim, "not published", found, judge_augmentation(max(flips, crops), by_tiles),
+    return Claim(claim, NOT_PUBLISHED, found, judge_augmentation(max(flips, crops), by_tiles),
                  f"{link('augmentation')}, `{record['command']}`")
 
 
@@ -390,7 +391,7 @@ def write_claims(claims: list[Claim]) -> str:
 def make_verdict(results: Results) -> Table:
     """The claims in short, for the README."""
     rows = [[one.claim, one.published, one.short, one.verdict]
-            for one in list_claims(results) if one.short]
+            for one in list_claims(results) if one.short and one.published != NOT_PUBLISHED]
     return Table("Verdict", ["claim of the paper", "published", "found here", "verdict"], rows)
 
 
