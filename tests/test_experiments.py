@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from torch import nn
 
 import gen_augconv
 import gen_morphing_matrix
@@ -10,9 +11,13 @@ import pretrain
 import reproduce_tables
 import train_no_ac
 import train_with_ac
-from experiments import agreement, defects, kappa, paper_setting
+from experiments import agreement, augmentation, defects, kappa, paper_setting
 from experiments.tables import accuracy, equality, measured
 from experiments.tables.reading import Results, read_results
+from images.datasets import CIFAR, Prepared
+from parameter import Parameters
+from tests.photographs import draw_photographs
+from utils.first_layers import FirstLayer
 from utils.settings import parse
 
 TINY = ["--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "40",
@@ -50,6 +55,19 @@ def test_equal_predictions_behind_aug_conv(pretrained, tmp_path):
     in_float32 = [row for row in record["table"] if row["delivery_dtype"] == "float32"]
     assert all(row["equal"] == row["images"] == 40 for row in in_float32)
     assert len(measured.make_agreement(Results(records={"agreement": record})).rows) == 8
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (2, 4)], ids=str)
+def test_features_are_those_of_cropped_and_flipped_images_off_the_rim(stride):
+    layer = nn.Conv2d(3, 8, 3, stride, 1).requires_grad_(False)
+    first = FirstLayer(layer, *CIFAR, 16, "crop", "mine", "photographs", 1)
+    p = Parameters(augment="crop_flip", morph_seed=1)
+    case = augmentation.Case("orthogonal", 8, False)
+    pair, _ = augmentation.compose_pair(layer, first.shape, case, p)
+    images = Prepared(draw_photographs(40, 16, seed=1), *CIFAR, 0)[:]
+    row = augmentation.compare_features(pair, first, images, "float32", p)
+    assert max(row["error_of_aug_conv"], row["error_of_flips"], row["error_of_crops"]) < 1e-5
+    assert 0 < row["rim"] < 0.6
 
 
 def test_an_estimate_trains_on_blank_images():
