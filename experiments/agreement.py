@@ -62,7 +62,7 @@ def main(p: Parameters):
     plain = predict(trained.network, images)
     table = []
     for case in CASES:
-        if case.tile % trained.first.layer.stride[0] == 0:
+        if all(case.tile % stride == 0 for stride in trained.first.layer.stride):
             row = compare(case, trained, images, plain, test, p.morph_seed)
             print(row, flush=True)
             table.append(row)

@@ -125,7 +125,7 @@ def measure(p: Parameters, first: FirstLayer, train: Images, test: Images,
     images = Prepared(test.images, first.mean, first.std, 0)[chosen]
     tables = {"features": [], "composing": [], "epochs": [], "attacks": []}
     for case in CASES:
-        if case.tile % first.layer.stride[0]:
+        if any(case.tile % stride for stride in first.layer.stride):
             continue                                     # no such Aug-Conv
         pair, costs = compose_pair(first.layer, first.shape, case, p)
         add_row(tables["composing"], case, costs)
@@ -182,8 +182,7 @@ def compare_features(pair: Pair, first: FirstLayer, images: Tensor, dtype: str,
     by their nature; `rim` is its share of the entries.
     """
     plain = in_float64(first)
-    stride = first.layer.stride[0]
-    augmentation = augment_features(p, stride, pair.aug_conv.bias)
+    augmentation = augment_features(p, first.layer.stride, pair.aug_conv.bias)
     shifts, _ = augmentation.draw(len(images), p.seed, epoch=1)
     values, scale = morph_in_memory(images, pair.key, dtype)
     morphed = as_morphed(values, scale)
@@ -196,7 +195,7 @@ def compare_features(pair: Pair, first: FirstLayer, images: Tensor, dtype: str,
     of_flips = relative_error(mirrored, plain(flipped)[:, pair.order])
 
     shifted = shift(features, shifts, augmentation.fill)
-    cropped = shift(images.double(), stride * shifts)
+    cropped = shift(images.double(), torch.tensor(first.layer.stride) * shifts)
     rim = find_rim(plain, first.shape, shifts)
     expected = plain(cropped)[:, pair.order]
     of_crops = relative_error(shifted.masked_fill(rim, 0), expected.masked_fill(rim, 0))
@@ -221,7 +220,7 @@ def find_rim(layer: Convolution, shape: tuple[int, int, int], shifts: Tensor) ->
     """
     counting = layer._replace(weight=torch.ones_like(layer.weight[:1, :1]), bias=None, groups=1)
     image = torch.ones(len(shifts), 1, *shape[1:], dtype=layer.weight.dtype)
-    seen_in_shifted_images = counting(shift(image, layer.stride[0] * shifts))
+    seen_in_shifted_images = counting(shift(image, torch.tensor(layer.stride) * shifts))
     return seen_in_shifted_images != shift(counting(image), shifts)
 
 
@@ -242,7 +241,7 @@ def time_epochs(pair: Pair, first: FirstLayer, train: Images, p: Parameters,
 
     network = new_network(p, Model(p.model, len(train.classes), first.shape, p.dropout))
     epoch = Epoch(BehindFirstLayer(network, first.shape), len(chosen), p, context)
-    augmentation = augment_features(p, first.layer.stride[0], pair.aug_conv.bias)
+    augmentation = augment_features(p, first.layer.stride, pair.aug_conv.bias)
     epoch.time(batch_by_batch, None)                     # warms up
     seconds = {(is_kept, augment): [] for is_kept in (False, True)
                for augment in ("none", p.augment)}

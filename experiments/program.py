@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import utils.ctrl_c
 from utils.errors import UserError
 
 
@@ -11,6 +12,7 @@ def run_command(main: Callable[[], int | None]):
     """Runs `main` and exits with its status; 1 and one line for a mistake of its user."""
     name = Path(sys.argv[0]).name
     try:
+        utils.ctrl_c.raise_again()
         sys.exit(main())
     except UserError as mistake:
         sys.exit(f"{name}: {mistake}")

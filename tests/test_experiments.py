@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import gen_augconv
 import gen_morphing_matrix
@@ -15,10 +16,14 @@ from experiments import agreement, augmentation, defects, kappa, paper_setting
 from experiments.tables import accuracy, claims, equality, measured
 from experiments.tables import augmentation as augmentation_tables
 from experiments.tables.reading import Results, read_results
+from images.datasets import CIFAR, Prepared
 from mole.first_layer import describe
+from parameter import Parameters
 from tests.layers import REAL, real_case
+from tests.photographs import draw_photographs
 from tests.test_augmentation import rim_of, shifts_of
 from utils.errors import UserError
+from utils.first_layers import FirstLayer
 from utils.settings import parse
 
 TINY = ["--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--test_limit", "40",
@@ -123,6 +128,19 @@ def test_the_rim_is_where_windows_see_other_pixels(name):
     found = augmentation.find_rim(describe(case.layer), case.shape, torch.tensor(shifts))
     for rim, (rows, columns) in zip(found[:, 0], shifts, strict=True):
         assert torch.equal(rim, rim_of(case, rows, columns))
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 1), (2, 4)], ids=str)
+def test_features_are_those_of_cropped_and_flipped_images_off_the_rim(stride):
+    layer = nn.Conv2d(3, 8, 3, stride, 1).requires_grad_(False)
+    first = FirstLayer(layer, *CIFAR, 16, "crop", "mine", "photographs", 1)
+    p = Parameters(augment="crop_flip", morph_seed=1)
+    case = augmentation.Case("orthogonal", 8, False)
+    pair, _ = augmentation.compose_pair(layer, first.shape, case, p)
+    images = Prepared(draw_photographs(40, 16, seed=1), *CIFAR, 0)[:]
+    row = augmentation.compare_features(pair, first, images, "float32", p)
+    assert max(row["error_of_aug_conv"], row["error_of_flips"], row["error_of_crops"]) < 1e-5
+    assert 0 < row["rim"] < 0.6
 
 
 def test_an_estimate_trains_on_blank_images():

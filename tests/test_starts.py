@@ -75,7 +75,7 @@ def test_it_ends_well_and_records_the_command(words, tmp_path):
 IS_INTERRUPTED = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
 
 
-@pytest.mark.parametrize("script", [*STEPS, *INFERENCE, "attack.py"])
+@pytest.mark.parametrize("script", [*STEPS, *INFERENCE, "attack.py", "reproduce_tables.py"])
 def test_ctrl_c_while_modules_are_imported_ends_a_step_in_silence(script, tmp_path):
     """By its signal, so that a loop in a shell ends too."""
     (tmp_path / "torch.py").write_text(IS_INTERRUPTED)

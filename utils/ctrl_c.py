@@ -2,7 +2,7 @@
 
 A step imports this module before all others, through utils.step. The others take seconds, PyTorch
 above all, and Python would print where in them it was stopped: the system's own way to handle
-SIGINT ends the program in silence. From run_step on, Ctrl-C is KeyboardInterrupt again.
+SIGINT ends the program in silence. From its work on (run_step), Ctrl-C is KeyboardInterrupt again.
 """
 
 import signal
