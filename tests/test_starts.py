@@ -64,8 +64,9 @@ def test_the_command_to_type_again_is_known(way, tmp_path):
 def test_it_ends_well_and_records_the_command(words, tmp_path):
     options = options_of("pretrain.py", (*TINY, "--epochs", "1", "--train_limit", "16"))
     done = start(*words.split(), "--data_dir", tmp_path, *options)
-    assert done.returncode == 0 and done.stderr == "", done
-    assert "plain network:" in done.stdout
+    assert done.returncode == 0 and "plain network:" in done.stdout, done
+    # Some versions of Matplotlib draw nothing where warnings are errors.
+    assert all("could not be drawn" in line for line in done.stderr.splitlines()), done
     command = MODULE if "-m pretrain" in words else PLAIN
     assert record(tmp_path, "pretrained")["command"].startswith(f"{command} --data_dir")
 
