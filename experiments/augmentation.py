@@ -130,9 +130,11 @@ def measure(p: Parameters, first: FirstLayer, train: Images, test: Images,
         pair, costs = compose_pair(first.layer, first.shape, case, p)
         add_row(tables["composing"], case, costs)
         for dtype in DTYPES:
-            add_row(tables["features"], case, compare_features(pair, first, images, dtype, p))
-            row = attack_pair(pair, first, first.layer, train, test, dtype)
-            add_row(tables["attacks"], case, {"model": first.model} | row)
+            compared = compare_features(pair, first, images, dtype, p)
+            add_row(tables["features"], case, compared)
+            if not compared["refused"]:
+                row = attack_pair(pair, first, first.layer, train, test, dtype)
+                add_row(tables["attacks"], case, {"model": first.model} | row)
         if case.is_timed:
             for row in time_epochs(pair, first, train, p, context):
                 add_row(tables["epochs"], case, row)

@@ -12,6 +12,7 @@ import pretrain
 import reproduce_tables
 import train_no_ac
 import train_with_ac
+from attacks import adversary
 from experiments import agreement, augmentation, defects, kappa, paper_setting
 from experiments.tables import accuracy, claims, equality, measured
 from experiments.tables import augmentation as augmentation_tables
@@ -65,7 +66,11 @@ def test_equal_predictions_behind_aug_conv(pretrained, tmp_path):
 
 @pytest.fixture
 def quick_augmentation(monkeypatch):
-    """Small cores and tiles, and one turn."""
+    """Small cores and tiles, one turn, and attacks that do not look for colours."""
+    def find_no_colours(*_):
+        raise ValueError("not looked for")
+
+    monkeypatch.setattr(adversary, "find_colours", find_no_colours)
     monkeypatch.setattr(augmentation, "TURNS", 1)
     cases = [augmentation.Case("uniform", 0, True), augmentation.Case("orthogonal", 4, True)]
     monkeypatch.setattr(augmentation, "CASES", cases)
@@ -93,9 +98,11 @@ def test_augmented_features_their_costs_and_what_they_give_away(quick_augmentati
     assert all(row["seconds_augmented"] > 0 and row["images"] == 64 for row in record["epochs"])
     strided = record["attacks"][-1]
     assert strided["model"] == "mobilenet_v2" and strided["layer"] == "3→32, 3×3/2"
-    known = record["attacks"][2]
-    assert known["known_first_layer"]["channels_right"] == 64
-    assert known["blind_with_mirrored"]["up_to_colour"]["psnr"] > 60
+    assert [row["delivery_dtype"] for row in record["attacks"]] == ["float32", "float32", "int8",
+                                                                    "float32"]
+    by_tiles = record["attacks"][1]
+    assert by_tiles["known_first_layer"]["channels_right"] == 64
+    assert by_tiles["blind_with_mirrored"]["up_to_colour"]["psnr"] > 60
 
     results = Results(records={"augmentation": record})
     assert len(augmentation_tables.make_features(results).rows) == len(record["features"])
@@ -107,7 +114,10 @@ def test_augmented_features_their_costs_and_what_they_give_away(quick_augmentati
 
 def test_augmentation_behind_a_first_layer_that_was_not_trained(quick_augmentation, monkeypatch,
                                                                 tmp_path):
-    monkeypatch.setattr(augmentation, "CASES", augmentation.CASES[1:])
+    case = augmentation.Case("orthogonal", 4, is_timed=False)
+    monkeypatch.setattr(augmentation, "CASES", [case])
+    monkeypatch.setattr(augmentation, "DTYPES", ("float32",))
+    monkeypatch.setattr(augmentation, "STRIDED", ())
     augmentation.main(settings_for(tmp_path, tmp_path))
     record = json.loads((tmp_path / "augmentation.json").read_text())
     assert record["weights"] == "untrained" and len(record["composing"]) == 1
