@@ -405,8 +405,9 @@ def make_public_images(results: Results) -> Table:
             words[f"{name}_seconds"] = report.get("seconds") if report else None
         rows.append(words)
     note = ("Cells: PSNR, and the share of the 10 000 private images of CIFAR-10 whose own plain "
-            "image is the nearest of all to what came back; or the share whose mirror image came "
-            f"back. Public images: of CIFAR-10, or of CIFAR-100. {note_of_matrix(record)}")
+            "image is the nearest of all to what came back. Some have the share whose mirror "
+            "image came back instead. Public images: of CIFAR-10, or of CIFAR-100. "
+            f"{note_of_matrix(record)}")
     return table_of_records("Morphed images alone, by the public images.", PUBLIC_COLUMNS, rows,
                             note)
 
