@@ -25,4 +25,5 @@ def test_make_tables_changes_nothing(tmp_path, monkeypatch):
     reproduce_tables.main()
     for page in [*pages, *(f"results/{name}" for name in TEXTS)]:
         assert (copy / page).read_text() == (ROOT / page).read_text(), page
-    assert "<!-- value" in (copy / "README.md").read_text()
+    readme = (copy / "README.md").read_text()
+    assert "<!-- value" in readme and "<!-- lines demo/" in readme

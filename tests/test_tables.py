@@ -764,10 +764,7 @@ def test_one_epoch_is_a_number_and_not_a_curve(monkeypatch):
 def test_what_is_given_away_stands_beside_what_it_costs(monkeypatch):
     said = []
     monkeypatch.setattr(figures, "as_png", lambda figure: said.append(figure) or PNG)
-    row = {"morph_distribution": "uniform", "data_only": {"reidentified": 0.5}, "private": 10_000,
-           "delivery_dtype": "float32", "tile": 8, "kappa": 1, "dataset": "cifar10",
-           "image_size": 32, "first_layer": "3→64, 3×3"}
-    figures.draw_overhead({"table": [row]})
+    figures.draw_overhead({"table": [matrix_row(tile=8, data_only={"reidentified": 0.5})]})
     figures.draw_overhead(None)
     with_attacks, without = said
     assert with_attacks.axes[2].lines and not without.axes[2].axison
