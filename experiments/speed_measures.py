@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from experiments import reference_algorithm as reference
 from images.datasets import CIFAR, Prepared, normalise
-from images.decode import decode_all
+from images.decode import FACTS, decode_all
 from models.build import build
 from mole import morphing
 from mole.aug_conv import AugConv
@@ -404,7 +404,7 @@ def decode_in_full(files: list[Path], side: int) -> Tensor:
 def decode_here(files: list[Path], side: int) -> Tensor:
     """The same, as the steps read image files."""
     images = torch.empty(len(files), 3, side, side, dtype=torch.uint8)
-    facts = torch.full((len(files), 2), torch.nan)
+    facts = torch.full((len(files), FACTS), torch.nan)
     decode_all(files, images, facts, files[0].with_name("unreadable.txt"))
     return images
 
