@@ -373,8 +373,8 @@ def test_plain_with_and_without_augmentation_stand_side_by_side():
                          "-1.00", "+4.00"]
     assert all("augment crop_flip" in row[0] for row in (at_kappa_1, tiles))
     said = augmentation.describe_augmented(results)
-    assert said == ("CIFAR-10, VGG-11, 10 000 images, 2 epochs: plain 70.00%, plain with "
-                    "augmentation 75.00%, with Aug-Conv and augmentation 75.50% (κ = 1, uniform), "
+    assert said == ("CIFAR-10, VGG-11, 10 000 images, 2 epochs, augment crop_flip: plain "
+                    "without it 70.00%, plain 75.00%, with Aug-Conv 75.50% (κ = 1, uniform), "
                     "74.00% (s = 8, orthogonal, int8)")
 
 

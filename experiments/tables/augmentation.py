@@ -26,12 +26,6 @@ class Augmented:
     not_augmented: list[TrainingRun]
 
     @property
-    def setting(self) -> str:
-        if "augment " in self.row.setting:
-            return self.row.setting
-        return f"{self.row.setting}, augment {self.augment}"
-
-    @property
     def with_aug_conv(self) -> list[TrainingRun]:
         return self.row.runs["with_ac"]
 
@@ -77,7 +71,7 @@ def make_augmented(results: Results) -> Table:
         cells = [describe_runs(one.not_augmented, RUNS["pretrained"].command)]
         for name in ("pretrained", "pretrained_frozen", "with_ac"):
             cells.append(describe_runs(one.row.runs[name], RUNS[name].command + option))
-        rows.append([one.setting, one.row.morphed, *cells, describe_points(one.above_plain),
+        rows.append([one.row.setting, one.row.morphed, *cells, describe_points(one.above_plain),
                      describe_points(one.above_not_augmented)])
     header = ["setting", "morphing", "plain, not augmented", "plain, augmented",
               "plain, augmented, same frozen first layer", "with Aug-Conv, augmented",
@@ -101,13 +95,13 @@ def describe_augmented(results: Results) -> str | None:
     if not found:
         return None
     first = found[0]
-    same = [one for one in found if one.setting == first.setting]
+    same = [one for one in found if one.row.setting == first.row.setting]
     morphed = ", ".join(f"{describe_accuracy(one.with_aug_conv)} ({one.row.morphed})"
                         for one in same)
     plain = [describe_accuracy(runs) or "not measured"
              for runs in (first.not_augmented, first.row.runs["pretrained"])]
-    return (f"{first.row.title}: plain {plain[0]}, plain with augmentation {plain[1]}, with "
-            f"Aug-Conv and augmentation {morphed}")
+    return (f"{first.row.title}: plain without it {plain[0]}, plain {plain[1]}, "
+            f"with Aug-Conv {morphed}")
 
 
 # -- The experiment's record

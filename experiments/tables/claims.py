@@ -239,7 +239,7 @@ def claim_augmented_training(results: Results) -> Claim:
 
 
 def describe_augmented_row(one: Augmented) -> str:
-    words = (f"{one.setting}; {one.row.morphed}: {describe_accuracy(one.with_aug_conv)}, "
+    words = (f"{one.row.setting}; {one.row.morphed}: {describe_accuracy(one.with_aug_conv)}, "
              f"{one.above_plain:+.2f} points above plain with the same augmentation")
     if one.above_not_augmented is None:
         return f"{words}; plain without it is not measured"

@@ -138,7 +138,10 @@ def title_of(setting: dict) -> str:
     model = re.sub(r"^vgg(\d+)$", r"VGG-\1", setting["model"])
     epochs = "1 epoch" if setting["epochs"] == 1 else f"{setting['epochs']} epochs"
     images = write_number("{:,} images", setting["train_images"])
-    return f"{dataset}, {model}, {images}, {epochs}"
+    title = f"{dataset}, {model}, {images}, {epochs}"
+    if setting["augment"] != "none":                     # which the paper has not
+        title += ", " + describe_fact("augment", setting["augment"])
+    return title
 
 
 def describe_differences(setting: dict, alike: list[dict]) -> str:
