@@ -314,7 +314,7 @@ def test_five_channels_of_14_bits_go_through_all_steps(tmp_path):
         party.mkdir()
         spectra(party / "spectra", seed)
     own = ("--dataset", "arrays", "--dataset_dir", "spectra", "--model", "vgg_small", "--tile", "8",
-           "--morph_distribution", "orthogonal", "--shuffle_channels", "no", "--epochs", "8",
+           "--morph_distribution", "orthogonal", "--shuffle_channels", "no", "--epochs", "16",
            "--batch_size", "6", "--lr", "0.02", "--dropout", "0", "--device", "cpu",
            "--precision", "fp32")
     type_in("python pretrain.py", developer, own)
