@@ -84,16 +84,13 @@ def test_the_commands_in_the_readmes_sentences(tmp_path):
 
 def test_the_first_layer_that_the_readme_begins_with(tmp_path):
     """Steps 3 and 4 on it; the images are not CIFAR's, but of its size."""
-    option = "--first_layer results/first_layers/vgg16.pt"
+    option = "--first_layer results/first_layers/vgg11-augmented.pt"
     assert f"`{option}`" in (ROOT / "README.md").read_text(encoding="utf-8")
-    layer = ROOT / "results" / "first_layers" / "vgg16.pt"
-    if not layer.exists():
-        pytest.skip("the first layer has not been trained yet")
     (tmp_path / "results").symlink_to(ROOT / "results")
-    settings = (*TINY, "--image_size", "32", "--tile", "8")
-    out = type_in(f"python gen_morphing_matrix.py {option}\npython gen_augconv.py {option}",
-                  tmp_path, settings)
-    assert "goes to the developer" in out
+    settings = (*TINY, "--image_size", "32", "--tile", "8", "--model", "vgg11")
+    out = type_in(f"python gen_morphing_matrix.py {option}\npython gen_augconv.py {option}\n"
+                  "python train_with_ac.py", tmp_path, settings)
+    assert "with Aug-Conv:" in out
 
 
 def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
