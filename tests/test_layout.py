@@ -36,8 +36,11 @@ STEPS_NEED = MATHEMATICS | {"torchvision", "tqdm", "PIL", "matplotlib", "fileloc
 MAY_NEED = {"mole": MATHEMATICS, "models": MATHEMATICS | {"torchvision"},
             "attacks": STEPS_NEED | {"skimage"}, "experiments": STEPS_NEED | {"tenseal"}}
 
+# Virtual environments may have any name.
+NOT_OURS = {folder.name for folder in ROOT.iterdir()
+            if folder.name.startswith(".") or (folder / "pyvenv.cfg").exists()} | {"data", "build"}
 FILES = sorted(file.relative_to(ROOT) for file in ROOT.rglob("*.py")
-               if not {".venv", "data", "build"} & set(file.relative_to(ROOT).parts))
+               if file.relative_to(ROOT).parts[0] not in NOT_OURS)
 OUTSIDE_TESTS = [file for file in FILES if file.parts[0] != "tests"]
 ROOMS = {file.parts[0].removesuffix(".py") for file in FILES}
 each_file = pytest.mark.parametrize("file", OUTSIDE_TESTS, ids=str)
