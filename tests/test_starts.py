@@ -18,10 +18,18 @@ PLAIN, MODULE = "python pretrain.py", "python -m pretrain"
 
 
 def start(*words, **environment) -> subprocess.CompletedProcess:
-    """Runs Python in the program's folder, with nothing to read."""
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT,
-                          env=os.environ | ENVIRONMENT | environment, stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=300)
+    """Runs Python in the program's folder, with nothing to read.
+
+    Ctrl-C counts there also if the tests themselves run in the background, where it is ignored.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT,
+                              env=os.environ | ENVIRONMENT | environment,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=300)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # How Python is started before the program's own options, and the command that a record must have.
