@@ -67,10 +67,7 @@ def main(p):
                             sample, order, p, key)
         warn_of_few_images(first, len(sets["train"].labels), layer_path)
 
-        geometry = Geometry(
-            key=key.id, shape=key.shape, image_padding=key.image_padding, image_fit=p.image_fit,
-            kappa=key.kappa, tile=key.tile, morph_distribution=key.morph_distribution,
-            delivery_dtype=p.delivery_dtype, mean=first.mean, std=first.std)
+        geometry = key.geometry(p.image_fit, p.delivery_dtype, first.mean, first.std)
         about = dict(
             scale=morpher.scale, dataset=dataset_name(p), image_files=p.dataset == "folder",
             classes=sets["train"].classes, out_shape=aug_conv.out_shape,

@@ -250,10 +250,7 @@ def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
 
     pairs = evenly_spaced(len(known), PAIRS if "pairs" in case.attacks else 1)
     values, scale = morph_in_memory(Prepared(known, mean, std, 0)[pairs], key)
-    geometry = Geometry(key=key.id, shape=shape, image_padding=0, image_fit="crop",
-                        kappa=case.kappa, tile=case.tile,
-                        morph_distribution=case.morph_distribution,
-                        delivery_dtype=case.delivery_dtype, mean=mean, std=std)
+    geometry = key.geometry("crop", case.delivery_dtype, mean, std)
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer,
                 as_public(known, geometry))
     attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255

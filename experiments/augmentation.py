@@ -22,12 +22,12 @@ import utils.step
 from attacks import adversary
 from attacks.samples import evenly_spaced
 from attacks.view import UNDER_ATTACK, Truth, View
-from experiments.attack_matrix import describe_layer, load_first_layer
+from experiments.attack_matrix import as_public, describe_layer, load_first_layer
 from images.datasets import Images, Prepared, dataset_name, image_shape, load_images, normalisation
 from mole.aug_conv import AugConv
 from mole.augmentation import shift
 from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
-from mole.morphing import relative_error, unroll
+from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.delivery import as_morphed, compose, morph_in_memory
@@ -35,7 +35,6 @@ from utils.devices import Context, joined_processes
 from utils.errors import UserError, user_errors
 from utils.examples import Examples, Features, FrozenLayer, Source
 from utils.first_layers import FirstLayer, read_first_layer
-from utils.geometry import Geometry
 from utils.keys import Key, draw_key, draw_order
 from utils.provenance import provenance
 from utils.records import to_json
@@ -296,11 +295,9 @@ def attack_pair(pair: Pair, first: FirstLayer, layer: nn.Conv2d, train: Images, 
     secret = test.images[evenly_spaced(len(test.labels), UNDER_ATTACK)]
     public = train.images[evenly_spaced(len(train.labels), UNDER_ATTACK)]
     values, scale = morph_in_memory(Prepared(secret, first.mean, first.std, 0)[:], key, dtype)
-    geometry = Geometry(key=key.id, shape=key.shape, image_padding=0, image_fit=first.image_fit,
-                        kappa=key.kappa, tile=key.tile, morph_distribution=key.morph_distribution,
-                        delivery_dtype=dtype, mean=first.mean, std=first.std)
-    known = unroll(Prepared(public, first.mean, first.std, 0)[:], key.tile)
-    one = View(geometry, pair.aug_conv, as_morphed(values, scale), layer, known)
+    geometry = key.geometry(first.image_fit, dtype, first.mean, first.std)
+    one = View(geometry, pair.aug_conv, as_morphed(values, scale), layer,
+               as_public(public, geometry))
     truth = Truth(pair.order, secret.double() / 255, secret, first.mean, first.std)
     with_one = adversary.recover(one, truth).report
     with_both = adversary.recover(one._replace(mirrored=pair.mirrored), truth).report

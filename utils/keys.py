@@ -26,7 +26,7 @@ from utils.artifacts import (
     write_alone,
 )
 from utils.errors import UserError
-from utils.geometry import Geometry, blocks_in_words, from_manifest
+from utils.geometry import Fit, Geometry, blocks_in_words, from_manifest
 
 CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
 LIST = "list"                       # in the place of a key's id: which keys there are
@@ -60,6 +60,12 @@ class Key:
     def blocks(self) -> str:
         """How it divides an image, in words."""
         return blocks_in_words(self.kappa, self.tile)
+
+    def geometry(self, image_fit: Fit, delivery_dtype: str, mean: tuple[float, ...],
+                 std: tuple[float, ...]) -> Geometry:
+        """What images are that were normalised with mean and std and morphed with this key."""
+        return Geometry(self.id, self.shape, self.image_padding, image_fit, self.kappa, self.tile,
+                        self.morph_distribution, delivery_dtype, mean, std)
 
 
 def draw_key(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0,
