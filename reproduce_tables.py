@@ -104,11 +104,11 @@ def main():
     arguments = parse_arguments()
     own = ROOT / "results"
     folders = arguments.folders or [own]
-    results = read_results(folders)
-    for line in results.ignored():
-        print(line, file=sys.stderr)
     is_own = [folder.resolve() for folder in folders] == [own] and arguments.output is None
     output = own if is_own else arguments.output or folders[0] / "tables"
+    results = read_results(folders, output)
+    for line in results.ignored():
+        print(line, file=sys.stderr)
     with user_errors():
         tables = make_tables(results)
         report = write_report(results) if is_own else write_short_report(results)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -306,6 +307,19 @@ def test_a_report_on_ones_own_records_has_what_they_say_and_names_the_rest(recor
         read_results([records])))][-1]
 
 
+@pytest.mark.parametrize("options", [[], ["--output", "elsewhere/deep"]])
+def test_links_of_a_report_lead_to_its_records(options, records, monkeypatch):
+    monkeypatch.chdir(records.parent)
+    pairs = [{"pairs": 20, "least": 20, "psnr": 50.0, "ssim": 1.0, "exact": 1.0, "seconds": 1.0}]
+    (records / "attacks.json").write_text(json.dumps(ATTACKS | {"known_pairs": pairs}))
+    reproduce(monkeypatch, records, *options)
+    output = Path("elsewhere/deep") if options else records / "tables"
+    targets = re.findall(r"\]\(([^)]+)\)", (output / "REPRODUCTION.md").read_text())
+    assert {Path(target).name for target in targets} == {"tables.md", "attacks.json"}
+    for target in targets:
+        assert (output / target).is_file()
+
+
 def test_a_report_on_records_that_no_claim_rests_on_has_no_empty_section():
     report = claims.write_short_report(results_of(training_run("pretrained", 0.7)))
     assert "claim by claim" not in report and "Training runs: 1." in report
@@ -568,7 +582,8 @@ def test_equality_is_claimed_of_fair_partners_and_counts_rows():
 def test_a_refused_delivery_is_not_reproduced():
     row = {"morph_distribution": "uniform", "delivery_dtype": "float32", "images": 100}
     agreement = {"command": "python x.py", "table": [row]}
-    claim = claims.claim_equal_predictions(Results(records={"agreement": agreement}))
+    claim = claims.claim_equal_predictions(Results(
+        records={"agreement": agreement}, paths={"agreement": Path("results/agreement.json")}))
     assert claim.verdict == "not reproduced" and "refused" in claim.found
 
 

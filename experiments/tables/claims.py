@@ -135,10 +135,6 @@ def unmeasured(claim: str, published: str, command: str) -> Claim:
                  is_measured=False, short="not measured yet")
 
 
-def link(name: str) -> str:
-    return f"[{name}.json]({name}.json)"
-
-
 def claim_equal_predictions(results: Results) -> Claim:
     claim, published = "No accuracy is lost: the features are the same", "“close to pretrain”"
     record = results.records.get("agreement", {"table": []})
@@ -146,7 +142,7 @@ def claim_equal_predictions(results: Results) -> Claim:
             if row["morph_distribution"] == "uniform" and row["delivery_dtype"] == "float32"]
     if not rows:
         return unmeasured(claim, published, EXPERIMENTS["agreement"])
-    source = f"{link('agreement')}, `{record['command']}`"
+    source = f"{results.link('agreement')}, `{record['command']}`"
     if any("equal" not in row for row in rows):
         return Claim(claim, published, "the delivery is refused: its features are too inexact "
                      "(κ = 1, uniform core, float32)", "not reproduced", source,
@@ -260,7 +256,7 @@ def claim_augmentation(results: Results) -> Claim:
              f"of crops off the rim; an epoch takes at most {by_tiles:.2f} times as long by tiles, "
              f"{at_kappa_1:.2f} times at κ = 1")
     return Claim(claim, NOT_PUBLISHED, found, judge_augmentation(max(flips, crops), by_tiles),
-                 f"{link('augmentation')}, `{record['command']}`")
+                 f"{results.link('augmentation')}, `{record['command']}`")
 
 
 def claim_computation() -> Claim:
@@ -284,7 +280,7 @@ def claim_data(results: Results) -> Claim:
         if sent is not None:
             found += (f"; with 8×8 tiles in int8 (our extension) {sent['ratio']:.3f} times the "
                       f"pixels' bytes")
-            sources.append(f"[bench/{name}.json](bench/{name}.json)")
+            sources.append(results.link(f"bench/{name}"))
             break                   # it is the same on every machine
     else:
         found += f"; with 8×8 tiles in int8 {not_measured(BENCH)}"
@@ -308,7 +304,7 @@ def claim_attack(results: Results) -> Claim:
     if "psnr" in known:
         short = f"images come back at {known['psnr']:.0f} dB in {known['seconds']:.1f} s"
     return Claim(claim, published, found, judge_attack(7.9e-90, guess, known.get("psnr")),
-                 f"{link('attacks')}, `{record['command']}`", short=short)
+                 f"{results.link('attacks')}, `{record['command']}`", short=short)
 
 
 def claims_gazelle(results: Results) -> list[Claim]:
@@ -320,7 +316,7 @@ def claims_gazelle(results: Results) -> list[Claim]:
         record = results.records["he"]
         sent = f"{record['bytes_ratio']:.0f}×"
         seconds = f"{record['seconds_ratio']:.0f}×"
-        source = f"{link('he')}, `{record['command']}`"
+        source = f"{results.link('he')}, `{record['command']}`"
     quotient = write_number("{:,.0f}", made.gazelle_ratio)
     return [
         Claim("GAZELLE costs 421 000 times the data", "421 000×",

@@ -1,6 +1,7 @@
 """Reads folders of results: which of their JSON files are records, and of what."""
 
 import json
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -71,16 +72,26 @@ class TrainingRun:
 
 @dataclass
 class Results:
-    """All records that were found in some folders."""
+    """All records that were found in some folders.
 
+    output: the folder of the report; paths: where each of `records` lies.
+    """
+
+    output: Path = Path("results")
     runs: list[TrainingRun] = field(default_factory=list)
     validation: list[TrainingRun] = field(default_factory=list)     # of choosing a learning rate
     demo: list[dict] = field(default_factory=list)              # one record for each processor
     records: dict[str, dict] = field(default_factory=dict)      # "kappa", "bench/amd-epyc", …
+    paths: dict[str, Path] = field(default_factory=dict)
     benches: dict[str, dict] = field(default_factory=dict)      # of them the speed benchmark's
     earlier: list[Path] = field(default_factory=list)   # training records of earlier versions
     unscored: list[Path] = field(default_factory=list)  # of attack.py without --score
     other: list[Path] = field(default_factory=list)     # JSON files that are no records
+
+    def link(self, name: str) -> str:
+        """A link in Markdown from the report to a record."""
+        path = Path(os.path.relpath(self.paths[name], self.output)).as_posix()
+        return f"[{name}.json]({path})"
 
     def ignored(self) -> list[str]:
         """A line for each kind of file that was not used."""
@@ -100,13 +111,14 @@ def count_files(paths: list[Path]) -> str:
     return "1 file is a record" if len(paths) == 1 else f"{len(paths)} files are records"
 
 
-def read_results(folders: list[Path]) -> Results:
+def read_results(folders: list[Path], output: Path | None = None) -> Results:
     """The records in folders, and in the folders of PLACES in them.
 
+    `output`: the folder of the report, from which its links start; by default the first folder.
     Raises UserError where a folder is missing or has no record, where a file is not JSON, and where
     two folders have different records of one experiment.
     """
-    results, seen = Results(), set()
+    results, seen = Results(output or folders[0]), set()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name one with records, as the steps write "
@@ -154,6 +166,7 @@ def add_experiment(path: Path, record: dict, name: str, results: Results):
         raise UserError(f"{path} is a second record of `{record['command']}`: give one of the "
                         "folders only")
     results.records[name] = record
+    results.paths[name] = path
 
 
 def read_json(path: Path):
