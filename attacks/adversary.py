@@ -330,7 +330,7 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     if truth is not None:
         plain = truth.all_images()
         report["reidentified"] = share_reidentified(all_images, plain)
-        if guess.search.orientation is not None:
+        if mirror_of_blocks(view) is not None:
             report["reidentified_mirrored"] = share_reidentified(all_images.flip(3), plain)
         mean = to_plain_images(public.double().mean(0, keepdim=True), view.geometry)
         report["mean_image"] = scored(mean.expand_as(images), truth)
@@ -357,17 +357,14 @@ def best_guess(view: View, public: Tensor) -> tuple[str, data_only.Guess]:
 
 
 def samples_of_the_kind(view: View, public: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The public images (n, *T's shape); where they are few also with copies that are about as
-    likely: shifted a little, and, where a block is a whole image, mirrored."""
+    """The public images (n, *T's shape); where they are few also with shifted copies, which are
+    about as likely."""
     yield "none", public
     if len(public) >= FEW_PUBLIC:
         return
     padding, tile = view.geometry.image_padding, view.geometry.tile
     shifted = shifted_copies(to_plain_images(public, view.geometry))
     yield "shifted", unroll(F.pad(shifted, [padding] * 4), tile)
-    if view.geometry.kappa == 1 and not tile:
-        mirrored = torch.cat([shifted, shifted.flip(3)])
-        yield "shifted and mirrored", unroll(F.pad(mirrored, [padding] * 4), tile)
 
 
 def mirror_of_blocks(view: View) -> Tensor | None:

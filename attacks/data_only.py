@@ -27,6 +27,7 @@ SURE_BELOW = 0.7            # images are found,
 FOUND_BELOW = 0.85          # or are found if so large a part of the starts agree
 AGREEING = 0.05
 PATIENCE = 2                # rounds of starts without a better one, after which the search ends
+BETTER = 0.98               # of the unlikeness so far: what is at most this counts as better
 SAME = 0.8                  # weighted correlation from which two rotations give the same images
 
 
@@ -97,7 +98,7 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
     are nearly as often mirrored as not, so the images or their mirror images are found: with
     `mirror`, the permutation (q') that mirrors each block, the orientation is decided. Tiles need
     none, as mirrored tiles stand in another place. `kind` (n', κ, q'): more blocks like the public
-    ones, with these, for the moments; shifted and mirrored copies, say.
+    ones, with these, for the moments; shifted copies, say.
 
     Raises ValueError where shapes do not fit or the samples are too few.
     """
@@ -107,7 +108,11 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
     task = Task(morphed, public, kind, orthogonal, as_images, mirror)
     guesses = []
     if public.shape[1] == 1 or mirror is not None:
-        guesses.append(guess_by_third_moments(task))
+        guess = guess_by_third_moments(task)
+        guesses.append(guess)
+        if mirror is not None and guess.search.failed:
+            # Not every kind of image is nearly as often mirrored as not: with all moments, then.
+            guesses.append(guess_by_third_moments(replace(task, mirror=None)))
     if public.shape[1] > 1:
         guesses.append(guess_by_pair_moments(task))
     return min(guesses, key=lambda guess: guess.search.share_of_wrong_keys)
@@ -130,35 +135,23 @@ def guess_by_third_moments(task: Task) -> Guess:
     # A uniform core adds one amount to all entries alike.
     morphed = task.morphed - task.morphed.mean(2, keepdim=True)
     most = min(task.public.shape[2], third_moments.AXES, len(morphed) // 4, len(task.public) // 4)
-    known, seen = whiten(task.kind, most), whiten(morphed, most)
+    known, seen = whiten(task.kind, most, task.mirror), whiten(morphed, most)
+    flip = None if task.mirror is None else mirror_rotation(known, task.mirror)
     rater = Rater(known, seen, task.public, task.as_images)
-    matcher = third_moments.Matcher(known, seen, task.orthogonal)
+    matcher = third_moments.Matcher(known, seen, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
     start = best = min(rated, key=lambda start: start.unlikeness)
-    polished = {width: rater.rate(matcher.polish(best.rotation, width))
-                for width in third_moments.WINDOWS}
-    width = min(polished, key=lambda width: polished[width].unlikeness)
-    best = min(best, polished[width], key=lambda start: start.unlikeness)
-    rotation, flip, orientation = best.rotation, None, None
-    if task.mirror is not None:
-        flip = mirror_rotation(known, task.mirror)
-        rotation, orientation = orient(rotation, flip, width, matcher, task.public)
+    polished = [rater.rate(matcher.polish(best.rotation, width))
+                for width in third_moments.WINDOWS]
+    best = min([best, *polished], key=lambda start: start.unlikeness)
+    rotation, orientation = best.rotation, None
+    if flip is not None:
+        orientation = matcher.evidence_of_orientation(rotation, len(task.public))
+        if orientation < 0:
+            rotation = flip @ rotation
     search = summarise(rated, start, known.scale, flip, rater.wrong_keys, orientation, "third")
     search = replace(search, unlikeness=best.unlikeness)
     return Guess(unmorph(rotation, known, seen, task.orthogonal), search)
-
-
-def orient(rotation: Tensor, flip: Tensor, width: float, matcher: third_moments.Matcher,
-           public: Tensor) -> tuple[Tensor, float]:
-    """The rotation (r, r) to images or the one to their mirror images, and the evidence for it.
-
-    A rotation that was polished leans towards the public images' own left and right, and so does
-    its mirror image, once polished. So the evidence for both is compared.
-    """
-    mirrored = matcher.polish(flip @ rotation, width)
-    evidence = (matcher.evidence_of_orientation(rotation, flip, public)
-                - matcher.evidence_of_orientation(mirrored, flip, public)) / 2
-    return (rotation if evidence >= 0 else mirrored), evidence
 
 
 def guess_by_pair_moments(task: Task) -> Guess:
@@ -255,7 +248,7 @@ def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
         ratings = [rater.rate(rotation) for rotation in rotations]
         rated += ratings
         best_here = min(rating.unlikeness for rating in ratings)
-        fruitless = 0 if best_here < best else fruitless + 1
+        fruitless = 0 if best_here <= BETTER * best else fruitless + 1
         best = min(best, best_here)
         found = best <= FOUND_BELOW * rater.wrong_keys
         if found and fruitless >= PATIENCE:

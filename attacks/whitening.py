@@ -31,15 +31,22 @@ class Whitened:
         return self.mean + white * self.scale @ self.axes.T
 
 
-def whiten(blocks: Tensor, most: int) -> Whitened:
-    """Blocks (N, κ, q) on the `most` strongest principal axes of all together, strongest first."""
+def whiten(blocks: Tensor, most: int, mirror: Tensor | None = None) -> Whitened:
+    """Blocks (N, κ, q) on the `most` strongest principal axes of all together, strongest first.
+
+    `mirror`, a permutation (q): mean and axes are those of the blocks and their mirror images.
+    """
     samples = blocks.flatten(0, 1)
     mean = samples.mean(0, dtype=torch.float64).float()
+    if mirror is not None:
+        mean = (mean + mean[mirror]) / 2
     dtype = torch.float64 if samples.shape[1] <= PRECISE else torch.float32
     covariance = torch.zeros(len(mean), len(mean), dtype=dtype)
     for part in samples.split(16384):
         part = (part.float() - mean).to(dtype)
         covariance.addmm_(part.T, part, alpha=1 / len(samples))
+    if mirror is not None:
+        covariance = (covariance + covariance[mirror][:, mirror]) / 2
     variance, axes = torch.linalg.eigh(covariance)
     variance = variance.flip(0)[:most]
     axes = axes.flip(1)[:, :most]
