@@ -11,6 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
 from images.datasets import image_shape
+from mole.aug_conv import check_tile
+from mole.first_layer import describe
 from mole.morphing import core_size, padded_shape, residual
 from utils.artifacts import is_private
 from utils.errors import UserError, user_errors
@@ -28,6 +30,8 @@ def main(p):
         first = read_first_layer(path)
         p = adopt(p, str(path), channels=first.shape[0], image_size=first.image_size)
         shape = padded_shape(first.shape, p.image_padding)
+        with user_errors():
+            check_tile(describe(first.layer), p.tile)
     else:
         shape = padded_shape(image_shape(p), p.image_padding)
     check_blocks(p, shape)

@@ -205,7 +205,7 @@ def unidentified(file: Path) -> str:
         return ("it is a TIFF of a kind that Pillow does not read: save it as 8-bit colours, or "
                 "as 16-bit grey where black is zero")
     return (f"it is not an image of a kind that is read ({', '.join(FORMATS)}; up to 16 bits): "
-            "convert it, or remove it")
+            "convert it, or remove it (arrays are read from .npy)")
 
 
 # What the headers say, where Pillow's images do not.

@@ -21,28 +21,42 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
     neither be found nor downloaded, with what to do.
     """
     import torchvision  # here, since it takes a second
-    kind = getattr(torchvision.datasets, name)
+    kind = getattr(torchvision.datasets, name, None)
+    if kind is None:
+        raise UserError(f"torchvision has no data set {name}: correct its line in DATASETS")
+    as_files = "save its images as files, and choose --dataset folder"
+    if not takes_download(kind):
+        raise UserError(f"torchvision's {name} does not download its images: {as_files}")
     try:
         data = kind(folder, download=True, **arguments_for(kind, split, options))
     except (TypeError, ValueError) as wrong:             # it takes other arguments
         reason = " ".join(str(wrong).split())[:150]
         raise UserError(f"torchvision's {name} takes other arguments ({reason}): give them as its "
-                        "options in DATASETS, or save its images as files, and choose --dataset "
-                        "folder") from None
+                        f"options in DATASETS, or {as_files}") from None
     except (OSError, RuntimeError) as error:             # URLError is an OSError
         reason = " ".join(str(error).split())[:80]
         advice = missing_files(kind, folder, split)
         raise UserError(f"{name} could not be downloaded ({reason}): {advice}, or choose --dataset "
                         "shapes, or --dataset folder --dataset_dir with a tree of images") from None
-    images = channels_first(getattr(data, "data", None), shape)
+    values = getattr(data, "data", None)
     labels = getattr(data, "targets", getattr(data, "labels", None))
-    if images is None or np.shape(labels) != (len(images),):
-        raise UserError(f"torchvision's {name} does not keep its images as one uint8 array of "
-                        f"{'x'.join(map(str, shape))} with a label each: save them as files, and "
-                        "choose --dataset folder")
+    if not is_uint8_array(values) or np.shape(labels) != (len(values),):
+        raise UserError(f"torchvision's {name} does not keep its images as one uint8 array with a "
+                        f"label each: {as_files}")
+    images = channels_first(values, shape)
+    if images is None:
+        raise UserError(f"torchvision's {name} has images of shape {tuple(values.shape[1:])}, not "
+                        f"{shape}: correct its channels and side in DATASETS")
     labels = torch.as_tensor(labels).long()
     classes = getattr(data, "classes", range(int(labels.max()) + 1))
     return images, labels, [str(kind) for kind in classes]
+
+
+def takes_download(kind: type) -> bool:
+    """Whether a class of torchvision has an argument `download`, or hands others on."""
+    parameters = inspect.signature(kind).parameters
+    hands_on = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return "download" in parameters or hands_on
 
 
 def arguments_for(kind: type, split: str, options: dict) -> dict:
@@ -53,14 +67,16 @@ def arguments_for(kind: type, split: str, options: dict) -> dict:
     return {"train": split == "train", **options}
 
 
+def is_uint8_array(data) -> bool:
+    """Whether this is an array of NumPy or a tensor of 8-bit pixels."""
+    return isinstance(data, (np.ndarray, Tensor)) and torch.as_tensor(data).dtype == torch.uint8
+
+
 def channels_first(data, shape: tuple[int, int, int]) -> Tensor | None:
-    """Images as uint8 (N, *shape), wherever their channels stand; None if they are none."""
-    if not isinstance(data, (np.ndarray, Tensor)):
-        return None
+    """Images as uint8 (N, *shape), wherever their channels stand; None if they have another shape.
+    """
     images = torch.as_tensor(data)
     channels, height, width = shape
-    if images.dtype != torch.uint8:
-        return None
     if images.shape[1:] == (height, width) and channels == 1:
         return images[:, None]
     if images.shape[1:] == (height, width, channels):
@@ -79,7 +95,8 @@ def missing_files(kind: type, folder: str, split: str) -> str:
         return f"put {path.name} into {folder}"
     if hasattr(kind, "split_list"):                      # SVHN and USPS: url, file name, md5
         return f"put {kind.split_list[split][1]} into {folder}"
-    if hasattr(kind, "resources") and not hasattr(kind, "url"):      # MNIST and its like
-        names = ", ".join(name for name, _ in kind.resources)
+    resources = getattr(kind, "resources", None)
+    if isinstance(resources, list) and not hasattr(kind, "url"):     # MNIST and its like
+        names = ", ".join(name for name, _ in resources)
         return f"put {names} into {Path(folder) / kind.__name__ / 'raw'}"
     return f"put its files into {folder}"

@@ -13,8 +13,9 @@ Nothing here opens a file or knows a setting. Symbols are those of the authors' 
 α channels and side m of the images; β channels and side n of the first layer's features.
 """
 
+from mole import augmentation
 from mole.aug_conv import AugConv
-from mole.first_layer import BehindFirstLayer, find_first_layer
+from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 from mole.morphing import (
     condition_number,
     core_size,
@@ -28,8 +29,10 @@ from mole.morphing import (
 __all__ = [
     "AugConv",
     "BehindFirstLayer",
+    "augmentation",
     "condition_number",
     "core_size",
+    "describe",
     "draw_core",
     "draw_usable_core",
     "find_first_layer",

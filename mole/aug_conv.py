@@ -54,7 +54,7 @@ class AugConv(nn.Module):
         are. `tile` is that of the morphing. The layer's bias comes along.
 
         Raises ValueError where Aug-Conv cannot represent the layer, or where layer, inverse, order
-        and images do not fit each other.
+        and images do not fit each other. `order`: a permutation (β) of the channels.
         """
         convolution = describe(layer)
         convolution.features_shape(shape)                # raises where they do not fit
@@ -64,8 +64,7 @@ class AugConv(nn.Module):
                 check_features(layer, layer(image), convolution(image))
         check_core(inverse, shape, tile)
         channels = torch.arange(convolution.channels[1])
-        if order is None:
-            order = channels
+        order = channels if order is None else torch.as_tensor(order)
         if not torch.equal(order.cpu().sort().values, channels):
             raise ValueError(f"order must have each of the layer's {len(channels)} channels once")
         order = order.to(convolution.weight.device)
@@ -89,6 +88,7 @@ class AugConv(nn.Module):
         return self.weight.ndim == 4
 
     def forward(self, morphed: Tensor) -> Tensor:
+        """Features (B, β, n, n) of morphed images; raises ValueError where they do not fit."""
         self._check(morphed)
         with torch.autocast(morphed.device.type, enabled=False):
             morphed = morphed.to(self.weight.dtype)
@@ -111,7 +111,13 @@ class AugConv(nn.Module):
         return F.pad(whole, (-left, right, -top, bottom))
 
     def _check(self, morphed: Tensor):
-        """Says in words what PyTorch would say of the shapes of matrices."""
+        """Says in words what PyTorch would say of the shapes of matrices.
+
+        Refuses integers: int8 values have a scale, without which they are not the morphed images.
+        """
+        if not morphed.is_floating_point():
+            raise ValueError(f"morphed images are {morphed.dtype}: convert them to floating point, "
+                             "and multiply them by their scale, before Aug-Conv")
         if self.tiled and morphed.ndim != 4:
             raise ValueError(f"this Aug-Conv is for images morphed by tiles, (B, {len(self.weight)}"
                              f", t, t), not for {tuple(morphed.shape)}: morph with the same tile")
@@ -166,6 +172,15 @@ def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, i
     return weight
 
 
+def check_tile(layer: Convolution, tile: int):
+    """Raises ValueError where the side of tiles is no multiple of a first layer's stride."""
+    for stride in layer.stride:
+        if tile % stride:
+            following = -(-tile // stride) * stride
+            raise ValueError(f"tile is {tile}, but must be a multiple of the first layer's stride "
+                             f"{stride}: the next is {following}")
+
+
 def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int, int],
                      order: Tensor, tile: int) -> dict:
     """Aug-Conv for images (α, m, m) that were morphed by tiles, as arguments of AugConv.
@@ -183,11 +198,7 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
 
     Raises ValueError where the tile is no multiple of the stride.
     """
-    for stride in layer.stride:
-        if tile % stride:
-            following = -(-tile // stride) * stride
-            raise ValueError(f"tile is {tile}, but must be a multiple of the first layer's stride "
-                             f"{stride}: the next is {following}")
+    check_tile(layer, tile)
     out_shape = layer.features_shape(shape)
     top, _, left, _ = layer.padding
     before, offset = [], []

@@ -29,10 +29,16 @@ def largest_shift(stride: int) -> int:
 def shift(maps: Tensor, offsets: Tensor, fill: Tensor | None = None) -> Tensor:
     """A window of the same size from each image or feature map (B, C, n, n), by its own offset.
 
-    Entry (i, j) of the result is entry (i + dy, j + dx) of the map; `offsets` (B, 2) has (dy, dx).
-    `fill` (C) is what lies outside the map, zeros if none. The result has the dtype and the memory
-    layout of the maps.
+    Entry (i, j) of the result is entry (i + dy, j + dx) of the map; `offsets` (B, 2), integers, has
+    (dy, dx). Of features, an offset of 1 is a shift of the image by one stride of the first layer.
+    `fill` (C) is what lies outside the map, zeros if none; for features behind Aug-Conv, its bias.
+    The result has the dtype and the memory layout of the maps.
+
+    Raises ValueError where there is not a pair of integers for each map.
     """
+    if offsets.shape != (len(maps), 2) or offsets.is_floating_point():
+        raise ValueError(f"offsets must be {len(maps)} pairs of integers, not "
+                         f"{tuple(offsets.shape)} of {offsets.dtype}")
     most = int(offsets.abs().max()) if len(offsets) else 0
     count, channels, height, width = maps.shape
     padded = torch.zeros(count, channels, height + 2 * most, width + 2 * most, dtype=maps.dtype,

@@ -200,7 +200,7 @@ def _first_reached(network: nn.Module, image: Tensor) -> tuple[nn.Module, tuple]
 class GivenFeatures(nn.Module):
     """Stands where the first layer was, and returns features that were computed elsewhere.
 
-    It gives them once, and keeps no hold of them. Raises ValueError for a second time.
+    It gives them once, and keeps no hold of them. Raises ValueError where it has none.
     """
 
     def __init__(self):
@@ -210,7 +210,9 @@ class GivenFeatures(nn.Module):
     def forward(self, _: Tensor) -> Tensor:
         features, self.features = self.features, None
         if features is None:
-            raise ValueError("the network uses its first layer more than once for an image")
+            raise ValueError("the network asks for features that it was not given: it uses its "
+                             "first layer more than once for an image, or was called itself and "
+                             "not through its BehindFirstLayer")
         return features
 
 
@@ -220,6 +222,9 @@ class BehindFirstLayer(nn.Module):
     The network still runs from its start, since some networks look at the shape of their image: it
     gets an image of zeros that takes no memory, and the features where its first layer was. The
     network is changed in place. `shape` (α, m, m) is that of its images.
+
+    Raises ValueError where the network's first layer is not found (find_first_layer), and in use
+    where the network asks for features more than once.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]):
@@ -228,6 +233,7 @@ class BehindFirstLayer(nn.Module):
         self.shape = tuple(shape)
         network.set_submodule(self.name, GivenFeatures())
         self.network = network
+        self.train(network.training)
 
     def forward(self, features: Tensor) -> Tensor:
         self.network.get_submodule(self.name).features = features

@@ -20,9 +20,16 @@ DISTRIBUTIONS = ("uniform", "normal", "orthogonal")
 def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int:
     """q, the side of the core, for images of `shape` (α, m, m).
 
-    That is αm²/κ, or αs² with tiles of side s. Raises ValueError where κ does not divide αm².
+    That is αm²/κ, or αs² with tiles of side s. Raises ValueError where κ does not divide αm², where
+    κ and tiles are both given, and where `shape` has not three numbers.
     """
+    if len(shape) != 3:
+        raise ValueError(f"the shape of an image must be (channels, rows, columns), not "
+                         f"{tuple(shape)}")
     channels, rows, columns = shape
+    if tile < 0 or (tile and kappa != 1):
+        raise ValueError(f"kappa is {kappa} and tile is {tile}: give kappa, or a tile of at least "
+                         "1, which are two ways to divide an image")
     if tile:
         return channels * tile * tile
     entries = channels * rows * columns
@@ -69,13 +76,16 @@ def draw_core(q: int, distribution: str = "uniform",
     keeps the size of an image. `orthogonal`: Haar distributed, the best conditioned (QR of a normal
     matrix with the signs of R's diagonal; Mezzadri, Notices of the AMS 54, 2007).
 
-    Raises ValueError for any other distribution.
+    Raises ValueError for any other distribution, and for a generator that is not as NumPy's.
     """
     if distribution not in DISTRIBUTIONS:
         raise ValueError(f"there is no distribution {distribution!r}: choose one of "
                          f"{', '.join(DISTRIBUTIONS)}")
     if generator is None:
         generator = secret_generator()
+    if not hasattr(generator, "standard_normal"):
+        raise ValueError(f"the generator is of type {type(generator).__name__}: give "
+                         "secret_generator(seed), or none")
     if distribution == "uniform":
         return torch.from_numpy(generator.random((q, q))).float()
     core = torch.from_numpy(generator.standard_normal((q, q))) / q ** 0.5
@@ -185,8 +195,14 @@ def roll(vectors: Tensor, shape: tuple[int, int, int], tile: int = 0) -> Tensor:
 def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or with tiles (B, q, t, t).
 
-    T has the dtype of the images. Raises ValueError where the core does not fit them.
+    The images are normalised, of a floating dtype, which T has too. Raises ValueError where they
+    are integers, and where the core does not fit them.
     """
+    if images.ndim != 4:
+        raise ValueError(f"images must be (B, channels, rows, columns), not {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}: convert them to floating point, and "
+                         "normalise them, before they are morphed")
     check_core(core, images.shape[1:], tile)
     core = core.double()
     vectors = unroll(images, tile).double()

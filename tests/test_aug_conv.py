@@ -206,6 +206,13 @@ def test_an_order_must_have_each_channel_once(order):
         AugConv.compose(nn.Conv2d(3, 4, 3), torch.eye(192), SHAPE, torch.tensor(order))
 
 
+def test_an_order_may_be_a_list():
+    layer = nn.Conv2d(3, 4, 3)
+    by_list, by_tensor = (AugConv.compose(layer, torch.eye(192), SHAPE, order)
+                          for order in ([2, 0, 3, 1], torch.tensor([2, 0, 3, 1])))
+    assert torch.equal(by_list.weight, by_tensor.weight)
+
+
 def aug_conv_of(tile: int) -> AugConv:
     inverse = torch.eye(3 * (tile or 8) ** 2)
     return AugConv.compose(nn.Conv2d(3, 4, 3), inverse, SHAPE, tile=tile)
@@ -230,6 +237,14 @@ def test_images_that_were_morphed_otherwise_are_refused(name):
     with pytest.raises(ValueError, match=words) as refused:
         aug_conv_of(tile)(torch.zeros(shape))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=str)
+@pytest.mark.parametrize("tile", [0, 4], ids="tile {}".format)
+def test_integers_without_their_scale_are_refused(tile, dtype):
+    morphed = torch.zeros(2, 48, 2, 2) if tile else torch.zeros(2, 192)
+    with pytest.raises(ValueError, match="floating point, and multiply them by their scale"):
+        aug_conv_of(tile)(morphed.to(dtype))
 
 
 # The shape of a weight, that of features, more arguments: none fits the others.

@@ -168,6 +168,14 @@ def test_shifting_keeps_dtype_and_memory_layout(dtype, memory_format):
     assert shifted.dtype == dtype and shifted.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("offsets", [
+    torch.zeros(3, 2, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), torch.zeros(4, 2)],
+    ids=["too few", "not in pairs", "floating"])
+def test_offsets_that_do_not_fit_the_maps_are_refused(offsets):
+    with pytest.raises(ValueError, match="offsets must be 4 pairs of integers, not"):
+        shift(torch.ones(4, 3, 6, 6), offsets)
+
+
 def test_no_images_are_shifted_to_no_images():
     assert shift(torch.empty(0, 3, 6, 6), torch.empty(0, 2, dtype=torch.int64)).shape[0] == 0
 

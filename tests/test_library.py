@@ -42,8 +42,21 @@ def test_only_the_package_mole_is_installed(installed):
 
 
 def test_the_lines_of_the_page_run_as_they_stand(installed, tmp_path):
-    lines = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     where = "print(mole.__file__)\n"
+    # What the page says of its own results.
+    checks = """
+plain = layer(images)
+assert (features - plain).norm() < 0.05 * plain.norm()
+torch.testing.assert_close(flipped, layer(images.flip(3)), rtol=1e-3, atol=1e-3)
+down, right = offsets[0].tolist()
+inner = slice(8, -8)
+torch.testing.assert_close(shifted[0, :, inner, inner],
+                           features[0].roll((-down, -right), (1, 2))[:, inner, inner])
+assert all(torch.equal(*pair) for pair in zip(again.network.state_dict().values(),
+                                              behind.network.state_dict().values()))
+"""
+    lines = "\n".join(blocks) + checks
     printed = run_python(lines + where, installed, tmp_path)
     assert printed.strip() == str(installed / "mole" / "__init__.py")
 

@@ -187,6 +187,34 @@ def test_kappa_must_divide_the_image(shape, kappa):
         core_size(shape, kappa)
 
 
+@pytest.mark.parametrize("shape, kappa, tile, words", [
+    ((28, 28), 1, 0, "must be .channels, rows, columns., not .28, 28."),
+    ((1, 28, 28), 1, -1, "kappa is 1 and tile is -1"),
+    ((1, 28, 28), 4, 8, "kappa is 4 and tile is 8: give kappa, or a tile")], ids=str)
+def test_shapes_and_blocks_that_mean_nothing_are_refused(shape, kappa, tile, words):
+    with pytest.raises(ValueError, match=words):
+        core_size(shape, kappa, tile)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.bool], ids=str)
+def test_integers_are_no_images_to_morph(dtype):
+    """Their products would be rounded and wrapped."""
+    with pytest.raises(ValueError, match=f"images are {dtype}: convert them to floating point"):
+        morph(torch.ones(2, 3, 4, 4, dtype=dtype), torch.eye(48))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (2, 48), (1, 2, 3, 4, 4)], ids=str)
+def test_images_without_a_dimension_are_refused(shape):
+    with pytest.raises(ValueError, match=r"images must be \(B, channels, rows, columns\), not"):
+        morph(torch.randn(shape), torch.eye(48))
+
+
+@pytest.mark.parametrize("generator", [7, torch.Generator()], ids=["seed", "PyTorch's"])
+def test_a_core_is_drawn_by_numpys_generators_alone(generator):
+    with pytest.raises(ValueError, match=r"the generator is of type \w+: give secret_generator"):
+        draw_core(16, "normal", generator)
+
+
 # A core, a tile, and the words that refuse them for 4 images 3x4x4.
 CORES_OF_OTHERS = {
     # 4 images of 48 entries have as many as 3 rows of 64, which would mix them up.

@@ -168,6 +168,13 @@ def test_features_are_given_once_and_not_kept():
         behind.network(torch.zeros(2, 3, 8, 8))
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_the_rest_of_a_network_is_in_the_networks_mode(training):
+    network = build(OWN + "strided", 4, (3, 8, 8)).train(training)
+    behind = BehindFirstLayer(network, (3, 8, 8))
+    assert {module.training for module in behind.modules()} == {training}
+
+
 @pytest.mark.parametrize("model, shape", REAL, ids=[model for model, _ in REAL])
 def test_a_split_network_is_the_network(model, shape):
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ size."""
 import csv
 import inspect
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from images import datasets
+from images import datasets, torchvision_sets
 from models import build as networks
 from mole import morphing
 from parameter import Parameters
@@ -31,7 +32,8 @@ TINY = ("--dataset", "shapes", "--image_size", "8", "--train_limit", "64", "--te
 SCANS = ("--epochs", "1", "--batch_size", "8", "--device", "cpu", "--precision", "fp32")
 CLASSES = ("Fracture", "healthy", "pneumonia")
 
-# Each block that is typed by a test, of this file but for the library's, by its page and mark.
+# Each block that is typed by a test of this file, by its page and mark. test_library.py types
+# those of the library's page.
 TYPED = {
     "README.md": ["sweep"],
     "docs/augmentation.md": ["augmentation"],
@@ -46,7 +48,7 @@ TYPED = {
 # How the blocks begin that no test can type: drawings, installations, a notebook's own cells.
 NOT_TYPED = {
     "README.md": ["make demo ", "plain network: ", "   DEVELOPER ", "parameter.py "],
-    "docs/library.md": ["import torch"],                 # tests/test_library.py
+    "docs/library.md": ["import torch", "# int8", "# The provider composes", "# Saving, and"],
     "docs/speed.md": ["from google.colab ", "!git clone "],
     "experiments/README.md": ["make test demo "],
 }
@@ -200,7 +202,7 @@ def test_a_data_set_of_torchvision_in_a_line(monkeypatch, tmp_path):
     ("EMNIST", r"takes other arguments \(Unknown value 'train' .*options in DATASETS"),
     ("Flowers102", "does not keep its images as one uint8 array"),
     ("GTSRB", "does not keep its images as one uint8 array"),
-    ("FakeData", "takes other arguments .*save its images as files")])
+    ("FakeData", "does not download its images: save its images as files")])
 def test_a_line_for_a_data_set_that_does_not_fit_is_refused_in_words(
         monkeypatch, tmp_path, name, words):
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -211,6 +213,24 @@ def test_a_line_for_a_data_set_that_does_not_fit_is_refused_in_words(
     with pytest.raises(UserError, match=words) as refused:
         datasets.load_images(Parameters(dataset="other", dataset_dir=str(tmp_path)), "train")
     assert "--dataset folder" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("line, words", [
+    (datasets.DataSet("Emnist", 1, 28), "torchvision has no data set Emnist: correct its line"),
+    (datasets.DataSet("USPS", 1, 32), r"of shape \(16, 16\), not \(1, 32, 32\): correct its"),
+    (datasets.DataSet("USPS", 3, 16), r"of shape \(16, 16\), not \(3, 16, 16\): correct its")])
+def test_a_wrong_line_for_a_data_set_is_refused_in_words(monkeypatch, tmp_path, line, words):
+    monkeypatch.setattr(torchvision.datasets, "USPS", Usps)
+    monkeypatch.setitem(datasets.DATASETS, "other", line)
+    with pytest.raises(UserError, match=words):
+        datasets.load_images(Parameters(dataset="other", dataset_dir=str(tmp_path)), "train")
+
+
+def test_a_data_set_that_cannot_be_downloaded_says_where_its_files_belong():
+    """Whatever a class of torchvision keeps of its files: QMNIST has a dictionary of them."""
+    for name in ("CIFAR10", "MNIST", "QMNIST", "EMNIST", "USPS", "SVHN", "STL10"):
+        kind = getattr(torchvision.datasets, name)
+        assert re.match(r"put .+ into data", torchvision_sets.missing_files(kind, "data", "train"))
 
 
 def test_a_data_set_of_torchvision_saved_as_files(monkeypatch, tmp_path):
