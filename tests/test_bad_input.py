@@ -79,6 +79,15 @@ def test_settings(data, command):
     assert snapshot(data) == before
 
 
+def test_a_tile_that_the_first_layers_stride_does_not_divide_draws_no_key(tmp_path):
+    model = "tests.own_networks:strided"
+    assert run("pretrain.py", tmp_path, "--model", model, "--epochs", "1").status == 0
+    result = run("gen_morphing_matrix.py", tmp_path, "--tile", "3")
+    assert refused(result, "tile is 3, but must be a multiple of the first layer's stride 2: the "
+                           "next is 4")
+    assert not (tmp_path / "provider").exists()
+
+
 @pytest.mark.parametrize("folder, words", [
     ("file", "file"), ("file/below", "file"), ("/proc/nowhere", "/proc/nowhere")],
     ids=["a file", "below a file", "in a place of the system's"])
