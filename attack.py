@@ -63,8 +63,9 @@ def main(p):
     p = adopt_shape(p, delivery)
     view = read_view(p, delivery)
     truth = read_truth(p, delivery) if p.score else None
-    print(f"{len(view.all_morphed)} images under attack, {len(view.morphed)} of them scored and "
-          f"shown; published chance of success: {PUBLISHED_CHANCE}")
+    looked_at = "scored and shown" if p.score else "looked at (--score measures the success)"
+    print(f"{len(view.all_morphed)} images under attack, {len(view.morphed)} of them {looked_at}; "
+          f"published chance of success: {PUBLISHED_CHANCE}")
     with user_errors():
         recovery = adversary.recover(view, truth)
         tell("Aug-Conv's feature maps of them", recovery.report["look"])
@@ -96,7 +97,7 @@ def adopt_shape(p, delivery: Delivery):
     owner = str(delivery.folder)
     if p.dataset in ("folder", "shapes"):                # others have a size of their own
         p = adopt(p, owner, image_size=side)
-    if p.dataset == "folder":
+    if p.dataset == "folder" or p.public:
         p = adopt(p, owner, image_fit=delivery.geometry.image_fit)
     if p.dataset != "arrays":
         p = adopt(p, owner, channels=channels)
@@ -190,8 +191,9 @@ def read_layer(p, delivery: Delivery):
     path = first_layer_path(p)
     first = read_first_layer(path)
     if first.fingerprint != delivery.layer_fingerprint:
-        raise UserError(f"{path} is not the layer that {delivery.folder} was composed with: run "
-                        "`python gen_augconv.py` again")
+        raise UserError(f"{path} is not the layer that {delivery.folder} was composed with: give "
+                        "that layer by --first_layer, or ask the provider for a delivery with this "
+                        "one")
     with user_errors():
         algebra.require_square(first.layer)
     return first.layer
@@ -248,6 +250,8 @@ def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[
 def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["nothing"]
+    if "unexplained" in report:
+        words.append(f"images that explain {1 - report['unexplained']:.2%} of the features")
     if "channels_right" in report:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
@@ -257,6 +261,8 @@ def tell(what: str, report: dict):
         words.append(f"{report['reidentified']:.1%} of all test images re-identified")
         if report.get("reidentified_mirrored", 0) > report["reidentified"]:
             words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
+    if "mean_image" in report:
+        words.append(f"the mean public image alone {report['mean_image']['psnr']:.1f} dB")
     if "starts" in report:
         words.append(f"{report['agreeing']} of {report['starts']} starts agree")
     if "failed" in report:

@@ -105,7 +105,7 @@ def check_shapes(p, first, key, layer_path: Path):
     if padded_shape(first.shape, key.image_padding) != key.shape:
         raise UserError(f"key {key.id} is for images {'x'.join(map(str, key.shape))}, padding "
                         f"included, but {layer_path} is for {'x'.join(map(str, first.shape))}: run "
-                        "`python gen_morphing_matrix.py` again")
+                        f"`python gen_morphing_matrix.py --first_layer {layer_path}` again")
 
 
 def check_precision(what: str, aug_conv, convolution, morphed, plain, order, p, key):

@@ -33,6 +33,8 @@ def main(p):
         with user_errors():
             check_tile(describe(first.layer), p.tile)
     else:
+        print(f"{path} is not there: size and channels are those of the settings; --first_layer "
+              "FILE takes them from the developer's first layer")
         shape = padded_shape(image_shape(p), p.image_padding)
     check_blocks(p, shape)
     with user_errors():
@@ -42,6 +44,10 @@ def main(p):
     earlier = key_ids(provider)
     folder = save_key(provider, key)
     q = len(key.core)
+    if p.tile and shape[1] % p.tile:
+        padded = -(-shape[1] // p.tile) * p.tile
+        print(f"{p.tile} does not divide {shape[1]}: images are padded to side {padded}, morphed "
+              "and sent so")
     print(f"key {key.id}: core {q}x{q}, {key.morph_distribution}, {key.blocks}, for images "
           f"{'x'.join(map(str, shape))}" + (" with padding" if p.image_padding else ""))
     print(f"condition number {key.condition:.3g}, largest entry of |M·M⁻¹ - 1| "

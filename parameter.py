@@ -31,7 +31,7 @@ SECRET = Group("Secret", "gen_morphing_matrix.py gen_augconv.py")
 QUERIES = Group("Queries", "morph_images.py predict.py")
 NEW_IMAGES = Group("New images", "morph_images.py")
 PREDICTION = Group("Prediction", "predict.py")
-PROVIDERS = Group("Providers", "train_with_ac.py predict.py attack.py")
+PROVIDERS = Group("Providers", "train_with_ac.py train_no_ac.py predict.py attack.py")
 FEATURES = Group("Features of a frozen first layer", "pretrain.py train_with_ac.py")
 ATTACK = Group("Attack", "attack.py")
 DEVICE = Group("Device", "pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py predict.py "
@@ -153,8 +153,8 @@ class Parameters:
     predict_batch: int = setting(
         250, "Predict this many images at once; training evaluates 250", PREDICTION, least=1)
     delivery: tuple[str, ...] = setting(
-        (), "Use the deliveries in these folders, several to train on several providers' images; "
-        "none: the one in data_dir", PROVIDERS)
+        (), "Use the delivery in this folder; none: the one in data_dir. train_with_ac.py takes "
+        "several, to train on several providers' images", PROVIDERS)
 
     # Attack
     score: bool = setting(
@@ -175,7 +175,8 @@ class Parameters:
     compile: bool = setting(
         False, "Run the network through torch.compile", TRAINING)
     results_dir: str = setting(
-        "", "Also write the result here, under a name that tells its settings", RESULTS)
+        "", "Also write the record here: of a training under a name that tells its settings, of "
+        "attack.py as attacks.json", RESULTS)
     data_dir: str = setting(
         "data", "The steps keep what they make in this folder", FOLDER)
 

@@ -70,9 +70,9 @@ def read_queries(p, delivery: Delivery) -> Queries:
     query = read_query(Path(p.data_dir) / "queries" / p.name)
     if query.geometry.key != delivery.geometry.key:
         raise UserError(f"{query.folder} was morphed with key {query.geometry.key}, but "
-                        f"{delivery.folder} is of key {delivery.geometry.key}: ask the provider to "
-                        f"morph with --key {delivery.geometry.key}, or name the --delivery of "
-                        f"{query.geometry.key}")
+                        f"{delivery.folder} is of key {delivery.geometry.key}: name the --delivery "
+                        f"of {query.geometry.key}, or ask the provider to morph with --key "
+                        f"{delivery.geometry.key}")
     if query.geometry != delivery.geometry:
         raise UserError(f"{query.folder} was morphed for another delivery than {delivery.folder}: "
                         "ask the provider to run `python morph_images.py` again")

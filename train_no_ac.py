@@ -1,7 +1,7 @@
 """Step 5, the control: trains the same network on morphed images without Aug-Conv.
 
-Reads data/delivery/ and nothing else of the provider's. Writes data/developer/no_ac.*, or
-no_ac_standardised.* with --standardise.
+Reads data/delivery/, or that of --delivery, and nothing else of the provider's. Writes
+data/developer/no_ac.*, or no_ac_standardised.* with --standardise.
 """
 
 import sys
@@ -35,7 +35,9 @@ def main(p):
         raise UserError("--augment needs Aug-Conv: a shift or flip of a morphed image is no shift "
                         "or flip of the image; choose --augment none here")
     folder = Path(p.data_dir) / "developer"
-    delivery = read_delivery(Path(p.data_dir) / "delivery")
+    if len(p.delivery) > 1:
+        raise UserError("give one --delivery: the control is trained on each on its own")
+    delivery = read_delivery(Path(*(p.delivery or [p.data_dir, "delivery"])))
     with joined_processes(p) as context:
         say(delivery.describe())
         model = Model(p.model, len(delivery.classes), image_shape(delivery), p.dropout)

@@ -207,7 +207,7 @@ def check_samples(morphed: Tensor, public: Tensor):
     least = 2 * (q // blocks + 1) if blocks > 1 else 64
     if min(len(morphed), len(public)) < least:
         raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few: "
-                         f"{least} are needed for blocks of {q}")
+                         f"{least} of each are needed for blocks of {q}")
 
 
 class Rater:

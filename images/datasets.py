@@ -95,8 +95,8 @@ def image_shape(p: Parameters) -> tuple[int, int, int]:
     known = DATASETS[p.dataset]
     if known.torchvision and p.image_size not in (0, known.side):
         raise UserError(f"image_size is {p.image_size}, but the images of {p.dataset} have side "
-                        f"{known.side}: choose the --dataset of the earlier steps, or leave "
-                        "--image_size out")
+                        f"{known.side}: choose another --dataset (folder, for image files of your "
+                        "own), or leave --image_size out")
     if p.channels not in (0, 1, 3):
         raise UserError(f"channels is {p.channels}, but the images of {p.dataset} are converted to "
                         "grey (1) or colour (3) alone: choose one of them, or --dataset arrays, "
@@ -150,12 +150,21 @@ def load_images(p: Parameters, split: str) -> Images:
             classes = shapes.CLASSES
         else:
             known = DATASETS[p.dataset]
+            _refuse_folders_of_images(p)
             images, labels, classes = read_torchvision(
                 known.torchvision, p.dataset_dir, split, (known.channels, known.side, known.side),
                 known.options)
     chosen = subset(labels, limit_of(p, split), split, classes)
     images = recoloured(take_rows(images, chosen), shape[0])
     return Images(images, labels[chosen], classes, data_digest(images))
+
+
+def _refuse_folders_of_images(p: Parameters):
+    """Raises UserError where a data set by name is to be read from a folder of image files."""
+    root = Path(p.dataset_dir)
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        raise UserError(f"{root} has folders train and test, but --dataset is {p.dataset}: add "
+                        "--dataset folder to read them")
 
 
 def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Images:

@@ -144,7 +144,8 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None) -> list
     cropped = int((facts[:, CROPPED] > MANY_CROPPED).sum())
     if cropped:
         lines.append(f"{cropped} of {len(facts)} images lose over a third of their area to the "
-                     "crop: --image_fit pad or stretch, in all steps, keeps it")
+                     "crop: pretrain.py --image_fit pad or stretch keeps it, and first_layer.pt "
+                     "takes it to the other steps")
     clipped = float(facts[:, CLIPPED].mean())
     if clipped > MANY_CLIPPED:
         low, high = pixel_range
@@ -152,8 +153,12 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None) -> list
                      "become black or white: unless that is meant, give the --pixel_range LOW HIGH "
                      "of these images")
     if facts[:, BRIGHTEST].max() < DARK:
-        lines.append("the brightest pixel of all images is below an eighth of the range: "
-                     "--pixel_range LOW HIGH says which numbers are black and white")
+        advice = "--pixel_range LOW HIGH says which numbers are black and white"
+        if pixel_range is not None:
+            low, high = pixel_range
+            advice = (f"--pixel_range is {low:g} to {high:g}; give that of these images, or none "
+                      "where they have 8 bits")
+        lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
 
 

@@ -69,7 +69,10 @@ def remedy(path: Path) -> str:
 def first_step(path: Path) -> str:
     """What the reader of a file that was never there can do."""
     if crosses(path):
-        return f"ask the provider for it, or to run `python {maker_of(path)}` first"
+        advice = f"ask the provider for it, or to run `python {maker_of(path)}` first"
+        if maker_of(path) == "gen_augconv.py":
+            advice += "; --delivery names another folder"
+        return advice
     return f"run `python {maker_of(path)}` first"
 
 

@@ -351,8 +351,8 @@ def check_classes(one: tuple[str, ...], other: tuple[str, ...], whose: str, whos
         shown = quoted_apart(added + missing)
         added, missing = shown[:len(added)], shown[len(added):]
         raise UserError(f"{whose} has other classes than {whose_other}: "
-                        + "; ".join(_differing(added, "only the first has")
-                                    + _differing(missing, "only the second has")))
+                        + "; ".join(_differing(added, f"only {whose} has")
+                                    + _differing(missing, f"only {whose_other} has")))
 
 
 def map_labels(labels: Tensor, own: tuple[str, ...], wanted: tuple[str, ...]) -> Tensor:

@@ -16,7 +16,11 @@ from experiments.tables.augmentation import (
 from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_partners
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.measured import CORES, make_across, make_public_images
-from experiments.tables.published import describe_known_layer, not_measured
+from experiments.tables.published import (
+    describe_known_layer,
+    not_measured,
+    seconds_of_known_layer,
+)
 from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
 from experiments.tables.rows import DATASET_TITLES, Row, describe_accuracy, group_in_rows, summarise
 from experiments.tables.table import Table, write_number
@@ -187,12 +191,13 @@ def claims_low_accuracy(results: Results) -> list[Claim]:
         if row.runs["no_ac"] and row.runs["pretrained"]:
             (ours if row.is_papers_core else others).append(row)
     claim = "Without Aug-Conv accuracy is very low"
-    if not ours:
-        return [unmeasured(claim, published, TRAINING)]
-    most = ours[0]                                       # training
-    short = (f"{describe_accuracy(most.runs['no_ac'])} beside "
-             f"{describe_accuracy(most.runs['pretrained'])} of the plain network")
-    claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
+    if ours:
+        most = ours[0]                                   # training
+        short = (f"{describe_accuracy(most.runs['no_ac'])} beside "
+                 f"{describe_accuracy(most.runs['pretrained'])} of the plain network")
+        claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
+    else:
+        claims = [unmeasured(claim, published, TRAINING)]
     if others:
         claims.append(claim_low_accuracy("The same with other cores (our extension)",
                                          NOT_PUBLISHED, others))
@@ -299,10 +304,10 @@ def claim_attack(results: Results) -> Claim:
     known = record["known_first_layer"]
     guess = compute_overheads().order_guess
     found = (f"1/64! = {guess:.1e} is the chance to guess the order of the channels; "
-             f"{describe_known_layer(known)}")
+             f"{describe_known_layer(record)}")
     short = "this attack fails"
     if "psnr" in known:
-        short = f"images come back at {known['psnr']:.0f} dB in {known['seconds']:.1f} s"
+        short = f"images come back at {known['psnr']:.0f} dB in {seconds_of_known_layer(record)} s"
     return Claim(claim, published, found, judge_attack(7.9e-90, guess, known.get("psnr")),
                  f"{results.link('attacks')}, `{record['command']}`", short=short)
 

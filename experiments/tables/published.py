@@ -47,17 +47,20 @@ def find_paper_row(results: Results) -> Row | None:
 
 
 def accuracy_figures(results: Results) -> list[Figure]:
-    row = find_paper_row(results)
     return [
         Figure("accuracy with Aug-Conv", "“close to pretrain”", "T·C_ac = D·M·M⁻¹·C = D·C",
-               "equal features", beside_plain(row, "with_ac")),
+               "equal features", beside_plain(results, "with_ac")),
         Figure("accuracy without Aug-Conv", "“very low”", "none", "none",
-               beside_plain(row, "no_ac"))]
+               beside_plain(results, "no_ac"))]
 
 
-def beside_plain(row: Row | None, name: str) -> str:
-    if row is None or not row.runs[name]:
+def beside_plain(results: Results, name: str) -> str:
+    """The accuracy of a network (a key of RUNS) with the paper's core, and the plain one's."""
+    if not any(run.run == name for run in results.runs):
         return not_measured(TRAINING)
+    row = find_paper_row(results)
+    if row is None or not row.runs[name]:
+        return "not measured with the paper's core (κ = 1, uniform) and a plain network beside it"
     return (f"{describe_accuracy(row.runs[name])}; plain "
             f"{describe_accuracy(row.runs['pretrained'])} ({row.setting})")
 
@@ -112,20 +115,26 @@ def describe_bytes(made: Overheads) -> str:
 def attack_figure(results: Results) -> Figure:
     measured = not_measured(EXPERIMENTS["attacks"])
     if "attacks" in results.records:
-        measured = describe_known_layer(results.records["attacks"]["known_first_layer"])
+        measured = describe_known_layer(results.records["attacks"])
     return Figure("chance of an attack's success", "7.9·10⁻⁹⁰", "1/64!, guessing the order of 64 "
                   "channels", f"{compute_overheads().order_guess:.1e}", measured)
 
 
-def describe_known_layer(found: dict) -> str:
-    """What the attack with the first layer known found, by its report."""
+def seconds_of_known_layer(record: dict) -> str:
+    """Of the attack with the first layer known, with what it has to compute of features first."""
+    return f"{record['look']['seconds'] + record['known_first_layer']['seconds']:.1f}"
+
+
+def describe_known_layer(record: dict) -> str:
+    """What the attack with the first layer known found, by a record of attack.py."""
+    found = record["known_first_layer"]
     if "psnr" not in found:
         return f"this attack fails: {found.get('failed', 'no reason is recorded')}"
     order = "the order is not found"
     if "channels_right" in found:
         order = f"{found['channels_right']} of {found['channels']} channels right"
     return (f"no guess is needed: {order}, images at {found['psnr']:.0f} dB in "
-            f"{found['seconds']:.1f} s")
+            f"{seconds_of_known_layer(record)} s")
 
 
 def gazelle_figures(results: Results) -> list[Figure]:
