@@ -313,7 +313,13 @@ class WithoutSplits(LikeCifar):
         self._fill("train")
 
 
-@pytest.mark.parametrize("kind", [OfPaths, OfOtherSizes, OfSeveralLabels, WithoutSplits])
+def test_images_of_other_sizes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", OfOtherSizes)
+    with pytest.raises(UserError, match=r"images of shape \(30, 32, 3\), not \(3, 32, 32\)"):
+        load_images(Parameters(dataset_dir=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("kind", [OfPaths, OfSeveralLabels, WithoutSplits])
 def test_classes_of_torchvision_that_do_not_fit_are_refused(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", kind)
     with pytest.raises(UserError, match=r"torchvision's CIFAR10 .*choose --dataset folder"):
@@ -413,3 +419,12 @@ def test_cifar_is_downloaded_once(tmp_path, monkeypatch):
     assert train.images.shape == (20, 3, 32, 32) and train.images.dtype == torch.uint8
     np.testing.assert_array_equal(test.images.flatten(1).numpy(), rows)
     assert test.labels.tolist() == [0, 1, 2, 9] and test.classes == list("abcdefghij")
+
+
+def test_a_data_set_by_name_is_not_sought_among_folders_of_images(tmp_path):
+    """Where --dataset folder was forgotten, CIFAR-10 must not be delivered in place of them."""
+    for split in ("train", "test"):
+        (tmp_path / split / "cats").mkdir(parents=True)
+    with pytest.raises(UserError, match="has folders train and test, but --dataset is cifar10: "
+                                        "add --dataset folder"):
+        load_images(Parameters(dataset_dir=str(tmp_path)), "train")
