@@ -392,6 +392,12 @@ def test_plain_with_and_without_augmentation_stand_side_by_side():
                     "74.00% (s = 8, orthogonal, int8)")
 
 
+def test_networks_without_aug_conv_are_not_awaited_beside_augmented_ones():
+    [row] = accuracy.make_accuracy(results_of(training_run("with_ac", 0.7, augment="crop"))).rows
+    assert row[-2:] == ["augmentation needs Aug-Conv"] * 2
+    assert row[2] == "not measured yet: `python pretrain.py`"
+
+
 def test_what_is_missing_beside_augmented_runs_says_so():
     alone = results_of(training_run("with_ac", 0.75, augment="crop_flip"))
     [row] = augmentation.make_augmented(alone).rows

@@ -14,6 +14,7 @@ from experiments.tables.table import Table, write_number
 from utils.records import RUNS
 
 DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
+WITHOUT_AUG_CONV = ("no_ac", "no_ac_standardised")
 
 
 def make_accuracy(results: Results) -> Table:
@@ -23,12 +24,19 @@ def make_accuracy(results: Results) -> Table:
     for row in rows:
         name_decay = decays_differ(row)
         networks = []
-        for name, kind in RUNS.items():
+        for name in RUNS:
             accuracy = describe_accuracy(row.runs[name], name_decay)
-            networks.append(accuracy or f"not measured yet: `{kind.command}`")
+            networks.append(accuracy or why_missing(row, name))
         cells.append([row.setting, row.morphed, *networks])
     header = ["setting", "morphing", *(kind.title for kind in RUNS.values())]
     return Table("Test accuracy after the last epoch.", header, cells, accuracy_note(results, rows))
+
+
+def why_missing(row: Row, name: str) -> str:
+    """What stands in the place of an accuracy of a network (a key of RUNS)."""
+    if name in WITHOUT_AUG_CONV and row.augment != "none":
+        return "augmentation needs Aug-Conv"
+    return f"not measured yet: `{RUNS[name].command}`"
 
 
 def accuracy_note(results: Results, rows: list[Row]) -> str:

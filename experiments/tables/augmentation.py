@@ -53,13 +53,13 @@ def list_augmented(results: Results) -> list[Augmented]:
     """The rows of runs with augmentation, the most training first."""
     found = []
     for row in group_in_rows(results.runs):
-        setting = setting_of(next(run for runs in row.runs.values() for run in runs))
-        if setting["augment"] == "none":
+        if row.augment == "none":
             continue
+        setting = setting_of(next(run for runs in row.runs.values() for run in runs))
         without = setting | {"augment": "none"}
         not_augmented = [run for run in results.runs
                          if run.run == "pretrained" and setting_of(run) == without]
-        found.append(Augmented(row, setting["augment"], not_augmented))
+        found.append(Augmented(row, row.augment, not_augmented))
     return found
 
 

@@ -38,6 +38,11 @@ class Row:
         return describe_morphing(self.morphing)
 
     @property
+    def augment(self) -> str:
+        """How images were augmented: none, crop or crop_flip."""
+        return next(run for runs in self.runs.values() for run in runs).settings["augment"]
+
+    @property
     def is_papers_core(self) -> bool:
         return self.morphing == PAPER_MORPHING
 
