@@ -1,4 +1,4 @@
-"""Step 7, an adversary: the developer of the paper, who wants the private images back.
+"""The adversary: the developer of the paper, who wants the private images back.
 
 Reads data/delivery/, or the delivery of --delivery, and what a developer has anyway: the first
 layer, and plain training images as public images, or those of --public. The test images are under

@@ -1,4 +1,4 @@
-"""Step 6: tables, figures and a report, made of the records that runs have left.
+"""After the steps: tables, figures and a report, made of the records that runs have left.
 
     python reproduce_tables.py                      the project's own: results/ and the pages
     python reproduce_tables.py DIR [DIR ...]        yours, as --results_dir DIR has them

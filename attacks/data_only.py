@@ -162,8 +162,10 @@ def guess_by_pair_moments(task: Task) -> Guess:
     rater = Rater(known, seen, task.public, task.as_images)
     matcher = pair_moments.Matcher(known, seen, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
-    best = min(rated, key=lambda start: start.unlikeness)
-    search = summarise(rated, best, known.scale, flip, rater.wrong_keys, None, "pair")
+    start = min(rated, key=lambda start: start.unlikeness)
+    best = rater.rate(matcher.complete(start.rotation))
+    search = summarise(rated, start, known.scale, flip, rater.wrong_keys, None, "pair")
+    search = replace(search, unlikeness=best.unlikeness)
     return Guess(unmorph(best.rotation, known, seen, keep_variances=False), search)
 
 
@@ -257,7 +259,9 @@ def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
 
 
 def gives_same_images(one: Tensor, other: Tensor, scale: Tensor, flip: Tensor | None) -> bool:
-    """Whether two rotations (r, r) give about the same images, or mirror images of each other."""
-    weights = scale.square() / scale.square().sum()
+    """Whether two rotations (r, r), or their first rows, give about the same images, or mirror
+    images of each other."""
+    weights = scale.square()
+    size = float((one.square().sum(1) @ weights) * (other.square().sum(1) @ weights)) ** 0.5
     candidates = [other] if flip is None else [other, flip @ other]
-    return any(float((one * candidate).sum(1) @ weights) > SAME for candidate in candidates)
+    return any(float((one * candidate).sum(1) @ weights) > SAME * size for candidate in candidates)

@@ -4,7 +4,8 @@ All blocks of an image turn alike. So mean blocks of a position and second momen
 positions are seen on both sides, up to the rotation. Second moments at lags identify sources as in
 second-order blind identification (Belouchrani et al., IEEE Trans. Signal Processing 45, 1997); here
 their values are known from public images. The ascent is orthogonal Procrustes with the rotation on
-both sides, from few axes to all.
+both sides, from few axes to all. Several starts go as far as SEARCH_AXES, which takes seconds; what
+looks best goes on to all axes, which takes a minute where there are many.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from torch import Tensor
 from attacks.whitening import Whitened, polar
 
 AXES = 512                              # that are looked for at most
+SEARCH_AXES = 128                       # that each start looks for
 STAGES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)     # axes matched at a time
 COMBINATIONS = 16                       # of the moments of pairs of positions, the strongest
 STARTS = ((4, 0.3), (8, 0.3), (16, 0.3), (4, 1.0), (8, 1.0), (8, 0.1))      # axes, window
 WINDOWED_AXES = 64                      # further axes have no window, but for orthogonal cores
+COMPLETING_WINDOW = 0.3                 # from SEARCH_AXES on
 LAST_WINDOW = 0.08                      # of orthogonal cores, for all axes
 SWEEPS, LAST_SWEEPS, TOLERANCE = 40, 100, 1e-3
 
@@ -74,20 +77,28 @@ class Matcher:
                                                          orthogonal)
 
     def rotations(self) -> Iterator[list[Tensor]]:
-        """The rotations (r, r) that several starts lead to, one start at a time; with `flip`, the
-        better of each and the mirrored one."""
+        """The rotations (r, r) that several starts lead to, one start at a time: of rank
+        SEARCH_AXES, or whole where there are not more axes. With `flip` they may give mirror
+        images."""
+        count = min(SEARCH_AXES, len(self.problem.apart))
+        for axes, width in STARTS:
+            if axes <= count:
+                yield [self.on_axes(search(self.problem, axes, width, count))]
+
+    def complete(self, rotation: Tensor) -> Tensor:
+        """The rotation (r, r) of all axes from one of `rotations`; with `flip`, the better of it
+        and the mirrored one."""
+        count = min(SEARCH_AXES, len(self.problem.apart))
+        start = (self.basis.T @ rotation @ self.seen_basis)[:count]
         flip = None
         if self.flip is not None:
             flip = self.basis.T @ self.flip @ self.basis
-        for axes, width in STARTS:
-            if axes <= len(self.problem.apart):
-                candidates = grow(self.problem, axes, width, flip)
-                yield [max((self.on_axes(rotation) for rotation in candidates),
-                           key=self.agreement_in_pixels)]
+        found = [self.on_axes(rotation) for rotation in complete(self.problem, start, flip)]
+        return max(found, key=self.agreement_in_pixels)
 
     def on_axes(self, rotation: Tensor) -> Tensor:
-        """A rotation of the problem's bases as one of the principal axes."""
-        return self.basis @ rotation @ self.seen_basis.T
+        """A rotation of the problem's bases, or its first rows, as one of the principal axes."""
+        return self.basis[:, :len(rotation)] @ rotation @ self.seen_basis.T
 
     def agreement_in_pixels(self, rotation: Tensor) -> float:
         """How well all moments agree under a rotation, where strong axes count as in pixels."""
@@ -158,15 +169,23 @@ def by_predictability(moments: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0).clamp(min=1e-12), vectors.flip(1)
 
 
-def grow(problem: Problem, axes: int, width: float, flip: Tensor | None) -> list[Tensor]:
-    """The rotation of all axes (r, r) from a start; with `flip` also the mirrored one, both as
-    refined as each other."""
-    count = len(problem.apart)
-    start = problem.anchors[:axes] * torch.exp(-problem.apart[:axes] / (2 * width ** 2))
-    rotation = polar(start)
-    for rows in [stage for stage in STAGES if axes <= stage < count]:
+def search(problem: Problem, axes: int, width: float, count: int) -> Tensor:
+    """The rotation of the first axes (count, r) from a start."""
+    window = torch.exp(-problem.apart[:axes] / (2 * width ** 2))
+    rotation = polar(problem.anchors[:axes] * window)
+    stages = [stage for stage in STAGES if axes <= stage < count]
+    for rows in [*stages, count]:
         rotation = ascend(problem, rotation, rows, problem.window(rows, width), SWEEPS)
-    window = problem.window(count, width)
+    return rotation
+
+
+def complete(problem: Problem, rotation: Tensor, flip: Tensor | None) -> list[Tensor]:
+    """The rotation of all axes (r, r) from one of the first (s, r); with `flip` also the mirrored
+    one, both as refined as each other."""
+    count = len(problem.apart)
+    for rows in [stage for stage in STAGES if len(rotation) < stage < count]:
+        rotation = ascend(problem, rotation, rows, problem.window(rows, COMPLETING_WINDOW), SWEEPS)
+    window = problem.window(count, COMPLETING_WINDOW)
     rotation = ascend(problem, rotation, count, window, LAST_SWEEPS)
     if flip is None:
         return [rotation]
