@@ -39,7 +39,8 @@ attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
 
 attack-matrix: .venv/runtime
-	$(STEP) -m experiments.attack_matrix --first_layers results/first_layers
+	install -D -m 644 results/first_layers/vgg11-augmented.pt data/evidence/first_layers/vgg11.pt
+	$(STEP) -m experiments.attack_matrix --first_layers data/evidence/first_layers
 	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
@@ -59,7 +60,7 @@ bench: .venv/runtime
 	$(STEP) -m experiments.speed
 
 paper: .venv/runtime
-	$(STEP) -m experiments.paper_setting 1e9 results/accuracy $(OPTIONS)
+	$(STEP) -m experiments.paper_setting 1e9 results/accuracy --data_dir data/paper $(OPTIONS)
 
 clean:
 	rm -rf .venv data/demo

@@ -47,7 +47,7 @@ TYPED = {
 }
 # How the blocks begin that no test can type: drawings, installations, a notebook's own cells.
 NOT_TYPED = {
-    "README.md": ["make demo ", "plain network: ", "   DEVELOPER ", "parameter.py "],
+    "README.md": ["make demo\n", "plain network: ", "   DEVELOPER ", "parameter.py "],
     "docs/library.md": ["import torch", "# int8", "# The provider composes", "# Saving, and"],
     "docs/speed.md": ["from google.colab ", "!git clone "],
     "experiments/README.md": ["make test demo "],
