@@ -49,7 +49,7 @@ from utils.records import delivered_data, split_digest, to_json
 
 PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
-COPIES = 18                 # of each public image, where they are few
+COPIES = 9                  # of each public image, where they are few
 
 
 def main(p):
@@ -250,8 +250,8 @@ def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[
 def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["nothing"]
-    if "unexplained" in report:
-        words.append(f"images that explain {1 - report['unexplained']:.2%} of the features")
+    if "unexplained" in report and "images_from" not in report:
+        words.append(f"images whose features are right to {report['unexplained']:.1e}")
     if "channels_right" in report:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:

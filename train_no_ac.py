@@ -37,7 +37,7 @@ def main(p):
     folder = Path(p.data_dir) / "developer"
     if len(p.delivery) > 1:
         raise UserError("give one --delivery: the control is trained on each on its own")
-    delivery = read_delivery(Path(*(p.delivery or [p.data_dir, "delivery"])))
+    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
     with joined_processes(p) as context:
         say(delivery.describe())
         model = Model(p.model, len(delivery.classes), image_shape(delivery), p.dropout)

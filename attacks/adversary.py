@@ -311,8 +311,8 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     `public`: other public images (n, *T's shape) in place of the view's. The report says how the
     search for the core went (`starts` and so on, see `data_only.Search`), and beside the scores
     what the mean public image scores. `reidentified`: the share of all test images whose own plain
-    image is the nearest of all; `reidentified_mirrored`: the same of the mirror images, where the
-    statistics leave open which are the images.
+    image is the nearest of all; `reidentified_mirrored`: the same of the mirror images, where
+    blocks are whole rows, so that statistics may leave open which are the images.
     """
     began = time.perf_counter()
     if public is None:

@@ -36,7 +36,8 @@ class Search:
     """How the search went: figures for a record.
 
     `unlikeness`: how far from photographs the recovered images are; `runner_up`: the same of the
-    best start that gives other images; `wrong_keys`: the least of random rotations.
+    best start that gives other images; `wrong_keys`: the least of random rotations. Starts by pair
+    moments are rated on fewer axes than what the best of them leads to.
     """
 
     moments: str                # "third" or "pair": which moments the core was found by
@@ -163,7 +164,8 @@ def guess_by_pair_moments(task: Task) -> Guess:
     matcher = pair_moments.Matcher(known, seen, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
     start = min(rated, key=lambda start: start.unlikeness)
-    best = rater.rate(matcher.complete(start.rotation))
+    completed = rater.rate(matcher.complete(start.rotation))
+    best = min(start, completed, key=lambda rated: rated.unlikeness)
     search = summarise(rated, start, known.scale, flip, rater.wrong_keys, None, "pair")
     search = replace(search, unlikeness=best.unlikeness)
     return Guess(unmorph(best.rotation, known, seen, keep_variances=False), search)
@@ -259,8 +261,8 @@ def rate_rounds(rounds: Iterator[list[Tensor]], rater: Rater) -> list[Rated]:
 
 
 def gives_same_images(one: Tensor, other: Tensor, scale: Tensor, flip: Tensor | None) -> bool:
-    """Whether two rotations (r, r), or their first rows, give about the same images, or mirror
-    images of each other."""
+    """Whether two rotations (r, r), which may have a lower rank, give about the same images, or
+    mirror images of each other."""
     weights = scale.square()
     size = float((one.square().sum(1) @ weights) * (other.square().sum(1) @ weights)) ** 0.5
     candidates = [other] if flip is None else [other, flip @ other]

@@ -75,25 +75,24 @@ class Matcher:
         self.theirs = describe_moments(seen.white)
         self.basis, self.seen_basis, self.problem = pose(known, seen, self.ours, self.theirs,
                                                          orthogonal)
+        self.searched = min(SEARCH_AXES, len(self.problem.apart))
 
     def rotations(self) -> Iterator[list[Tensor]]:
         """The rotations (r, r) that several starts lead to, one start at a time: of rank
         SEARCH_AXES, or whole where there are not more axes. With `flip` they may give mirror
         images."""
-        count = min(SEARCH_AXES, len(self.problem.apart))
         for axes, width in STARTS:
-            if axes <= count:
-                yield [self.on_axes(search(self.problem, axes, width, count))]
+            if axes <= self.searched:
+                yield [self.on_axes(search(self.problem, axes, width, self.searched))]
 
     def complete(self, rotation: Tensor) -> Tensor:
         """The rotation (r, r) of all axes from one of `rotations`; with `flip`, the better of it
         and the mirrored one."""
-        count = min(SEARCH_AXES, len(self.problem.apart))
-        start = (self.basis.T @ rotation @ self.seen_basis)[:count]
+        start = (self.basis.T @ rotation @ self.seen_basis)[:self.searched]
         flip = None
         if self.flip is not None:
             flip = self.basis.T @ self.flip @ self.basis
-        found = [self.on_axes(rotation) for rotation in complete(self.problem, start, flip)]
+        found = [self.on_axes(rotation) for rotation in grow_to_all(self.problem, start, flip)]
         return max(found, key=self.agreement_in_pixels)
 
     def on_axes(self, rotation: Tensor) -> Tensor:
@@ -179,7 +178,7 @@ def search(problem: Problem, axes: int, width: float, count: int) -> Tensor:
     return rotation
 
 
-def complete(problem: Problem, rotation: Tensor, flip: Tensor | None) -> list[Tensor]:
+def grow_to_all(problem: Problem, rotation: Tensor, flip: Tensor | None) -> list[Tensor]:
     """The rotation of all axes (r, r) from one of the first (s, r); with `flip` also the mirrored
     one, both as refined as each other."""
     count = len(problem.apart)

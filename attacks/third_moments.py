@@ -53,6 +53,7 @@ class Matcher:
     def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool,
                  flip: Tensor | None = None):
         self.known, self.seen, self.flip = known, seen, flip
+        self.odd_moments = None
         self.ours = describe_side(known, orthogonal)
         self.theirs = describe_side(seen, orthogonal)
         if flip is not None:
@@ -88,7 +89,7 @@ class Matcher:
 
     def evidence_of_orientation(self, rotation: Tensor, public_images: int) -> float:
         """Whether a rotation (r, r) gives images (positive) or their mirror images (negative): a
-        log likelihood ratio, roughly.
+        log likelihood ratio, roughly. Of a Matcher that was given `flip`.
 
         It adds up what the odd parts of two statistics say, seen on both sides: of the mean image,
         since morphing keeps zero in its place, and of third moments. The search used neither.
@@ -116,12 +117,13 @@ def weight_of_evidence(signal: float, public_noise: float, private_noise: float)
 
 
 def describe_side(whitened: Whitened, orthogonal: bool) -> Side:
-    """Variances and third moments of blocks. Cores that are not orthogonal change all variances
-    by one factor, which is taken out."""
+    """Variances and third moments of blocks about their own mean. Cores that are not orthogonal
+    change all variances by one factor, which is taken out."""
     spectrum = whitened.scale.log()
     if not orthogonal:
         spectrum = spectrum - spectrum[:4].mean()
-    return Side(spectrum, third_moments(some_blocks(whitened.white)))
+    blocks = some_blocks(whitened.white)
+    return Side(spectrum, third_moments(blocks - blocks.mean(0)))
 
 
 def some_blocks(blocks: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
     """
     import torchvision  # here, since it takes a second
     kind = getattr(torchvision.datasets, name, None)
-    if kind is None:
+    if not isinstance(kind, type):                       # it has modules too, such as usps
         raise UserError(f"torchvision has no data set {name}: correct its line in DATASETS")
     as_files = "save its images as files, and choose --dataset folder"
     if not takes_download(kind):

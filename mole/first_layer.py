@@ -233,7 +233,8 @@ class BehindFirstLayer(nn.Module):
         self.shape = tuple(shape)
         network.set_submodule(self.name, GivenFeatures())
         self.network = network
-        self.train(network.training)
+        # Its own mode alone: parts of the network may be in another one.
+        self.training = network.training
 
     def forward(self, features: Tensor) -> Tensor:
         self.network.get_submodule(self.name).features = features

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks import adversary, third_moments
+from attacks import adversary, pair_moments, third_moments
 from attacks.data_only import (
     Guess,
     Search,
@@ -103,6 +103,16 @@ def test_what_cannot_be_matched_ends_in_failed(tile, wrong):
     assert share_reidentified(attacked.guess.blocks, attacked.plain) < 0.05
 
 
+@pytest.mark.parametrize("distribution", ["orthogonal", "uniform"])
+def test_the_best_of_starts_on_few_axes_goes_on_to_all(distribution, monkeypatch):
+    monkeypatch.setattr(pair_moments, "SEARCH_AXES", 16)
+    attack.cache_clear()
+    attacked = attack(4, distribution)
+    attack.cache_clear()
+    assert share_reidentified(attacked.guess.blocks, attacked.plain) > 0.99
+    assert not attacked.guess.search.failed
+
+
 def test_starts_that_lead_elsewhere_rate_worse():
     search = attack(0, "orthogonal").guess.search
     assert search.agreeing > 1
@@ -143,6 +153,9 @@ def test_mirror_images_count_as_the_same_and_random_ones_do_not():
     assert gives_same_images(flip, torch.eye(4), scale, flip)
     assert not gives_same_images(flip, torch.eye(4), scale, None)
     assert not gives_same_images(other, torch.eye(4), scale, flip)
+    first_axes = torch.diag(torch.tensor([1.0, 1, 0, 0]))
+    assert gives_same_images(first_axes, first_axes, scale, None)
+    assert not gives_same_images(first_axes, other @ first_axes, scale, None)
 
 
 def test_axes_of_images_and_mirror_images_are_symmetric_or_antisymmetric():

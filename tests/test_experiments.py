@@ -104,7 +104,8 @@ def test_augmented_features_their_costs_and_what_they_give_away(quick_augmentati
     assert by_tiles["known_first_layer"]["channels_right"] == 64
     assert by_tiles["blind_with_mirrored"]["up_to_colour"]["psnr"] > 60
 
-    results = Results(records={"augmentation": record})
+    results = Results(records={"augmentation": record},
+                      paths={"augmentation": tmp_path / "augmentation.json"})
     assert len(augmentation_tables.make_features(results).rows) == len(record["features"])
     assert len(augmentation_tables.make_composing(results).rows) == len(record["composing"])
     assert len(augmentation_tables.make_epochs(results).rows) == len(record["epochs"])

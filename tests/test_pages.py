@@ -217,6 +217,7 @@ def test_a_line_for_a_data_set_that_does_not_fit_is_refused_in_words(
 
 @pytest.mark.parametrize("line, words", [
     (datasets.DataSet("Emnist", 1, 28), "torchvision has no data set Emnist: correct its line"),
+    (datasets.DataSet("usps", 1, 16), "torchvision has no data set usps: correct its line"),
     (datasets.DataSet("USPS", 1, 32), r"of shape \(16, 16\), not \(1, 32, 32\): correct its"),
     (datasets.DataSet("USPS", 3, 16), r"of shape \(16, 16\), not \(3, 16, 16\): correct its")])
 def test_a_wrong_line_for_a_data_set_is_refused_in_words(monkeypatch, tmp_path, line, words):

@@ -87,9 +87,8 @@ def developed(pretrained, tmp_path):
     ("--tile 4 --delivery_dtype int8", ["int8 is too coarse for this uniform core: choose "
                                         "--delivery_dtype float32, or int8 with "
                                         "gen_morphing_matrix.py --morph_distribution orthogonal"]),
-    ("--tile 5 --morph_distribution orthogonal", ["tile is 5", "stride 2", "the next is 6"]),
     ("--image_padding 3", ["image_padding is 3, but the first layer pads its images by 2 only"])],
-    ids=["int8 of a uniform core", "a tile the stride does not divide", "too much padding"])
+    ids=["int8 of a uniform core", "too much padding"])
 def test_a_delivery_that_would_not_work_is_refused_with_one_that_would(developed, words, message):
     settings = (*TINY, *words.split(), "--data_dir", str(developed))
     assert call("gen_morphing_matrix.py", settings=settings).status == 0
