@@ -140,7 +140,7 @@ def test_larger_images_by_tiles(tmp_path):
     random = np.random.default_rng(0)
     for split, count in (("train", 3), ("test", 2)):
         for name in ("hat", "shoe"):
-            place = tmp_path / "data" / "clothing" / split / name
+            place = tmp_path / "my_images" / split / name
             place.mkdir(parents=True)
             for i in range(count):
                 Image.fromarray(random.integers(0, 256, (60, 50, 3), np.uint8)).save(
