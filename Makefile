@@ -39,7 +39,8 @@ attack: .venv/runtime
 	$(STEP) attack.py --preset demo --score --results_dir data/demo/results
 
 attack-matrix: .venv/runtime
-	install -D -m 644 results/first_layers/vgg11-augmented.pt data/evidence/first_layers/vgg11.pt
+	mkdir -p data/evidence/first_layers
+	cp results/first_layers/vgg11-augmented.pt data/evidence/first_layers/vgg11.pt
 	$(STEP) -m experiments.attack_matrix --first_layers data/evidence/first_layers
 	$(STEP) reproduce_tables.py
 

@@ -35,7 +35,7 @@ from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import unroll
 from utils.artifacts import load, write_alone
-from utils.delivery import Delivery, as_morphed, read_delivery
+from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors
 from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
@@ -55,10 +55,7 @@ COPIES = 9                  # of each public image, where they are few
 def main(p):
     require_one_process()
     began = time.perf_counter()
-    data_dir = Path(p.data_dir)
-    if len(p.delivery) > 1:
-        raise UserError("give one --delivery: each is attacked on its own")
-    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else data_dir / "delivery")
+    delivery = read_one_delivery(p, "each is attacked on its own")
     print(f"attacking {delivery.folder}/, {delivery.describe()}")
     p = adopt_shape(p, delivery)
     view = read_view(p, delivery)
@@ -77,7 +74,7 @@ def main(p):
         report = recovery.report | {"data_only": alone.report}
         if truth is not None:
             report["known_pairs"] = attack_known_pairs(p, view, delivery, truth)
-    folder = Path(p.results_dir or data_dir / "attack")
+    folder = Path(p.results_dir or f"{p.data_dir}/attack")
     record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed)}
     record |= report | {"seconds": round(time.perf_counter() - began, 1)}
     write_alone(folder / "attacks.json", to_json(record))

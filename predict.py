@@ -20,7 +20,7 @@ from images.folders import shown
 from models.build import build
 from mole.first_layer import BehindFirstLayer
 from utils.artifacts import load, to_csv, write_alone
-from utils.delivery import Delivery, as_morphed, check_classes, read_delivery, read_query
+from utils.delivery import Delivery, as_morphed, check_classes, read_one_delivery, read_query
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
 from utils.examples import FrozenLayer
@@ -34,9 +34,7 @@ SHOWN = 20                          # images in the picture
 
 def main(p):
     require_one_process()
-    if len(p.delivery) > 1:
-        raise UserError("give one --delivery: the one of the queries' key")
-    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
+    delivery = read_one_delivery(p, "the one of the queries' key")
     queries = read_queries(p, delivery)
     with joined_processes(p) as context:
         network = read_network(p, delivery)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mole.first_layer import SplitNetwork, describe
 from mole.morphing import padded_shape
-from utils.delivery import Delivery, as_morphed, read_delivery, standardiser
+from utils.delivery import Delivery, as_morphed, read_one_delivery, standardiser
 from utils.devices import joined_processes, say
 from utils.errors import UserError, user_errors
 from utils.examples import Data, Images, Source
@@ -35,9 +35,7 @@ def main(p):
         raise UserError("--augment needs Aug-Conv: a shift or flip of a morphed image is no shift "
                         "or flip of the image; choose --augment none here")
     folder = Path(p.data_dir) / "developer"
-    if len(p.delivery) > 1:
-        raise UserError("give one --delivery: the control is trained on each on its own")
-    delivery = read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
+    delivery = read_one_delivery(p, "the control is trained on each on its own")
     with joined_processes(p) as context:
         say(delivery.describe())
         model = Model(p.model, len(delivery.classes), image_shape(delivery), p.dropout)

@@ -141,17 +141,16 @@ def guess_by_third_moments(task: Task) -> Guess:
     rater = Rater(known, seen, task.public, task.as_images)
     matcher = third_moments.Matcher(known, seen, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
-    start = best = min(rated, key=lambda start: start.unlikeness)
-    polished = [rater.rate(matcher.polish(best.rotation, width))
+    start = choose_best(rated)
+    polished = [rater.rate(matcher.polish(start.rotation, width))
                 for width in third_moments.WINDOWS]
-    best = min([best, *polished], key=lambda start: start.unlikeness)
+    best = choose_best([start, *polished])
     rotation, orientation = best.rotation, None
     if flip is not None:
         orientation = matcher.evidence_of_orientation(rotation, len(task.public))
         if orientation < 0:
             rotation = flip @ rotation
-    search = summarise(rated, start, known.scale, flip, rater.wrong_keys, orientation, "third")
-    search = replace(search, unlikeness=best.unlikeness)
+    search = summarise(rated, start, best, rater, flip, orientation, "third")
     return Guess(unmorph(rotation, known, seen, task.orthogonal), search)
 
 
@@ -163,11 +162,9 @@ def guess_by_pair_moments(task: Task) -> Guess:
     rater = Rater(known, seen, task.public, task.as_images)
     matcher = pair_moments.Matcher(known, seen, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
-    start = min(rated, key=lambda start: start.unlikeness)
-    completed = rater.rate(matcher.complete(start.rotation))
-    best = min(start, completed, key=lambda rated: rated.unlikeness)
-    search = summarise(rated, start, known.scale, flip, rater.wrong_keys, None, "pair")
-    search = replace(search, unlikeness=best.unlikeness)
+    start = choose_best(rated)
+    best = choose_best([start, rater.rate(matcher.complete(start.rotation))])
+    search = summarise(rated, start, best, rater, flip, None, "pair")
     return Guess(unmorph(best.rotation, known, seen, keep_variances=False), search)
 
 
@@ -183,17 +180,23 @@ def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: b
     return known.mean + seen.white * seen.scale @ turn.T @ known.axes.T
 
 
-def summarise(rated: list[Rated], best: Rated, scale: Tensor, flip: Tensor | None,
-              wrong_keys: float, orientation: float | None, moments: str) -> Search:
-    """What the record says of a search."""
+def choose_best(rated: list[Rated]) -> Rated:
+    """The rotation whose images look most like photographs."""
+    return min(rated, key=lambda one: one.unlikeness)
+
+
+def summarise(rated: list[Rated], start: Rated, best: Rated, rater: "Rater", flip: Tensor | None,
+              orientation: float | None, moments: str) -> Search:
+    """What the record says of a search: of all starts, of the one that was chosen, and of the best
+    rotation that it led to."""
     agreeing, others = 0, []
-    for start in rated:
-        if gives_same_images(start.rotation, best.rotation, scale, flip):
+    for other in rated:
+        if gives_same_images(other.rotation, start.rotation, rater.known.scale, flip):
             agreeing += 1
         else:
-            others.append(start.unlikeness)
+            others.append(other.unlikeness)
     return Search(moments, len(rated), agreeing, best.unlikeness, min(others, default=None),
-                  wrong_keys, orientation)
+                  rater.wrong_keys, orientation)
 
 
 def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:

@@ -68,12 +68,13 @@ def remedy(path: Path) -> str:
 
 def first_step(path: Path) -> str:
     """What the reader of a file that was never there can do."""
-    if crosses(path):
-        advice = f"ask the provider for it, or to run `python {maker_of(path)}` first"
-        if maker_of(path) == "gen_augconv.py":
-            advice += "; --delivery names another folder"
-        return advice
-    return f"run `python {maker_of(path)}` first"
+    command = maker_of(path)
+    if not crosses(path):
+        return f"run `python {command}` first"
+    advice = f"ask the provider for it, or to run `python {command}` first"
+    if command == "gen_augconv.py":
+        advice += "; --delivery names another folder"
+    return advice
 
 
 def temporary(path: Path) -> Path:

@@ -311,6 +311,16 @@ def _read(folder: Path, kind: type):
         raise UserError(f"{path} is not a valid {name}: {advice}") from None
 
 
+def read_one_delivery(p, why_one: str) -> Delivery:
+    """The delivery of --delivery, or the one in data_dir.
+
+    Raises UserError where several are given; `why_one` says in words why one is wanted.
+    """
+    if len(p.delivery) > 1:
+        raise UserError(f"give one --delivery: {why_one}")
+    return read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
+
+
 def read_deliveries(folders: list[Path]) -> list[Delivery]:
     """Deliveries that one network can be trained on together.
 

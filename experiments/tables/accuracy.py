@@ -2,6 +2,7 @@
 
 from experiments.tables.reading import Results, TrainingRun, machine_in_words
 from experiments.tables.rows import (
+    CONTROLS,
     Row,
     decays_differ,
     describe_accuracy,
@@ -14,7 +15,6 @@ from experiments.tables.table import Table, write_number
 from utils.records import RUNS
 
 DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
-WITHOUT_AUG_CONV = ("no_ac", "no_ac_standardised")
 
 
 def make_accuracy(results: Results) -> Table:
@@ -34,7 +34,7 @@ def make_accuracy(results: Results) -> Table:
 
 def why_missing(row: Row, name: str) -> str:
     """What stands in the place of an accuracy of a network (a key of RUNS)."""
-    if name in WITHOUT_AUG_CONV and row.augment != "none":
+    if name in CONTROLS and row.augment != "none":
         return "augmentation needs Aug-Conv"
     return f"not measured yet: `{RUNS[name].command}`"
 

@@ -22,7 +22,6 @@ class Augmented:
     """A row of runs with augmentation, and the plain runs that differ in nothing but that."""
 
     row: Row
-    augment: str                    # such as crop_flip
     not_augmented: list[TrainingRun]
 
     @property
@@ -59,7 +58,7 @@ def list_augmented(results: Results) -> list[Augmented]:
         without = setting | {"augment": "none"}
         not_augmented = [run for run in results.runs
                          if run.run == "pretrained" and setting_of(run) == without]
-        found.append(Augmented(row, row.augment, not_augmented))
+        found.append(Augmented(row, not_augmented))
     return found
 
 
@@ -67,7 +66,7 @@ def make_augmented(results: Results) -> Table:
     """Accuracy with augmentation, beside plain with it and without."""
     rows = []
     for one in list_augmented(results):
-        option = f" --augment {one.augment}"
+        option = f" --augment {one.row.augment}"
         cells = [describe_runs(one.not_augmented, RUNS["pretrained"].command)]
         for name in ("pretrained", "pretrained_frozen", "with_ac"):
             cells.append(describe_runs(one.row.runs[name], RUNS[name].command + option))

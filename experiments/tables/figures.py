@@ -26,6 +26,7 @@ from experiments.tables.measured import (
 )
 from experiments.tables.reading import Results, TrainingRun
 from experiments.tables.rows import (
+    CONTROLS,
     DATASET_TITLES,
     Row,
     core_side,
@@ -274,7 +275,7 @@ def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
     plain = [one.mean for row in rows for one in summarise(row.runs["pretrained"])]
     if plain:
         axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2, label="plain")
-    for name in ("no_ac", "no_ac_standardised"):
+    for name in CONTROLS:
         for blocks in ("κ", "s"):
             points = []
             for row in rows:

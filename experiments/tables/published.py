@@ -47,18 +47,19 @@ def find_paper_row(results: Results) -> Row | None:
 
 
 def accuracy_figures(results: Results) -> list[Figure]:
+    row = find_paper_row(results)
     return [
         Figure("accuracy with Aug-Conv", "“close to pretrain”", "T·C_ac = D·M·M⁻¹·C = D·C",
-               "equal features", beside_plain(results, "with_ac")),
+               "equal features", beside_plain(results, row, "with_ac")),
         Figure("accuracy without Aug-Conv", "“very low”", "none", "none",
-               beside_plain(results, "no_ac"))]
+               beside_plain(results, row, "no_ac"))]
 
 
-def beside_plain(results: Results, name: str) -> str:
-    """The accuracy of a network (a key of RUNS) with the paper's core, and the plain one's."""
+def beside_plain(results: Results, row: Row | None, name: str) -> str:
+    """The accuracy of a network (a key of RUNS) and the plain one's in the row of the paper's core.
+    """
     if not any(run.run == name for run in results.runs):
         return not_measured(TRAINING)
-    row = find_paper_row(results)
     if row is None or not row.runs[name]:
         return "not measured with the paper's core (κ = 1, uniform) and a plain network beside it"
     return (f"{describe_accuracy(row.runs[name])}; plain "

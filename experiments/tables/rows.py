@@ -18,6 +18,7 @@ PAPER_MORPHING = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image
                   "delivery_dtype": "float32", "shuffle_channels": True}
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
 PLAIN = "plain images only"
+CONTROLS = ("no_ac", "no_ac_standardised")          # keys of RUNS: the networks without Aug-Conv
 
 
 @dataclass(frozen=True)
