@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -272,6 +273,15 @@ def test_a_folder_that_others_can_read_is_warned_of_once(tmp_path, monkeypatch, 
     keep_private(open_to_all)
     [line] = capsys.readouterr().err.splitlines()
     assert line == f"warning: {open_to_all} can be read by others: {os.strerror(errno.EPERM)}"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_leaves_secret_folders_alone_whatever_the_data_folder_is_called(data, tmp_path):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    untracked = subprocess.run(["git", "ls-files", "--others", "--exclude-standard"], cwd=tmp_path,
+                               check=True, capture_output=True, text=True).stdout.split()
+    folders = {Path(file).relative_to(data.name).parts[0] for file in untracked}
+    assert {"developer", "delivery"} <= folders and not {"provider", "decoded"} & folders
 
 
 @pytest.mark.parametrize("content", [

@@ -127,7 +127,7 @@ def test_attacks_that_fail_say_why_in_every_table(records, monkeypatch):
 def attacked(share: float, **more) -> dict:
     """A report of an attack on morphed images alone."""
     return {"psnr": 20.0, "ssim": 0.5, "reidentified": share, "public_images": 50_000,
-            "starts": 40, "agreeing": 9, "seconds": 60.0} | more
+            "starts": 40, "agreeing": 9, "seconds": 60.0, "mean_image": {"psnr": 12.0}} | more
 
 
 def matrix_row(**more) -> dict:
@@ -785,10 +785,12 @@ def test_one_epoch_is_a_number_and_not_a_curve(monkeypatch):
 def test_what_is_given_away_stands_beside_what_it_costs(monkeypatch):
     said = []
     monkeypatch.setattr(figures, "as_png", lambda figure: said.append(figure) or PNG)
-    figures.draw_overhead({"table": [matrix_row(tile=8, data_only={"reidentified": 0.5})]})
+    figures.draw_overhead({"table": [matrix_row(tile=8, data_only=attacked(0.5))]})
     figures.draw_overhead(None)
     with_attacks, without = said
-    assert with_attacks.axes[2].lines and not without.axes[2].axison
+    [recovered, nothing] = with_attacks.axes[2].lines
+    assert (list(recovered.get_xdata()), list(recovered.get_ydata())) == ([192], [20])
+    assert set(nothing.get_ydata()) == {12} and not without.axes[2].axison
     by_kappa = [text.get_text() for text in with_attacks.axes[0].get_legend().get_texts()]
     assert any("9%" in text for text in by_kappa) and any("5.12%" in text for text in by_kappa)
 

@@ -301,6 +301,12 @@ def keep_private(folder: Path):
         warn(f"{folder} can be read by others: {reason}")
 
 
+def keep_out_of_git(folder: Path):
+    """Lets git ignore all that is in a folder, wherever the folder is."""
+    if not (folder / ".gitignore").exists():
+        write_alone(folder / ".gitignore", "*\n", 0o600)
+
+
 def is_private(folder: Path) -> bool:
     """Whether only its owner may read a folder."""
     return folder.stat().st_mode & 0o077 == 0

@@ -19,6 +19,7 @@ from utils.artifacts import (
     Saving,
     first_step,
     is_private,
+    keep_out_of_git,
     keep_private,
     load,
     read_manifest,
@@ -93,6 +94,7 @@ def save_key(provider: Path, key: Key) -> Path:
     provider.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_private(provider):
         keep_private(provider)
+    keep_out_of_git(provider)
     with Saving(folder, secret=True, anew=_is_damaged(folder)) as new:
         new.save("morphing_matrix.pt", {"core": key.core})
         new.save("inverse_matrix.pt", {"core": key.inverse})

@@ -1,6 +1,6 @@
 """The pictures of the tables' numbers, one function each; all give PNG bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import mean
@@ -75,14 +75,7 @@ def draw_overhead(matrix: dict | None) -> bytes:
     plot_overhead_by_kappa(by_kappa)
     plot_overhead_by_tile(by_tile)
     plot_memory_by_side(by_side)
-    cores = plot_reidentified(given_away, matrix) if matrix is not None else set()
-    if cores:
-        given_away.set(title="Given away by morphed images alone, without Aug-Conv", xscale="log",
-                       xlabel="q, side of the core", ylabel="re-identified images, %",
-                       ylim=(0, 105))
-        given_away.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
-    else:
-        given_away.axis("off")
+    plot_given_away(given_away, matrix)
     for axis in axes.flat:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
@@ -90,6 +83,21 @@ def draw_overhead(matrix: dict | None) -> bytes:
         if axis.lines:
             axis.legend(fontsize=8)
     return as_png(figure)
+
+
+def plot_given_away(axis, matrix: dict | None):
+    """How good the images are that come back without Aug-Conv; an empty panel without records."""
+    cores = plot_morphed_alone(axis, matrix, psnr) if matrix is not None else set()
+    if not cores:
+        axis.axis("off")
+        return
+    nothing = next(row["data_only"]["mean_image"]["psnr"] for row in rows_of_cores(matrix)
+                   if "mean_image" in row["data_only"])
+    axis.axhline(nothing, color="k", ls=":", label="the mean image: nothing comes back")
+    axis.set(title="Given away by morphed images alone, without Aug-Conv", xscale="log",
+             xlabel="q, side of the core", ylabel="PSNR of the recovered images, dB",
+             ylim=(0, None))
+    axis.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
 
 
 def plot_overhead_by_kappa(axis):
@@ -253,7 +261,7 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     figure, (learning, attack) = pyplot().subplots(2, 1, figsize=(7, 7), sharex=True,
                                                    layout="constrained")
     controls = list_controls(rows)
-    cores = plot_controls(learning, controls) | plot_reidentified(attack, matrix)
+    cores = plot_controls(learning, controls) | plot_morphed_alone(attack, matrix, percent_found)
     learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
                        parse_math=False)
     attack.set_title("Re-identified from morphed images alone", fontsize=9)
@@ -292,8 +300,19 @@ def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
     return cores
 
 
-def plot_reidentified(axis, matrix: dict) -> set[int]:
-    """Draws re-identified images over the side of the core; gives the sides that are there."""
+def psnr(report: dict) -> float:
+    """Of recovered images, in decibels."""
+    return report["psnr"]
+
+
+def percent_found(report: dict) -> float:
+    """Private images that were re-identified, of all."""
+    return 100 * share_found(report)[0]
+
+
+def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> set[int]:
+    """Draws a value of what comes back from morphed images alone, over the side of the core; gives
+    the sides that are there."""
     cores = set()
     for core in CORES:
         for is_tiled in (False, True):
@@ -303,8 +322,7 @@ def plot_reidentified(axis, matrix: dict) -> set[int]:
                             and "reidentified" in row["data_only"]
                             and bool(row["tile"]) == is_tiled)
                 if is_shown:
-                    share, _ = share_found(row["data_only"])
-                    points.append((side_of_case(row), 100 * share))
+                    points.append((side_of_case(row), value(row["data_only"])))
             if points:
                 colour, marker = CORE_LINES[core]
                 words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
