@@ -17,7 +17,7 @@ import utils.step  # isort: skip                         # first: see there
 from torch import Tensor
 
 from attacks import adversary, algebra
-from attacks.adversary import Finding, Recovery
+from attacks.adversary import FEW_PUBLIC, LIKENESS, PROBES, Finding, Recovery
 from attacks.samples import evenly_spaced
 from attacks.view import (
     PUBLIC,
@@ -33,7 +33,7 @@ from images.arrays import open_array
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
-from mole.morphing import unroll
+from mole.morphing import core_size, unroll
 from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors
@@ -112,9 +112,9 @@ def read_view(p, delivery: Delivery) -> View:
     delivered = delivery.geometry.plain_shape
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     mirrored = delivery.aug_conv(mirrored=True) if delivery.mirrored else None
-    require_memory(attack_bytes(delivery, PUBLIC if p.public else COPIES * delivery.train_images),
-                   "attacking this delivery", "deliver fewer or smaller images")
     images = load_public_images(p, delivered)
+    require_memory(attack_bytes(delivery, layer.kernel_size[0], len(images)),
+                   "attacking this delivery", "deliver fewer or smaller images")
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)
@@ -123,13 +123,23 @@ def read_view(p, delivery: Delivery) -> View:
                 mirrored)
 
 
-def attack_bytes(delivery: Delivery, public_images: int) -> int:
-    """About what the attacks take at once, in float32 numbers of 4 bytes."""
-    entries = math.prod(delivery.geometry.shape)
-    normal_equations = 6 * entries * entries            # of the deconvolution, and of known pairs
-    public = 4 * entries * min(PUBLIC, public_images)   # copies of the images, whitened and not
-    private = 6 * entries * delivery.test_images
-    return 4 * (normal_equations + public + private)
+def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
+    """About what the attacks take at once. `kernel`: the side of the first layer's filters."""
+    shape = delivery.geometry.shape
+    channels, side, _ = shape
+    entries, features = math.prod(shape), math.prod(delivery.out_shape)
+    q = core_size(shape, delivery.geometry.kappa, delivery.geometry.tile)
+    looked_at = min(LIKENESS, delivery.test_images)
+    public = min(PUBLIC, public_images)
+    if public < FEW_PUBLIC:
+        public *= COPIES
+    # In float64, 8 bytes: the normal equations of known pairs, those of the deconvolution (a band
+    # around the diagonal), and the features that are looked at.
+    doubles = 3 * q * q + 3 * entries * channels * (side * (kernel - 1) + kernel)
+    doubles += 2 * features * (UNDER_ATTACK + PROBES)
+    # In float32: images, whitened and not, and the features that tell the order of channels.
+    floats = entries * (4 * public + 6 * delivery.test_images) + 2 * features * looked_at
+    return 8 * doubles + 4 * floats
 
 
 def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:

@@ -103,8 +103,8 @@ class Parameters:
     weight_decay: float = setting(
         5e-6, "SGD has this weight decay on plain images", PLAIN)
     frozen_first_layer: str = setting(
-        "", "Take the first layer from this file and do not train it: the fair partner of "
-        "Aug-Conv, whose first layer is trained already", PLAIN)
+        "", "Take the first layer from this file and do not train it: with morphed_weight_decay as "
+        "weight_decay, the fair partner of Aug-Conv, whose first layer is trained already", PLAIN)
     morphed_weight_decay: float = setting(
         5e-7, "SGD has this weight decay on morphed images", MORPHED)
     standardise: bool = setting(

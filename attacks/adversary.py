@@ -98,15 +98,14 @@ def recover(view: View, truth: Truth | None) -> Recovery:
     The blind attack also uses the mirrored Aug-Conv, where the view has one.
     """
     began = time.perf_counter()
-    features, probe_features = features_of_images_and_probes(view)
-    mirrored = None
+    seen, mirrored = features_of_images_and_probes(view), None
     if view.mirrored is not None:
         mirrored = features_of_images_and_probes(view, mirrored=True)
     look_seconds = seconds_since(began)
-    found_blind = attack_blind(features, probe_features, view, truth, mirrored)
+    found_blind = attack_blind(seen, mirrored, view, truth)
     substitute = found_blind.images if found_blind.whole else None
-    found_known = attack_known_layer(features, probe_features, view, truth, substitute)
-    return Recovery(features, found_known, found_blind, look_seconds)
+    found_known = attack_known_layer(seen, view, truth, substitute)
+    return Recovery(seen.images, found_known, found_blind, look_seconds)
 
 
 def features_of_images_and_probes(view: View, mirrored: bool = False) -> Responses:
@@ -122,7 +121,7 @@ def features_of_images_and_probes(view: View, mirrored: bool = False) -> Respons
     return Responses(features[:len(morphed)], features[len(morphed):])
 
 
-def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, truth: Truth | None,
+def attack_known_layer(seen: Responses, view: View, truth: Truth | None,
                        substitute: Tensor | None) -> KnownLayerFinding:
     """With the first layer known: the order of the channels, then the images by least squares.
 
@@ -132,9 +131,10 @@ def attack_known_layer(features: Tensor, probe_features: Tensor, view: View, tru
     """
     began = time.perf_counter()
     filters = algebra.filter_bank(view.layer)
+    features = seen.images
     found = KnownLayerFinding(report={"channels": features.shape[1]})
     unexplained, failures = math.inf, []
-    for way, find_order in ways_to_the_order(probe_features, view, filters):
+    for way, find_order in ways_to_the_order(seen.probes, view, filters):
         try:
             order = find_order()
             images = view.images_of(features, filters[order])
@@ -198,13 +198,15 @@ def undetermined(features: Tensor, view: View) -> str:
     unreached = (view.side + 2 * padding - kernel) % stride - padding
     if features[0].numel() < values:
         return f"{features[0].numel()} features for {values} values"
+    if stride > kernel:
+        return f"all but {kernel} of {stride} rows and columns, between which the stride skips"
     if unreached > 0:
         return f"{unreached} rows that the stride does not reach"
     return ""
 
 
-def attack_blind(features: Tensor, probe_features: Tensor, view: View, truth: Truth | None,
-                 mirrored: Responses | None = None) -> BlindFinding:
+def attack_blind(seen: Responses, mirrored: Responses | None, view: View,
+                 truth: Truth | None) -> BlindFinding:
     """With the first layer unknown but for its shape: images up to colour, then their colours.
 
     A stride of s leaves one pixel of each s×s, or two of them with the `mirrored` Aug-Conv. A patch
@@ -221,7 +223,7 @@ def attack_blind(features: Tensor, probe_features: Tensor, view: View, truth: Tr
             found.images = patches_from_statistics(view, kernel)
             covered = square_grid(range(found.images.shape[-1]))
         else:
-            mixed, covered, report = blind_by_shared_pixel(features, probe_features, view, mirrored)
+            mixed, covered, report = blind_by_shared_pixel(seen, mirrored, view)
             found.whole = mixed.shape[-2:] == (view.side, view.side)
             found.report |= report
             found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
@@ -234,8 +236,8 @@ def attack_blind(features: Tensor, probe_features: Tensor, view: View, truth: Tr
     return found
 
 
-def blind_by_shared_pixel(features: Tensor, probe_features: Tensor, view: View,
-                          mirrored: Responses | None) -> tuple[Tensor, Grid, dict]:
+def blind_by_shared_pixel(seen: Responses, mirrored: Responses | None,
+                          view: View) -> tuple[Tensor, Grid, dict]:
     """What the pixel shared by neighbouring windows gives: (images, covered, report).
 
     The images (N, α, h, w) are right up to one mixture of their colours; `covered` says which rows
@@ -252,17 +254,16 @@ def blind_by_shared_pixel(features: Tensor, probe_features: Tensor, view: View,
     """
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     stride, padding = view.layer.stride[0], view.layer.padding[0]
-    if mirrored is not None:
-        probe_features = torch.cat([probe_features, mirrored.probes])
-    shared = blind.find_shared_pixel(probe_features, channels, kernel, stride)
+    probes = seen.probes if mirrored is None else torch.cat([seen.probes, mirrored.probes])
+    shared = blind.find_shared_pixel(probes, channels, kernel, stride)
     report = {"canonical_correlations": shared.correlations.tolist()}
     if stride == 1:
-        filters = blind.blind_filters(probe_features, shared, kernel)
-        images = view.images_of(features, filters)
+        filters = blind.blind_filters(probes, shared, kernel)
+        images = view.images_of(seen.images, filters)
         if mirrored is not None:
             images = (images + view.images_of(mirrored.images, filters).flip(3)) / 2
         return images, square_grid(range(view.side)), report
-    pixels = shared.read(features)
+    pixels = shared.read(seen.images)
     shown = range(shared.first - padding, view.side, stride)[:pixels.shape[-1]]
     pixels, covered = pixels[..., :len(shown), :len(shown)], square_grid(shown)
     if mirrored is not None:

@@ -38,6 +38,8 @@ def find_shared_pixel(features: Tensor, channels: int = 3, kernel: int = 3,
     Raises ValueError where no windows share exactly one pixel, the channels are too few, or the
     samples do not fill their dimensions.
     """
+    if stride > 1 and stride >= kernel:
+        raise ValueError(f"with kernel {kernel} and stride {stride} positions share no pixel")
     if kernel % stride != 1 % stride:
         raise ValueError(f"with kernel {kernel} and stride {stride} positions share "
                          f"{kernel % stride or stride} pixels square and never one")
@@ -52,7 +54,8 @@ def find_shared_pixel(features: Tensor, channels: int = 3, kernel: int = 3,
 
     shift = positions - 1 + gap
     windows = windows_of(reduced, positions)
-    upper_left = windows[:, :-shift, :-shift].flatten(0, 2)
+    last = windows.shape[1] - shift
+    upper_left = windows[:, :last, :last].flatten(0, 2)
     lower_right = windows[:, shift:, shift:].flatten(0, 2)
     if len(upper_left) < 2 * dimensions:
         raise ValueError(f"{len(upper_left)} pairs of windows are too few for {dimensions} "

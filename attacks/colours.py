@@ -85,7 +85,7 @@ def _lattice_steps(colours: Tensor, equal: int) -> Tensor | None:
     pool = colours[evenly_spaced(len(colours), POOL)]
     differences, white = _neighbour_differences(pool, colours.T @ colours / len(colours), equal)
     basis = _shortest_steps(differences @ white)
-    if not torch.linalg.det(basis).abs() > 1e-6:
+    if not torch.linalg.det(basis).abs() > 1e-6:         # also where it is NaN
         return None
     steps = white @ torch.linalg.inv(basis)
     longer = torch.cat([differences, pool.roll(1, 0) - pool])
@@ -133,9 +133,10 @@ def _shortest_steps(differences: Tensor) -> Tensor:
     return basis
 
 
-def _refine_steps(steps: Tensor, differences: Tensor, sizes: Tensor, shortest: Tensor) -> Tensor:
-    """Steps (α, α) made more exact by ever longer differences (d, α), of these sizes (d)."""
-    first, last = math.log(1.1 * shortest), math.log(sizes.max())
+def _refine_steps(steps: Tensor, differences: Tensor, sizes: Tensor, longest: Tensor) -> Tensor:
+    """Steps (α, α), of which the longest has this size, made more exact by ever longer differences
+    (d, α), of these sizes (d)."""
+    first, last = math.log(1.1 * longest), math.log(sizes.max())
     for reach in torch.linspace(first, last, 20).exp():
         near = differences[sizes <= reach]
         whole = near @ steps

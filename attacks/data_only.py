@@ -22,9 +22,10 @@ from attacks.whitening import Whitened, polar, whiten
 
 RATED = 2000                # images that are looked at to rate a start
 WRONG_KEYS = 5              # random rotations
+LEAST_FOR_THIRD = 64        # images of a kind, for their third moments
 # Of the unlikeness of wrong keys: set on public images of noise and on permuted pixels.
 SURE_BELOW = 0.7            # images are found,
-FOUND_BELOW = 0.85          # or are found if so large a part of the starts agree
+FOUND_BELOW = 0.85          # or are found if so large a part of the starts agree, at least two
 AGREEING = 0.05
 PATIENCE = 2                # rounds of starts without a better one, after which the search ends
 BETTER = 0.98               # of the unlikeness so far: what is at most this counts as better
@@ -35,7 +36,8 @@ SAME = 0.8                  # weighted correlation from which two rotations give
 class Search:
     """How the search went: figures for a record.
 
-    `unlikeness`: how far from photographs the recovered images are; `runner_up`: the same of the
+    `unlikeness`: how far from photographs the recovered images are, before left and right are
+    decided; `runner_up`: the same of the
     best start that gives other images; `wrong_keys`: the least of random rotations. Starts by pair
     moments are rated on fewer axes than what the best of them leads to.
     """
@@ -108,7 +110,8 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
         kind = public
     task = Task(morphed, public, kind, orthogonal, as_images, mirror)
     guesses = []
-    if public.shape[1] == 1 or mirror is not None:
+    enough = min(len(morphed), len(public)) >= LEAST_FOR_THIRD
+    if public.shape[1] == 1 or (mirror is not None and enough):
         guess = guess_by_third_moments(task)
         guesses.append(guess)
         if mirror is not None and guess.search.failed:
@@ -211,7 +214,7 @@ def check_samples(morphed: Tensor, public: Tensor):
         raise ValueError(f"morphed blocks {tuple(morphed.shape)} and public ones "
                          f"{tuple(public.shape)} do not fit each other")
     blocks, q = public.shape[1:]
-    least = 2 * (q // blocks + 1) if blocks > 1 else 64
+    least = 2 * (q // blocks + 1) if blocks > 1 else LEAST_FOR_THIRD
     if min(len(morphed), len(public)) < least:
         raise ValueError(f"{len(morphed)} morphed and {len(public)} public images are too few: "
                          f"{least} of each are needed for blocks of {q}")

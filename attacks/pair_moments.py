@@ -4,8 +4,8 @@ All blocks of an image turn alike. So mean blocks of a position and second momen
 positions are seen on both sides, up to the rotation. Second moments at lags identify sources as in
 second-order blind identification (Belouchrani et al., IEEE Trans. Signal Processing 45, 1997); here
 their values are known from public images. The ascent is orthogonal Procrustes with the rotation on
-both sides, from few axes to all. Several starts go as far as SEARCH_AXES, which takes seconds; what
-looks best goes on to all axes, which takes a minute where there are many.
+both sides, from few axes to all, or AXES. Several starts go as far as SEARCH_AXES, which takes
+seconds; what looks best goes on to the end, which takes a minute where there are many.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ COMBINATIONS = 16                       # of the moments of pairs of positions, 
 STARTS = ((4, 0.3), (8, 0.3), (16, 0.3), (4, 1.0), (8, 1.0), (8, 0.1))      # axes, window
 WINDOWED_AXES = 64                      # further axes have no window, but for orthogonal cores
 COMPLETING_WINDOW = 0.3                 # from SEARCH_AXES on
-LAST_WINDOW = 0.08                      # of orthogonal cores, for all axes
+LAST_WINDOW = 0.08                      # of orthogonal cores, once all are looked for
 SWEEPS, LAST_SWEEPS, TOLERANCE = 40, 100, 1e-3
 
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import utils.step
-from images.datasets import Images, Prepared, load_images
+from experiments.program import require_fit
+from images.datasets import Images, Prepared, dataset_name, load_images
 from models.build import build
-from mole.first_layer import SplitNetwork
+from mole.first_layer import SplitNetwork, fingerprint
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import load, write_alone
-from utils.delivery import deliver_in_memory
+from utils.delivery import deliver_in_memory, is_exact_enough
 from utils.devices import use_full_float32
 from utils.errors import UserError
 from utils.first_layers import FirstLayer, read_first_layer
@@ -29,7 +30,6 @@ from utils.provenance import provenance
 from utils.records import to_json
 
 BATCH = 250                         # images that are predicted at once
-REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver
 
 
 class Case(NamedTuple):
@@ -57,7 +57,7 @@ class Trained(NamedTuple):
 def main(p: Parameters):
     use_full_float32()
     test = load_images(p, "test")
-    trained = load_trained(Path(p.data_dir) / "developer", tuple(test.images.shape[1:]))
+    trained = load_trained(Path(p.data_dir) / "developer", p, test.classes)
     images = Prepared(test.images, trained.first.mean, trained.first.std, 0)[:]
     plain = predict(trained.network, images)
     table = []
@@ -67,22 +67,30 @@ def main(p: Parameters):
             print(row, flush=True)
             table.append(row)
     record = provenance(p) | {
-        "model": trained.first.model, "dataset": trained.first.dataset, "images": len(plain),
+        "model": trained.first.model, "dataset": dataset_name(p), "images": len(plain),
         "right": count_right(plain, test.labels), "table": table}
     path = Path(p.results_dir or "results") / "agreement.json"
     write_alone(path, to_json(record))
     print(f"{path} is written")
 
 
-def load_trained(developer: Path, shape: tuple[int, int, int]) -> Trained:
-    """Raises UserError where the network is for images of another shape (α, m, m)."""
-    first = read_first_layer(developer / "first_layer.pt")
-    content = load(developer / "pretrained.pt")
-    if tuple(content["model"]["shape"]) != shape:
-        raise UserError("pretrained.pt is for other images: give the data set that it was made of")
+def load_trained(developer: Path, p: Parameters, classes: list[str]) -> Trained:
+    """The plain network in a folder and its first layer. Raises UserError where the images of
+    --dataset have another shape or other classes, or first_layer.pt is not the network's."""
+    layer_path, network_path = developer / "first_layer.pt", developer / "pretrained.pt"
+    first = read_first_layer(layer_path)
+    require_fit(first, layer_path, p)
+    content = load(network_path)
+    if list(content["classes"]) != list(classes):
+        raise UserError(f"{network_path} has other classes than {p.dataset}: choose the --dataset "
+                        "that it was trained on")
     network = build(**content["model"])
     network.load_state_dict(content["network"])
-    return Trained(SplitNetwork(network, shape).eval(), first)
+    split = SplitNetwork(network, first.shape).eval()
+    if fingerprint(split.first_layer) != first.fingerprint:
+        raise UserError(f"{layer_path} is not the first layer of {network_path}: run `python "
+                        "pretrain.py` again")
+    return Trained(split, first)
 
 
 def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: Images,
@@ -96,7 +104,7 @@ def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: I
     error = relative_error(delivered.aug_conv(morphed[:BATCH]), features)
     kappa = None if case.tile else 1
     row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
-    if error >= REFUSED:
+    if not is_exact_enough(error):
         return row | {"refused": True}
     logits = predict(nn.Sequential(delivered.aug_conv, trained.network.rest), morphed)
     same = logits.argmax(1) == plain.argmax(1)

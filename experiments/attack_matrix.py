@@ -9,7 +9,6 @@ comes back from morphed images alone go to figures/ in --output.
 """
 
 import argparse
-import json
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +30,7 @@ from experiments.tables.measured import (
     share_found,
     title_of_dataset,
 )
+from experiments.tables.reading import read_json
 from experiments.tables.table import write_number
 from images.datasets import Images, Prepared, load_images, normalisation
 from models import build as networks
@@ -40,6 +40,7 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
+from utils.errors import UserError
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import draw_key, draw_order
@@ -112,7 +113,7 @@ class Case(NamedTuple):
         return PICTURES.get((self.kappa, self.tile))
 
 
-class Played(NamedTuple):
+class Delivered(NamedTuple):
     """A delivery as the adversary has it, the truth, and T of some public images."""
 
     view: View
@@ -232,7 +233,7 @@ def load_first_layer(model: str, side: int, folder: Path | None) -> tuple[nn.Con
     return layer.requires_grad_(False), "untrained"
 
 
-def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
+def deliver(case: Case, data: Path, first_layers: Path | None = None) -> Delivered:
     """Makes the delivery of a case."""
     public, private = load_both_splits(data, case.dataset, case.image_size)
     mean, std = normalisation(settings_of(data, case.dataset, case.image_size), public)
@@ -254,7 +255,7 @@ def play(case: Case, data: Path, first_layers: Path | None = None) -> Played:
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer,
                 as_public(known, geometry))
     attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
-    return Played(view, Truth(order, attacked, secret, mean, std), as_morphed(values, scale),
+    return Delivered(view, Truth(order, attacked, secret, mean, std), as_morphed(values, scale),
                   weights)
 
 
@@ -284,7 +285,7 @@ class Attacked(NamedTuple):
 def attack_case(case: Case, data: Path, first_layers: Path | None = None) -> Attacked:
     """Plays the attacks of a case."""
     began = time.perf_counter()
-    view, truth, paired, weights = play(case, data, first_layers)
+    view, truth, paired, weights = deliver(case, data, first_layers)
     row = case._asdict() | {
         "weights": weights, "trained_layer": trained_fingerprint(case.model, first_layers),
         "private": len(view.all_morphed), "public": len(view.public),
@@ -359,6 +360,7 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
     with torch.inference_mode():
         features = view.features_of_morphed(view.all_morphed)
     spread = view.all_morphed.std()                      # or Adam would not get under way
+    # Autograd takes no tensor of inference mode, so the features are copied.
     matrix, curve = inverse_training(
         morphed=view.all_morphed / spread, features=features.clone(), shape=view.geometry.shape,
         kernel=view.layer.kernel_size[0], padding=view.layer.padding[0], epochs=EPOCHS)
@@ -373,30 +375,33 @@ def play_authors_attack(view: View, truth: Truth) -> dict:
 
 def main():
     arguments = parse_arguments()
+    require_folder(arguments.first_layers)
     path = arguments.output / "attack_matrix.json"
     before = read_record(path)
     rows = {row["name"]: row for row in before.get("table", [])}
     use_full_float32()
     about = provenance(Parameters())
-    code = about["code"]
-    if arguments.only and before:
-        # The record stays that of its whole run; each row says which code measured it.
-        again = [*before.get("measured_again", []), about["command"]]
-        about = {key: before[key] for key in about if key in before} | {"measured_again": again}
+    of_the_row = {name: about[name] for name in ("code", "machine")}
     cases = list_cases()
     wanted = [case for case in cases
               if is_wanted(case, rows, arguments.only, arguments.first_layers)]
+    if arguments.only and not wanted:
+        raise UserError(f"no row has {' or '.join(arguments.only)} in its name")
+    if arguments.only and before:
+        # The record stays that of its whole run; each row says what measured it.
+        again = [*before.get("measured_again", []), about["command"]]
+        about = {key: before[key] for key in about if key in before} | {"measured_again": again}
     began = time.monotonic()
     for done, case in enumerate(wanted, start=1):
         row, picture = attack_case(case, arguments.data, arguments.first_layers)
-        rows[case.name] = {"name": case.name, **row, "code": code}
+        rows[case.name] = {"name": case.name, **row, **of_the_row}
         write_record(path, about, cases, rows)
         if picture:
             draw(arguments.output / "figures" / f"{case.picture}.png", rows_png, picture, 3)
         print(describe_result(rows[case.name]))
         print(describe_progress(wanted, done, time.monotonic() - began), flush=True)
     write_record(path, about, cases, rows)
-    print(f"{path} has {len(rows)} rows")
+    print(f"{path} has {sum(case.name in rows for case in cases)} of {len(cases)} rows")
 
 
 def write_record(path: Path, about: dict, cases: list[Case], rows: dict[str, dict]):
@@ -417,19 +422,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def require_folder(first_layers: Path | None):
+    """Raises UserError for a folder of first layers that is none."""
+    if first_layers is not None and not first_layers.is_dir():
+        raise UserError(f"--first_layers {first_layers} is no folder")
+
+
 def read_record(path: Path) -> dict:
     """The record of an earlier run; empty where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def is_wanted(case: Case, rows: dict[str, dict], only: list[str] | None,
               first_layers: Path | None) -> bool:
-    """Whether a case is to be measured: it is asked for, has no row, or one of another layer."""
+    """Whether a case is to be measured: it is asked for, has no row, or one of another layer than
+    the trained one that there is now."""
     if only:
         return any(part in case.name for part in only)
     if case.name not in rows:
         return True
-    return rows[case.name].get("trained_layer") != trained_fingerprint(case.model, first_layers)
+    trained = trained_fingerprint(case.model, first_layers)
+    return trained is not None and trained != rows[case.name].get("trained_layer")
 
 
 def describe_progress(wanted: list[Case], done: int, seconds: float) -> str:

@@ -23,6 +23,7 @@ from attacks import adversary
 from attacks.samples import evenly_spaced
 from attacks.view import UNDER_ATTACK, Truth, View
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
+from experiments.program import require_fit
 from images.datasets import Images, Prepared, dataset_name, image_shape, load_images, normalisation
 from mole.aug_conv import AugConv
 from mole.augmentation import shift
@@ -30,9 +31,9 @@ from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.delivery import as_morphed, compose, morph_in_memory
+from utils.delivery import as_morphed, compose, is_exact_enough, morph_in_memory
 from utils.devices import Context, joined_processes
-from utils.errors import UserError, user_errors
+from utils.errors import user_errors
 from utils.examples import Examples, Features, FrozenLayer, Source
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import Key, draw_key, draw_order
@@ -53,7 +54,6 @@ COMPARED = 256                      # images whose features are compared
 TIMED = 2000                        # images of an epoch that is timed
 TURNS = 3
 DTYPES = ("float32", "int8")
-REFUSED = 0.05                      # error of the features that gen_augconv.py does not deliver
 
 
 class Case(NamedTuple):
@@ -92,10 +92,7 @@ def main(p: Parameters):
     p = replace(p, precision="fp32", augment="crop_flip", schedule="halve")
     train, test = load_images(p, "train"), load_images(p, "test")
     first = read_first_layer(p.first_layer) if p.first_layer else new_first_layer(p, train)
-    if first.shape != image_shape(p):
-        raise UserError(f"{p.first_layer} is for images {'x'.join(map(str, first.shape))}, but "
-                        f"{p.dataset} has {'x'.join(map(str, image_shape(p)))}: choose --dataset "
-                        "or another first layer")
+    require_fit(first, p.first_layer, p)
     p = replace(p, model=first.model)                    # the network that the layer is of
     record = provenance(p) | {
         "model": first.model, "weights": "trained" if p.first_layer else "untrained",
@@ -203,7 +200,7 @@ def compare_features(pair: Pair, first: FirstLayer, images: Tensor, dtype: str,
     return {"delivery_dtype": dtype, "images": len(images), "error_of_aug_conv": own,
             "error_of_flips": of_flips, "ratio_of_flips": of_flips / own,
             "error_of_crops": of_crops, "ratio_of_crops": of_crops / own,
-            "rim": float(rim.double().mean()), "refused": own >= REFUSED}
+            "rim": float(rim.double().mean()), "refused": not is_exact_enough(own)}
 
 
 def in_float64(first: FirstLayer) -> Convolution:

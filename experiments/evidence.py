@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from experiments.program import run_command
+from experiments.tables.reading import is_record, read_json
 from utils import artifacts
 from utils.artifacts import write_alone
 from utils.errors import UserError
@@ -149,8 +150,8 @@ def run_missing() -> int:
             print(f"{command.line}: it left no record in {RESULTS}", file=sys.stderr)
             return 1
         if command in list_left(commands, set(read_records(RESULTS)), read_notes()):
-            left = " and ".join(command.leaves)
-            print(f"{command.line}: it did not leave {left}" if left else
+            missing = " and ".join(command.leaves)
+            print(f"{command.line}: it did not leave {missing}" if missing else
                   f"{command.line}: what it reads has changed while it ran", file=sys.stderr)
             return 1
 
@@ -198,8 +199,8 @@ def read_records(results: Path) -> dict[tuple[str, ...], Recorded]:
     """Complete records by their command's words."""
     found: dict[tuple[str, ...], Recorded] = {}
     for path in sorted(results.rglob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("command"), str):
+        record = read_json(path)
+        if not is_record(record):
             continue
         if record.get("complete", True):
             words = tuple(shlex.split(record["command"]))
@@ -226,7 +227,7 @@ def drop_earlier_records(command: Command, before: dict[tuple[str, ...], Recorde
 
 
 def read_notes() -> dict[str, dict]:
-    return json.loads(NOTES.read_text(encoding="utf-8")) if NOTES.exists() else {}
+    return read_json(NOTES) if NOTES.exists() else {}
 
 
 def list_left(commands: list[Command], recorded: set[tuple[str, ...]],

@@ -12,6 +12,7 @@ import utils.step
 from attacks import scores
 from attacks.samples import evenly_spaced
 from attacks.view import as_pixels, value_range
+from experiments.program import require_fit
 from experiments.tables.formulas import KAPPAS
 from images.datasets import Prepared, dataset_name, load_images
 from mole.morphing import relative_error
@@ -34,7 +35,9 @@ FEATURES_SHOWN = (KAPPAS[0], KAPPAS[-1])
 
 def main(p: Parameters):
     use_full_float32()
-    first = read_first_layer(first_layer_path(p))
+    path = first_layer_path(p)
+    first = read_first_layer(path)
+    require_fit(first, path, p)
     test = load_images(p, "test").images
     low, high = value_range(test)
     test = take_rows(test, evenly_spaced(len(test), IMAGES))     # they may lie by class

@@ -1,11 +1,14 @@
-"""How a program with options of its own ends: mistakes in one line, without a traceback."""
+"""What the measurements share: how they end, and which first layers they refuse."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import utils.ctrl_c
+from images.datasets import image_shape
+from parameter import Parameters
 from utils.errors import UserError
+from utils.first_layers import FirstLayer
 
 
 def run_command(main: Callable[[], int | None]):
@@ -21,3 +24,12 @@ def run_command(main: Callable[[], int | None]):
     except OSError as mistake:
         where = f"{mistake.filename}: " if mistake.filename else ""
         sys.exit(f"{name}: {where}{mistake.strerror or mistake}")
+
+
+def require_fit(first: FirstLayer, where: Path | str, p: Parameters):
+    """Raises UserError where a first layer, which lies at `where`, is for other images than those
+    of --dataset."""
+    if first.shape != image_shape(p):
+        raise UserError(f"{where} is for images {'x'.join(map(str, first.shape))}, but "
+                        f"{p.dataset} has {'x'.join(map(str, image_shape(p)))}: choose --dataset "
+                        "or another first layer")

@@ -20,7 +20,14 @@ from attacks import adversary, algebra
 from attacks.algebra import deconvolve
 from attacks.samples import evenly_spaced
 from attacks.view import Truth, View, to_plain_images
-from experiments.attack_matrix import CIFAR_10, PAIRS, Case, load_both_splits, play
+from experiments.attack_matrix import (
+    CIFAR_10,
+    PAIRS,
+    Case,
+    deliver,
+    load_both_splits,
+    require_folder,
+)
 from experiments.program import run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
@@ -33,7 +40,8 @@ from utils.records import Run, to_json
 from utils.training import Model, new_network, train
 
 CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
-TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1)
+# On the CPU, where the attacks are: they share Aug-Conv with the training.
+TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1, device="cpu")
 TESTED = 2000                       # morphed test images on which accuracy is measured
 
 
@@ -52,10 +60,11 @@ REPAIRS = [Repair("none"), Repair("signs"), Repair("scales", 0.5), Repair("mixin
 
 def main():
     arguments = parse_arguments()
+    require_folder(arguments.first_layers)
     p = Parameters(**TRAINING)
     about, table = provenance(p), []
     with joined_processes(p) as context:
-        view, truth, paired, weights = play(CASE, arguments.data, arguments.first_layers)
+        view, truth, paired, weights = deliver(CASE, arguments.data, arguments.first_layers)
         images = choose_images(arguments.data, view, paired)
         for repair in REPAIRS:
             layer = repair_aug_conv(view.aug_conv, repair)
@@ -106,8 +115,9 @@ def train_behind(layer: AugConv, images: Images, p: Parameters, shape: tuple,
     behind = BehindFirstLayer(network, shape)
     fit_channels(behind, layer.out_shape[0])
     frozen = FrozenLayer(layer)
-    train_part = Features([(frozen, Source(images.train, keep))], [images.train_labels], context)
-    test_part = Features([(frozen, Source(images.test, keep))], [images.test_labels], context)
+    train_source, test_source = (Source(part, unchanged) for part in (images.train, images.test))
+    train_part = Features([(frozen, train_source)], [images.train_labels], context)
+    test_part = Features([(frozen, test_source)], [images.test_labels], context)
     data = keep_features(train_part, test_part, p.feature_cache, False, context)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "with_ac", {"weight_decay": p.morphed_weight_decay}, {}, [])
@@ -115,8 +125,8 @@ def train_behind(layer: AugConv, images: Images, p: Parameters, shape: tuple,
     return curve[-1]["test_accuracy"]
 
 
-def keep(morphed: Tensor) -> Tensor:
-    """What is done to morphed images that are in memory already: nothing."""
+def unchanged(morphed: Tensor) -> Tensor:
+    """Morphed images that are in memory already, as they are."""
     return morphed
 
 
@@ -210,8 +220,8 @@ def attack_local_mixing(view: View, truth: Truth) -> dict:
     """The blind attack where each position mixes its channels in its own way."""
     began = time.perf_counter()
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
-    features, probe_features = adversary.features_of_images_and_probes(view)
-    images = blind_pixels(features, probe_features, channels, kernel)
+    seen = adversary.features_of_images_and_probes(view)
+    images = blind_pixels(seen.images, seen.probes, channels, kernel)
     missing_rim = kernel - 1 - view.layer.padding[0]
     inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
     score = inner.score(images, up_to_colour=True)._asdict()
@@ -296,9 +306,9 @@ def blind_pixels(features: Tensor, probes: Tensor, channels: int = 3,
     if min(probes.shape[0] - rank, probes.shape[1]) < rank or len(features) < channels:
         raise ValueError(f"{len(probes)} probes of {probes.shape[1]} channels are too few for "
                          f"{rank} dimensions at each position")
-    u, s, v = torch.linalg.svd(probes.double().permute(2, 3, 0, 1), full_matrices=False)
+    u, s, vt = torch.linalg.svd(probes.double().permute(2, 3, 0, 1), full_matrices=False)
     filled = (s > 1e-5 * s.amax())[..., None, :rank]                # fewer at the rim
-    u, v = u[..., :rank] * filled, v.mT[..., :rank] / s[..., None, :rank] * filled
+    u, v = u[..., :rank] * filled, vt.mT[..., :rank] / s[..., None, :rank] * filled
     left = torch.linalg.svd(u[:-reach, :-reach].mT @ u[reach:, reach:])[0][..., :channels]
     pixels = torch.einsum("nkyx,yxkc->yxnc", features[:, :, :-reach, :-reach].double(),
                           v[:-reach, :-reach] @ left)

@@ -16,6 +16,7 @@ from images.datasets import CIFAR, Images, Prepared
 from mole.morphing import draw_core, secret_generator, unroll
 from tests.photographs import draw_photographs
 from utils.delivery import compose, deliver_in_memory
+from utils.errors import UserError
 from utils.geometry import Geometry
 from utils.keys import draw_key
 
@@ -112,6 +113,19 @@ def test_rows_that_a_stride_does_not_reach_are_reported():
     assert report["left_open"] == "1 rows that the stride does not reach" and report["psnr"] < 40
 
 
+def test_rows_that_a_stride_skips_are_reported():
+    found = attack(3, 64, 1, 2, bias=False)
+    assert found.known_layer.report["left_open"] == (
+        "all but 1 of 2 rows and columns, between which the stride skips")
+    assert "share no pixel" in found.blind.report["failed"]
+
+
+def test_blind_behind_single_pixels_gives_them_up_to_colour():
+    """A 1x1 layer mixes colours and nothing else."""
+    found = attack(3, 64, 1, bias=False).blind
+    assert found.report["psnr"] > 60 and found.whole
+
+
 @pytest.mark.parametrize("layer", [(3, 64, 7, 2, 3), (3, 32, 3, 2, 1)],
                          ids=["resnet", "mobilenet"])
 def test_blind_with_a_stride_gives_every_second_pixel(layer):
@@ -203,7 +217,8 @@ def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
 def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
     def measure(command, *arguments) -> dict:
         monkeypatch.setattr(attack_matrix, "provenance",
-                            lambda p: {"command": command, "code": f"code of {command}"})
+                            lambda p: {"command": command, "code": f"code of {command}",
+                                       "machine": {"processor": f"processor of {command}"}})
         monkeypatch.setattr("sys.argv", ["attack_matrix", "--output", str(tmp_path), *arguments])
         attack_matrix.main()
         return json.loads((tmp_path / "attack_matrix.json").read_text())
@@ -226,6 +241,8 @@ def test_the_matrix_keeps_the_rows_that_it_has(monkeypatch, tmp_path):
     assert again["command"] == "whole" and again["measured_again"] == ["part"]
     assert again["table"][0] == rows[0] and again["table"][1]["name"] == rows[1]["name"]
     assert [row["code"] for row in again["table"]] == ["code of whole", "code of part"]
+    assert [row["machine"]["processor"] for row in again["table"]] == [
+        "processor of whole", "processor of part"]
     renamed = measure("typed otherwise")            # nothing is missing, and the record says so
     assert renamed["command"] == "typed otherwise" and renamed["complete"]
     assert renamed["table"] == again["table"]
@@ -237,8 +254,25 @@ def test_a_row_of_another_first_layer_is_measured_again(monkeypatch, tmp_path):
     assert not attack_matrix.is_wanted(case, rows, None, None)
     monkeypatch.setattr(attack_matrix, "trained_fingerprint", lambda model, folder: "vgg11's")
     assert attack_matrix.is_wanted(case, rows, None, tmp_path)
-    assert not attack_matrix.is_wanted(case, {case.name: {"trained_layer": "vgg11's"}}, None,
-                                       tmp_path)
+    trained = {case.name: {"trained_layer": "vgg11's"}}
+    assert not attack_matrix.is_wanted(case, trained, None, tmp_path)
+    monkeypatch.setattr(attack_matrix, "trained_fingerprint", lambda model, folder: None)
+    assert not attack_matrix.is_wanted(case, trained, None, None), "by an untrained layer"
+
+
+@pytest.mark.parametrize("module", [attack_matrix, repairs])
+def test_a_folder_of_first_layers_that_is_none_is_refused(module, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["module", "--output", str(tmp_path), "--first_layers", "typo"])
+    with pytest.raises(UserError, match="--first_layers typo is no folder"):
+        module.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_the_matrix_that_is_no_row_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["attack_matrix", "--output", str(tmp_path), "--only", "typo"])
+    with pytest.raises(UserError, match="no row has typo in its name"):
+        attack_matrix.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_the_matrix_have_names_of_their_own():
@@ -279,12 +313,12 @@ def test_public_images_of_each_kind_are_prepared_as_the_private_ones(monkeypatch
 
 def test_each_key_has_a_delivery_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
-    played = [attack_matrix.play(attack_matrix.Case(
+    delivered = [attack_matrix.deliver(attack_matrix.Case(
         ("data",), "cifar10", 16, "resnet18_cifar", "orthogonal", 1, 8, seed=seed), tmp_path)
         for seed in (0, 0, 1)]
-    first, again, other = (one.view.all_morphed for one in played)
+    first, again, other = (one.view.all_morphed for one in delivered)
     assert torch.equal(first, again) and not torch.allclose(first, other)
-    assert not torch.equal(played[0].truth.order, played[2].truth.order)
+    assert not torch.equal(delivered[0].truth.order, delivered[2].truth.order)
 
 
 def test_the_matrix_has_every_kind_of_public_images():

@@ -4,15 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import attack
+import gen_augconv
 from tests.photographs import draw_photographs
 from tests.steps import ROOT, TINY, call, run
 from tests.test_steps import WATCH
+from utils.geometry import Geometry
 from utils.settings import options_of
 
 
@@ -55,6 +60,40 @@ def test_without_score_it_opens_nothing_of_the_providers(dense):
     assert "channels right" not in watched.stdout
     unscored = data / "attack"                           # and not beside the scored ones
     assert (unscored / "attacks.json").exists() and (unscored / "figures/attack.png").exists()
+
+
+GEOMETRY = Geometry("k", (3, 32, 32), 0, "crop", 1, 0, "uniform", "float32", (0.0,) * 3, (1.0,) * 3)
+
+
+def test_the_provider_is_told_what_deliveries_like_this_one_gave_away(monkeypatch, tmp_path):
+    """And not what others did: of other images, fewer public ones, another dtype."""
+    def row(share: float, mirrored: float = 0.1, **more) -> dict:
+        return {"dataset": "cifar10", "private": 10_000, "public": 50_000, "kappa": 1, "tile": 0,
+                "morph_distribution": "uniform", "delivery_dtype": "float32", "data_only": {
+                    "reidentified": share, "reidentified_mirrored": mirrored}} | more
+
+    path = tmp_path / "attack_matrix.json"
+    monkeypatch.setattr(gen_augconv, "ATTACK_MATRIX", path)
+    others = [row(0.11, dataset="cifar100"), row(0.12, public=300), row(0.13, kappa=3),
+              row(0.14, delivery_dtype="int8"), row(0.15, private=300),
+              row(0.16, morph_distribution="normal")]
+    path.write_text(json.dumps({"table": [*others, row(0.875)]}))
+    assert "re-identified 87.5% of 10 000 images" in gen_augconv.what_is_given_away(GEOMETRY)
+    path.write_text(json.dumps({"table": [row(0.01, mirrored=0.96)]}))
+    assert "re-identified 96.0%" in gen_augconv.what_is_given_away(GEOMETRY)
+    for content in (json.dumps({"table": others}), "not JSON"):
+        path.write_text(content)
+        assert "still give much away" in gen_augconv.what_is_given_away(GEOMETRY)
+
+
+def test_large_images_by_tiles_need_little_memory_for_an_attack():
+    """A core of 192 entries, and a band of the deconvolution, however large the image is."""
+    shape = (3, 128, 128)
+    delivery = SimpleNamespace(geometry=replace(GEOMETRY, shape=shape, tile=8), test_images=100,
+                               out_shape=(64, 128, 128))
+    needed = attack.attack_bytes(delivery, kernel=3, public_images=100)
+    assert needed < 10e9
+    assert attack.attack_bytes(delivery, 3, 3000) > needed
 
 
 def test_public_images_may_be_a_folder_of_ones_own(dense, tmp_path):

@@ -295,6 +295,8 @@ def test_input_that_does_not_fit_is_refused_in_words():
         find_shared_pixel(torch.zeros(8, 64, 12, 12))
     with pytest.raises(ValueError, match="too few for 27 dimensions"):
         find_shared_pixel(delivered.features[:1, :, :6, :6])
+    with pytest.raises(ValueError, match="kernel 3 and stride 4 positions share no pixel"):
+        find_shared_pixel(delivered.features, kernel=3, stride=4)
     with pytest.raises(ValueError, match="no repair"):
         repair_weight(delivered.weight, delivered.out_shape, "prayer", 1.0, torch.Generator())
 

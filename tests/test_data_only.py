@@ -127,6 +127,16 @@ def test_too_few_images_or_other_shapes_are_refused_in_words():
         images_from_statistics(public[:, :, 1:], public, True, put_together)
 
 
+@pytest.mark.parametrize("count", [2, 3, 20])
+def test_a_few_images_in_many_blocks_have_no_third_moments(count):
+    """Of κ = 96, say, three images are enough for moments between blocks."""
+    blocks = photographs(count, seed=9).view(count, 3 * SIDE, SIDE)
+    mirror = torch.arange(SIDE).flip(0)
+    guess = images_from_statistics(blocks, blocks, True,
+                                   lambda plain: plain.reshape(-1, 3, SIDE, SIDE), mirror)
+    assert guess.search.moments == "pair" and guess.blocks.isfinite().all()
+
+
 def test_edges_of_a_few_photographs_are_those_of_others():
     first, second = describe_edges(photographs(500, 1)), describe_edges(photographs(500, 2))
     noisy = photographs(500, 1) + 0.2 * torch.randn(500, 3, SIDE, SIDE)

@@ -1,6 +1,7 @@
 """The experiments measure what their tables say, at a tiny size."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from experiments.tables.reading import Results, read_results
 from images.datasets import CIFAR, Prepared
 from mole.first_layer import describe
 from parameter import Parameters
+from tests.damage import vouch
 from tests.layers import REAL, real_case
 from tests.photographs import draw_photographs
 from tests.test_augmentation import rim_of, shifts_of
@@ -124,12 +126,31 @@ def test_augmentation_behind_a_first_layer_that_was_not_trained(quick_augmentati
     assert record["weights"] == "untrained" and len(record["composing"]) == 1
 
 
-def test_a_first_layer_for_other_images_is_refused(pretrained, tmp_path):
+@pytest.mark.parametrize("measurement", [agreement, augmentation, kappa])
+def test_a_first_layer_for_other_images_is_refused(measurement, pretrained, tmp_path):
     layer = str(pretrained / "developer" / "first_layer.pt")
-    settings = settings_for(tmp_path, tmp_path, "--first_layer", layer, "--image_size", "12")
+    settings = settings_for(pretrained, tmp_path, "--first_layer", layer, "--image_size", "12")
     with pytest.raises(UserError, match="is for images 3x8x8, but shapes has 3x12x12"):
-        augmentation.main(settings)
-    assert not (tmp_path / "augmentation.json").exists()
+        measurement.main(settings)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_network_of_other_classes_or_another_first_layer_agrees_with_nothing(pretrained,
+                                                                              tmp_path):
+    developer = shutil.copytree(pretrained, tmp_path / "data") / "developer"
+    settings = settings_for(tmp_path / "data", tmp_path)
+    network, layer = (torch.load(developer / name) for name in ("pretrained.pt", "first_layer.pt"))
+    torch.save(network | {"classes": network["classes"][::-1]}, developer / "pretrained.pt")
+    vouch(developer / "pretrained.pt")
+    with pytest.raises(UserError, match="has other classes than shapes"):
+        agreement.main(settings)
+    torch.save(network, developer / "pretrained.pt")
+    torch.save(layer | {"weight": 2 * layer["weight"]}, developer / "first_layer.pt")
+    for name in ("pretrained.pt", "first_layer.pt"):
+        vouch(developer / name)
+    with pytest.raises(UserError, match="is not the first layer of"):
+        agreement.main(settings)
+    assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -309,6 +309,8 @@ def test_the_pixel_range_stays_with_the_key(data, tmp_path):
     assert (data / "queries" / "deep" / "morphed.npy").read_bytes() == first
     ends(data, "morph_images.py", "--images", images / "test", "--pixel_range", "0", "255",
          words=["pixel_range is (0.0, 255.0)", "has (0.0, 4095.0)"])
+    ends(data, "morph_images.py", "--images", images / "test", "--pixel_range", "none",
+         words=["pixel_range is None", "has (0.0, 4095.0)"])
     steps(data, "gen_augconv.py --pixel_range 0 8190", dataset_dir=images)
     assert (data / "delivery" / "morphed_test.npy").read_bytes() != first
 

@@ -297,6 +297,8 @@ def test_two_machines(machines):
                 shutil.copy(developer / "data" / "developer" / "first_layer.pt", party / "inbox")
         if number == 1:
             shutil.copytree(delivery, developer / "from_hospital")
+        if "--key list" in block.text:
+            shutil.copytree(delivery, developer / "from_hospital_2")
         if block.mark == "second provider":
             shutil.copytree(second / "data" / "delivery", developer / "from_clinic")
         if block.mark == "provider" and queries.exists():

@@ -156,6 +156,18 @@ def test_cells_say_what_came_back_from_morphed_images_alone(report, words):
     assert measured.describe_alone(report) == words
 
 
+@pytest.mark.parametrize("report, words", [
+    (None, "not played"), (attacked(0.999), "20.0 dB"), ({"failed": "too few"}, "fails: too few"),
+    (MIRRORED, "mirror images"),
+    (attacked(0.02, failed="failed: …"), "20.0 dB (failed by its own account)")])
+def test_a_failed_answer_and_mirror_images_do_not_stand_as_a_figure(report, words):
+    """In the columns that have PSNR apart."""
+    assert measured.outcome(report) == words
+    row = measured.describe_case(matrix_row(data_only=report) if report else matrix_row())
+    assert row["alone"] == words
+    assert (row["ssim"] == "mirror images") == (report is MIRRORED)
+
+
 def test_the_kinds_of_public_images_stand_in_every_table():
     results = results_of_matrix(
         matrix_row(data_only=attacked(0.999), data_few=FEW, data_other=MIRRORED),
@@ -171,8 +183,17 @@ def test_the_kinds_of_public_images_stand_in_every_table():
                          "96.0% as mirror images", "60"]
 
 
+def test_cores_are_compared_on_one_data_set():
+    """Others stand in the table of all rows."""
+    results = results_of_matrix(matrix_row(data_only=attacked(0.999)), matrix_row(
+        data_only=attacked(0.5), dataset="cifar100"), matrix_row(
+        data_only=attacked(0.4), dataset="cifar10-jpeg"))
+    [row] = measured.make_protection(results).rows
+    assert "20.0 dB, 99.9%" in row and len(measured.make_attack_matrix(results).rows) == 3
+
+
 def test_a_matrix_of_an_earlier_version_says_what_it_lacks():
-    earlier = matrix_row(data_only=attacked(0.999), dataset="cifar10-jpeg")
+    earlier = matrix_row(data_only=attacked(0.999))
     del earlier["seed"]
     results = results_of_matrix(earlier)
     assert measured.make_protection(results).rows[0][-3:-1] == ["not measured"] * 2
@@ -196,13 +217,15 @@ def test_rows_of_other_images_or_fewer_public_ones_replace_none():
 
 
 def test_keys_are_told_apart_where_public_images_are_of_another_data_set():
-    other = [matrix_row(seed=seed, data_other=MIRRORED) for seed in (2, 1)]
+    sure = MIRRORED | {"orientation": -3.5}              # its sign says which was found first
+    other = [matrix_row(seed=2, data_other=MIRRORED), matrix_row(seed=1, data_other=sure)]
     tiles = matrix_row(tile=8, kappa=None, data_other=MIRRORED)
     results = results_of_matrix(matrix_row(data_only=attacked(0.9)), tiles, *other)
     table = measured.make_across(results)
     assert [row[:4] for row in table.rows] == [
         ["CIFAR-10", "CIFAR-100", "uniform", key] for key in ("1", "2")]
-    assert table.rows[0][4:] == ["20.0 dB", "0.3%", "96.0%", "9 of 40", "60", "found"]
+    assert table.rows[0][4:] == ["20.0 dB", "0.3%", "96.0%", "3.5", "9 of 40", "60", "found"]
+    assert table.rows[1][7] == "not decided"
 
 
 def test_the_report_has_what_morphed_images_alone_give_away():
@@ -404,8 +427,8 @@ def test_what_is_missing_beside_augmented_runs_says_so():
     assert row[0].endswith("augment crop_flip") and row[-2:] == ["not measured"] * 2
     assert row[2] == "not measured yet: `python pretrain.py`"
     assert row[3] == "not measured yet: `python pretrain.py --augment crop_flip`"
-    assert row[4] == ("not measured yet: `python pretrain.py --frozen_first_layer FILE --augment "
-                      "crop_flip`")
+    assert row[4] == ("not measured yet: `python pretrain.py --frozen_first_layer FILE "
+                      "--weight_decay 5e-7 --augment crop_flip`")
     plain = results_of(training_run("pretrained", 0.75, augment="crop_flip"))
     assert augmentation.make_augmented(plain).rows[0][1] == "plain images only"
     assert augmentation.describe_augmented(plain) is None
@@ -440,8 +463,8 @@ def test_plain_runs_alone_have_a_row_and_name_missing_commands():
     assert row[1] == "plain images only"
     assert row[2] == "51.50 ± 2.12%, 2 seeds"            # the runs of one seed count as one
     assert row[3:] == [f"not measured yet: `python {command}`" for command in (
-        "pretrain.py --frozen_first_layer FILE", "train_with_ac.py", "train_no_ac.py",
-        "train_no_ac.py --standardise")]
+        "pretrain.py --frozen_first_layer FILE --weight_decay 5e-7", "train_with_ac.py",
+        "train_no_ac.py", "train_no_ac.py --standardise")]
 
 
 def test_weight_decay_is_named_where_it_differs():

@@ -16,7 +16,7 @@ def adopt(p: Settings, owner: str, **facts) -> Settings:
     """
     for name, value in facts.items():
         own = getattr(p, name)
-        if own == MEANS_ANY.get(name):
+        if name in MEANS_ANY and own == MEANS_ANY[name]:
             continue
         if name in p.given and own != value:
             raise UserError(f"{name} is {own!r}, but {owner} has {value!r}: leave --{name} (or the "

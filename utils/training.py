@@ -117,17 +117,18 @@ class Augmentation:
     fill: Tensor | None = None
 
     def draw(self, count: int, seed: int, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """Shifts (count, 2) int64, down and to the right, and flips (count) bool of an epoch, from
-        seed and epoch alone."""
+        """Shifts (count, 2) int64, up and to the left, and flips (count) bool of an epoch. They
+        depend on seed and epoch alone."""
         state = np.random.SeedSequence((seed, epoch, AUGMENTATION)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
         rows, columns = self.most_steps
         if rows == columns:
             steps = torch.randint(-rows, rows + 1, (count, 2), generator=generator)
         else:
-            down = torch.randint(-rows, rows + 1, (count,), generator=generator)
-            right = torch.randint(-columns, columns + 1, (count,), generator=generator)
-            steps = torch.stack([down, right], 1)
+            # Equal ones are drawn at once all the same, so that earlier runs can be repeated.
+            up = torch.randint(-rows, rows + 1, (count,), generator=generator)
+            left = torch.randint(-columns, columns + 1, (count,), generator=generator)
+            steps = torch.stack([up, left], 1)
         flips = torch.rand(count, generator=generator) < 0.5
         return torch.tensor(self.step) * steps, flips if self.flip else None
 

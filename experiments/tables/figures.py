@@ -19,7 +19,7 @@ from experiments.tables.formulas import (
 from experiments.tables.measured import (
     ATTACKED_IMAGES,
     CORES,
-    OTHER_IMAGES,
+    MAIN_IMAGES,
     rows_of_cores,
     share_found,
     title_of_dataset,
@@ -96,7 +96,7 @@ def plot_given_away(axis, matrix: dict | None):
     axis.axhline(nothing, color="k", ls=":", label="the mean image: nothing comes back")
     axis.set(title="Given away by morphed images alone, without Aug-Conv", xscale="log",
              xlabel="q, side of the core", ylabel="PSNR of the recovered images, dB",
-             ylim=(0, None))
+             ylim=(0, 85))                               # with room for the legend
     axis.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
 
 
@@ -130,14 +130,14 @@ def draw_published_data(axis):
 def plot_overhead_by_tile(axis):
     tiles = compute_overheads().tiles
     macs = [100 * tile.growth for tile in tiles]
-    sent = [100 * tile.share_of_data for tile in tiles]
+    sent = [100 * tile.share_of_entries for tile in tiles]
     axis.plot(TILES, macs, "C1s-", label="Aug-Conv, growth of multiply-adds")
     draw_published_computation(axis)
-    axis.plot(TILES, sent, "C3v-", label="Aug-Conv, of the plain images' bytes")
+    axis.plot(TILES, sent, "C3v-", label="Aug-Conv, entries, of the data set's")
     draw_published_data(axis)
     axis.set(title="The same by tiles (32: the paper's one tile)", xscale="log", yscale="log",
-             xlabel="side of a tile, pixels", ylim=(0.1, 5e4),
-             ylabel="% of multiply-adds, or of the images' bytes")
+             xlabel="side of a tile, pixels", ylim=(0.01, 5e4),
+             ylabel="% of VGG-16's multiply-adds, or of the data set")
     axis.set_xticks(TILES, map(str, TILES))
 
 
@@ -333,10 +333,10 @@ def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> se
 
 
 def side_of_case(row: dict) -> int:
-    channels = 1 if row["first_layer"].startswith("1→") else 3
+    """q, of the colour images that the matrix attacks."""
     if row["tile"]:
-        return channels * row["tile"] ** 2
-    return channels * row["image_size"] ** 2 // row["kappa"]
+        return 3 * row["tile"] ** 2
+    return 3 * row["image_size"] ** 2 // row["kappa"]
 
 
 # -- Morphed images alone: how many public images, and which
@@ -358,7 +358,7 @@ def list_public_curves(matrix: dict) -> list[PublicCurve]:
         for row in matrix["table"]:
             is_shown = (row["morph_distribution"] == core and row["kappa"] == 1
                         and not row["tile"] and row["private"] == ATTACKED_IMAGES
-                        and row["delivery_dtype"] == "float32" and row["dataset"] != OTHER_IMAGES)
+                        and row["delivery_dtype"] == "float32" and row["dataset"] == MAIN_IMAGES)
             if not is_shown:
                 continue
             for attack in ("data_only", "data_few"):
@@ -407,5 +407,5 @@ def plot_mirrored(axis, reports: list[dict]):
     for report in reports:
         share, is_mirrored = share_found(report)
         if is_mirrored:
-            axis.annotate("mirror images", (report["public_images"], 100 * share), (-8, -4),
-                          textcoords="offset points", ha="right", fontsize=7)
+            axis.annotate("mirror images", (report["public_images"], 100 * share), (4, -12),
+                          textcoords="offset points", ha="left", fontsize=7)

@@ -60,6 +60,7 @@ class TileCost:
     bytes: int                      # of Aug-Conv in float32
     growth: float                   # of VGG-16's multiply-adds, Aug-Conv for its first layer
     share_of_data: float            # of the bytes of the plain images
+    share_of_entries: float         # of the entries of the plain images
 
 
 def cost_of_tile(tile: int, m: int = M) -> TileCost:
@@ -68,7 +69,8 @@ def cost_of_tile(tile: int, m: int = M) -> TileCost:
     macs = tiles * entries
     first_layer = ALPHA * BETA * KERNEL ** 2 * m * m
     growth = (macs - first_layer) / vgg_macs("vgg16", 10, side=m)
-    return TileCost(tile, tiles, macs, 4 * entries, growth, 4 * entries / (IMAGES * ALPHA * m * m))
+    share = entries / (IMAGES * ALPHA * m * m)
+    return TileCost(tile, tiles, macs, 4 * entries, growth, 4 * share, share)
 
 
 @dataclass(frozen=True)

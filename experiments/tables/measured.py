@@ -8,7 +8,7 @@ from experiments.tables.table import Column, Table, table_of_records, write_numb
 # Of the rows in the README's table of attacks:
 ATTACKED_IMAGES = 10_000            # private images
 PUBLIC_IMAGES = 50_000              # of the same data set
-OTHER_IMAGES = "cifar100"           # whose rows stand in a table of their own
+MAIN_IMAGES = "cifar10"             # whose rows compare cores, blocks and public images
 CORES = ("orthogonal", "normal", "uniform")
 IMAGES_PSNR = "peak signal-to-noise ratio of recovered and plain images"
 
@@ -140,7 +140,8 @@ def make_bench(results: Results) -> Table:
                          for record in benches)
     return Table("Speed, beside the reference's algorithm.", header, rows,
                  "Each cell: the reference's algorithm → this program, and their ratio. Medians; "
-                 f"a *missed* target says so. {commands}.")
+                 "*target*: this project's own aim, set before it was measured; *missed* stands "
+                 f"where it is not reached. {commands}.")
 
 
 def describe_speed(record: dict, figure: str) -> str:
@@ -159,15 +160,25 @@ def describe_speed(record: dict, figure: str) -> str:
 NOT_PLAYED = "not played"
 NOT_MEASURED = "not measured"
 NONE = "none"
+FAILED = "failed by its own account"
 
 
 def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
-    """What an attack's report says in a cell: PSNR, or why it failed, or that it was not played."""
+    """What an attack's report says in a cell: PSNR, or why it failed, or that it was not played.
+
+    From morphed images alone: the PSNR of mirror images says nothing, and an attack that says that
+    it failed is quoted so.
+    """
     if report is None:
         return NOT_PLAYED
-    if "psnr" in report:
-        return form.format(report["psnr"])
-    return f"fails: {report['failed']}" if "failed" in report else "fails"
+    if "psnr" not in report:
+        return f"fails: {report['failed']}" if "failed" in report else "fails"
+    words = form.format(report["psnr"])
+    if "reidentified" not in report:
+        return words
+    if share_found(report)[1]:
+        words = "mirror images"
+    return f"{words} ({FAILED})" if "failed" in report else words
 
 
 def share_found(report: dict) -> tuple[float, bool]:
@@ -184,10 +195,8 @@ def describe_share(report: dict) -> str:
 
 
 def describe_alone(report: dict | None) -> str:
-    """What came back from morphed images alone: PSNR, and the share that is re-identified.
-
-    The PSNR of mirror images says nothing. An attack that says that it failed is quoted so.
-    """
+    """What came back from morphed images alone: PSNR, and the share that is re-identified; or that
+    share of mirror images alone."""
     if report is None:
         return NOT_MEASURED
     if "reidentified" not in report:
@@ -195,7 +204,7 @@ def describe_alone(report: dict | None) -> str:
     words = describe_share(report)
     if not share_found(report)[1]:
         words = f"{report['psnr']:.1f} dB, {words}"
-    return f"{words} (failed by its own account)" if "failed" in report else words
+    return f"{words} ({FAILED})" if "failed" in report else words
 
 
 DELIVERY_COLUMNS = [
@@ -225,7 +234,11 @@ def make_attacks(results: Results) -> Table:
         if "reidentified" in report:
             row["share"] = describe_share(report)
         rows.append(row)
-    note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. "
+    features = ""
+    if "look" in record:
+        features = (f"*seconds*: Aug-Conv's features, which the first two attacks share, take "
+                    f"{record['look']['seconds']:g} more. ")
+    note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. {features}"
             f"`{record['command']}`, {describe_morphing(record['data']['morphing'])}, "
             f"on {machine_in_words(record)}.")
     return table_of_records("Attacks on the project's own delivery.", DELIVERY_COLUMNS, rows, note)
@@ -269,11 +282,10 @@ def make_attack_matrix(results: Results) -> Table:
 
 def note_of_matrix(record: dict) -> str:
     weights = sorted({row["weights"] for row in record["table"]})
-    note = (f"`{record['command']}` on {machine_in_words(record)}; first layers "
+    machines = sorted({machine_in_words(row if "machine" in row else record)
+                       for row in record["table"]})
+    return (f"`{record['command']}` on {' and '.join(machines)}; first layers "
             f"{' and '.join(weights)}.")
-    if not any("data_few" in row for row in record["table"]):
-        note += " The search without Aug-Conv has been improved since."
-    return note
 
 
 def describe_case(row: dict) -> dict:
@@ -296,6 +308,8 @@ def describe_case(row: dict) -> dict:
     }
     if alone is not None and "reidentified" in alone:
         words["reidentified"] = describe_share(alone)
+        if share_found(alone)[1]:
+            words["ssim"] = "mirror images"
     if "known_pairs" in row:
         words["pairs_needed"] = row["known_pairs"][-1]["least"]
     return words
@@ -329,7 +343,7 @@ def rows_of_cores(record: dict) -> list[dict]:
     for row in record["table"]:
         is_one = (row["private"] == ATTACKED_IMAGES and row["delivery_dtype"] == "float32"
                   and row.get("public", PUBLIC_IMAGES) == PUBLIC_IMAGES
-                  and row["dataset"] != OTHER_IMAGES and "data_only" in row)
+                  and row["dataset"] == MAIN_IMAGES and "data_only" in row)
         if is_one:
             found.append(row)
     return found
@@ -350,7 +364,7 @@ def make_protection(results: Results) -> Table:
             "lowest PSNR over the cores, so the least that comes back. Images alone: PSNR, and "
             "images whose own plain image is the nearest of all. With 1 000 public images, and "
             "with 50 000 of another data set: the least and the most of such images over the "
-            "cores. "
+            "cores. *As mirror images*: left and right are exchanged in all of them. "
             f"{note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
@@ -424,6 +438,8 @@ ACROSS_COLUMNS = [
     Column("re-identified", "data_other.reidentified", "{:.1%}", absent=NONE),
     Column("as mirror images", "data_other.reidentified_mirrored", "{:.1%}",
            "private images whose mirror image came back", absent="not counted"),
+    Column("left or right", "orientation", "{:.1f}", "the log likelihood ratio of that choice",
+           absent="not decided"),
     Column("starts that agree", "starts", absent=NONE),
     Column("seconds", "data_other.seconds", "{:.0f}", absent=NONE),
     Column("the attack says", "says"),
@@ -441,6 +457,8 @@ def make_across(results: Results) -> Table:
         words = {"private": title_of_dataset(row["dataset"]),
                  "public": title_of_dataset(report["public_dataset"]),
                  "says": "failed" if "failed" in report else "found"}
+        if "orientation" in report:
+            words["orientation"] = abs(report["orientation"])
         if "starts" in report:
             words["starts"] = f"{report['agreeing']} of {report['starts']}"
         rows.append(row | words)
