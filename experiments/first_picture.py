@@ -19,9 +19,9 @@ from utils.plots import rows_png, stretch
 SHOWN = 10
 # Blocks and core of each row: the paper's, a larger κ, and our extension, tiles.
 ROWS = [
-    ("morphed, κ = 1 (the paper's): one block", 1, 0, "uniform"),
-    ("morphed, κ = 12: twelve blocks, a quarter of a channel each", 12, 0, "uniform"),
-    ("morphed by 8×8 tiles (our extension): sixteen blocks", 1, 8, "orthogonal"),
+    ("morphed, κ = 1, uniform core (the paper's): one block", 1, 0, "uniform"),
+    ("morphed, κ = 12, uniform core: twelve blocks, a quarter of a channel each", 12, 0, "uniform"),
+    ("morphed by 8×8 tiles (our extension), orthogonal core: sixteen blocks", 1, 8, "orthogonal"),
 ]
 
 
