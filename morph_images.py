@@ -42,6 +42,8 @@ def main(p):
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
     geometry = last.geometry
     found = find_images(p, last)
+    names_file = provider / f"names-{p.name}.csv"
+    refuse_taken_name(names_file, found.names)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
     new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
     with joined_processes(p) as context:
@@ -61,17 +63,26 @@ def main(p):
             # Between the last write of the query and its first rename: no query without its
             # names, and a full disk changes neither.
             new.prepare()
-            keep_names(provider / f"names-{p.name}.csv", found.names, p.show_names)
+            keep_names(names_file, found.names, p.show_names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:
         print("the developer also gets their labels, because their folders are named like classes; "
               "to withhold labels, move the images elsewhere and run this again")
 
 
+def refuse_taken_name(path: Path, names: list[str]):
+    """Raises UserError where an earlier query of this name has other files: its predictions would
+    be read under the names of these. `path`: the table of that query's names."""
+    if path.exists() and path.read_text(encoding="utf-8") != names_csv(names):
+        raise UserError(f"the --name is taken: {path} has the names of other files, and their "
+                        "predictions would be read as those of these; choose another --name, or "
+                        "delete that table if it is needed no more")
+
+
 def keep_names(path: Path, names: list[str], handed_over: bool):
     """Writes which file has which number, for the provider alone, and says where names are."""
     if handed_over:
-        path.unlink(missing_ok=True)                     # of an earlier query of this name
+        path.unlink(missing_ok=True)                     # of the same files, with numbers
         print("the developer also gets the names of the files")
         return
     write_alone(path, names_csv(names), 0o600)
@@ -113,7 +124,7 @@ def find_images(p, last: LastDelivery) -> Found:
     labels = find_labels(files, last.classes)
     decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
                                p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
-    warn_of_loss(decoded.facts, p.pixel_range)
+    warn_of_loss(decoded.facts, p.pixel_range, is_of_key=True)
     return Found(decoded.images, names, labels)
 
 

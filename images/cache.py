@@ -75,10 +75,11 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
     return FromFiles(map_images(path), digest, facts)
 
 
-def warn_of_loss(facts: Tensor, pixel_range: tuple[float, float] | None):
-    """Warns, a line each, of what images of these facts lose; once under torchrun."""
+def warn_of_loss(facts: Tensor, pixel_range: tuple[float, float] | None, is_of_key: bool = False):
+    """Warns, a line each, of what images of these facts lose; once under torchrun. `is_of_key`: the
+    range is that of a delivery and cannot be chosen."""
     if rank() == 0:
-        for line in hints(facts, pixel_range):
+        for line in hints(facts, pixel_range, is_of_key):
             warn(line)
 
 

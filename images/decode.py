@@ -135,9 +135,13 @@ def _decode_row(files: list[Path], images: Tensor, facts: Tensor, fit: str,
     return None
 
 
-def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None) -> list[str]:
+OF_THE_KEY = "the range is that of the delivery and stays with its key: convert these images to it"
+
+
+def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
+          is_of_key: bool = False) -> list[str]:
     """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or are
-    all dark."""
+    all dark. `is_of_key`: the range is that of a delivery and cannot be chosen."""
     lines = []
     if not len(facts):
         return lines
@@ -149,12 +153,14 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None) -> list
     clipped = float(facts[:, CLIPPED].mean())
     if clipped > MANY_CLIPPED:
         low, high = pixel_range
+        advice = "unless that is meant, give the --pixel_range LOW HIGH of these images"
         lines.append(f"{clipped:.0%} of the pixels are outside pixel_range {low:g} to {high:g} and "
-                     "become black or white: unless that is meant, give the --pixel_range LOW HIGH "
-                     "of these images")
+                     f"become black or white: {OF_THE_KEY if is_of_key else advice}")
     if facts[:, BRIGHTEST].max() < DARK:
         advice = "--pixel_range LOW HIGH says which numbers are black and white"
-        if pixel_range is not None:
+        if is_of_key:
+            advice = OF_THE_KEY
+        elif pixel_range is not None:
             low, high = pixel_range
             advice = (f"--pixel_range is {low:g} to {high:g}; give that of these images, or none "
                       "where they have 8 bits")

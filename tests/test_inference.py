@@ -17,7 +17,7 @@ from PIL import Image
 from images.datasets import load_images, normalise
 from models.build import build
 from parameter import Parameters
-from tests.damage import change, key_folder, refused, snapshot
+from tests.damage import change, digest, key_folder, refused, snapshot
 from tests.inference import (
     SETTINGS,
     classes,
@@ -294,6 +294,35 @@ def test_networks_go_on_with_a_new_key_where_channels_keep_their_order(data, mad
     assert classes(data, "test") == before
 
 
+def test_of_a_key_that_never_delivered_the_keys_that_did_are_named(data, made):
+    """And not the step that delivers with the current key alone."""
+    steps(data, "gen_morphing_matrix.py --morph_seed 8")
+    unused = key_folder(data)
+    steps(data, "gen_morphing_matrix.py --morph_seed 9")
+    ends(data, "morph_images.py", "--images", made / "images" / "test", "--key", unused.name,
+         words=[f"nothing has been delivered with key {unused.name}", "morph_images.py --key list"])
+
+
+def test_a_name_that_other_files_have_is_refused(data, made, tmp_path):
+    """Or predictions on one query would be read under the names of another one's files."""
+    files = sorted((made / "images" / "test").rglob("*.png"))
+    first, other = tmp_path / "first", tmp_path / "other"
+    for folder, some in ((first, files[:3]), (other, files[3:5])):
+        folder.mkdir()
+        for file in some:
+            shutil.copy(file, folder / f"{len(list(folder.iterdir()))}-{folder.name}.png")
+    steps(data, f"morph_images.py --name monday --images {first}")
+    names = (data / "provider" / "names-monday.csv").read_bytes()
+    query = digest(data / "queries" / "monday" / "morphed.npy")
+    for more in ((), ("--show_names",)):
+        ends(data, "morph_images.py", "--name", "monday", "--images", other, *more,
+             words=["the --name is taken", "names-monday.csv", "choose another --name"])
+    assert (data / "provider" / "names-monday.csv").read_bytes() == names
+    assert digest(data / "queries" / "monday" / "morphed.npy") == query
+    steps(data, f"morph_images.py --name monday --images {first}",
+          f"morph_images.py --name tuesday --images {other}")
+
+
 def test_the_pixel_range_stays_with_the_key(data, tmp_path):
     """Of files with 12 bits: what one delivery was made with, the next and all queries are."""
     images = tree(tmp_path / "images")
@@ -326,6 +355,9 @@ def test_a_pixel_range_that_other_images_do_not_keep_to_is_warned_of_once(data, 
         [line] = [line for line in done.err.splitlines() if line.startswith("warning")]
         share, words = line.removeprefix("warning: ").split("% of the pixels ")
         assert int(share) > 80 and words.startswith("are outside pixel_range 0 to 40 and become")
+        can_choose = script == "gen_augconv.py"          # a query has the range of the delivery
+        assert ("give the --pixel_range" in words) == can_choose
+        assert ("convert these images to it" in words) != can_choose
 
 
 # What is refused

@@ -241,8 +241,10 @@ def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
     folder = provider / "keys" / key.id
     manifest = read_manifest(folder)
     if "delivery" not in manifest:
-        raise UserError(f"nothing has been delivered with key {key.id}: run `python "
-                        "gen_augconv.py` first, or name an earlier key with --key")
+        advice = "run `python gen_augconv.py` first, or name an earlier key with --key"
+        if key.id != current_id(provider):               # gen_augconv.py takes the current one
+            advice = "`python morph_images.py --key list` says which keys have a delivery"
+        raise UserError(f"nothing has been delivered with key {key.id}: {advice}")
     try:
         geometry = from_manifest(manifest["geometry"], Geometry)
         pixel_range = manifest["pixel_range"]
