@@ -162,7 +162,7 @@ def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
         delivery_id = delivery.prepare()["id"]
         secret.save("channel_order.pt", {"order": order.cpu(), "delivery": delivery_id})
         secret.note(**describe_last_delivery(delivery_id, geometry, about["classes"],
-                                             pixel_range))
+                                             pixel_range, sets["train"].images))
         secret.prepare()                                 # so that a full disk stops both
     return delivery
 

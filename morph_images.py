@@ -26,7 +26,7 @@ from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import joined_processes, rank
 from utils.errors import UserError
-from utils.keys import LIST, LastDelivery, list_keys, read_key, read_last_delivery
+from utils.keys import LIST, LastDelivery, dtype_name, list_keys, read_key, read_last_delivery
 from utils.owners import adopt
 
 
@@ -42,6 +42,7 @@ def main(p):
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
     geometry = last.geometry
     found = find_images(p, last)
+    require_same_scale(found.images, last)
     names_file = provider / f"names-{p.name}.csv"
     refuse_taken_name(names_file, found.names)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
@@ -68,6 +69,15 @@ def main(p):
     if found.labels is not None:
         print("the developer also gets their labels, because their folders are named like classes; "
               "to withhold labels, move the images elsewhere and run this again")
+
+
+def require_same_scale(images: Tensor, last: LastDelivery):
+    """Raises UserError where images are of another dtype than the delivered ones: what is black and
+    white in them differs."""
+    if dtype_name(images) != last.image_dtype:
+        raise UserError(f"these images are {dtype_name(images)}, but those of the delivery are "
+                        f"{last.image_dtype}: give an array (.npy) of that dtype and on the same "
+                        "scale")
 
 
 def refuse_taken_name(path: Path, names: list[str]):

@@ -15,7 +15,7 @@ from images.decode import FACTS, VERSION, decode_all, hints
 from images.digests import data_digest
 from utils.artifacts import keep_out_of_git, keep_private, temporary, write_alone, write_temporary
 from utils.devices import rank
-from utils.errors import warn
+from utils.errors import UserError, warn
 
 
 class Kept(NamedTuple):
@@ -42,8 +42,12 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
 
     The images lie on the disk, in folder/<name>-<shape>.npy, and are mapped into memory, copied on
     write. Rows that earlier calls left there are taken over where neither the file nor the decoder
-    nor its settings have changed. Raises UserError if files cannot be read; the others are kept.
+    nor its settings have changed. Raises UserError if files cannot be read; the others are kept. So
+    it does for a shape that files cannot have.
     """
+    if shape[0] not in (1, 3):
+        raise UserError(f"images of {shape[0]} channels are needed, but image files have 1 or 3: "
+                        "give an array (.npy)")
     keys = [key_of(file, fit, pixel_range) for file in files]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_private(folder)

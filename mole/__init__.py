@@ -15,7 +15,7 @@ Nothing here opens a file or knows a setting. Symbols are those of the authors' 
 
 from mole import augmentation
 from mole.aug_conv import AugConv
-from mole.first_layer import BehindFirstLayer, describe, find_first_layer
+from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
 from mole.morphing import (
     condition_number,
     core_size,
@@ -29,6 +29,7 @@ from mole.morphing import (
 __all__ = [
     "AugConv",
     "BehindFirstLayer",
+    "Convolution",
     "augmentation",
     "condition_number",
     "core_size",

@@ -58,6 +58,8 @@ class AugConv(nn.Module):
         """
         convolution = describe(layer)
         convolution.features_shape(shape)                # raises where they do not fit
+        if not convolution.weight.isfinite().all():
+            raise ValueError("the first layer's weights are not finite: it was trained badly")
         if isinstance(layer, nn.Conv2d):
             image = draw_image(shape).to(convolution.weight)
             with torch.no_grad():

@@ -145,7 +145,7 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
 
     That is the first module without children that a forward pass reaches (an nn.Identity does not
     count). Raises ValueError, naming it, where it is no convolution of the image itself, where a
-    BehindFirstLayer has replaced it already, and where the network does not take such images.
+    BehindFirstLayer has replaced it already, and where it does not take such images.
     """
     image = draw_image(shape).to(next(network.parameters(), torch.empty(0)))
     layer, inputs = _first_reached(network, image.clone())
@@ -156,8 +156,12 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     names = [name for name, module in network.named_modules(remove_duplicate=False)
              if module is layer]
     if not isinstance(layer, nn.Conv2d) or not names[0]:
+        if ".parametrizations." in names[0]:
+            raise ValueError(f"the weights of the network's first layer are computed "
+                             f"({type(layer).__name__}): call "
+                             "torch.nn.utils.parametrize.remove_parametrizations on it first")
         raise ValueError(f"the network's first operation is {names[0] or 'the network itself'} "
-                         f"({type(layer).__name__}), not a convolution inside it")
+                         f"({type(layer).__name__}), but must be a convolution, an nn.Conv2d")
     if len(names) > 1:
         raise ValueError(f"the network has its first layer under several names: "
                          f"{', '.join(names)}")
@@ -166,7 +170,7 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
                          "as the first argument")
     if not torch.equal(inputs[0], image):
         raise ValueError(f"the network changes the image before its first layer {names[0]}")
-    describe(layer)
+    describe(layer).features_shape(shape)                # raises where they do not fit
     return names[0]
 
 
@@ -210,9 +214,8 @@ class GivenFeatures(nn.Module):
     def forward(self, _: Tensor) -> Tensor:
         features, self.features = self.features, None
         if features is None:
-            raise ValueError("the network asks for features that it was not given: it uses its "
-                             "first layer more than once for an image, or was called itself and "
-                             "not through its BehindFirstLayer")
+            raise ValueError("the network uses its first layer more than once for an image (or it "
+                             "was called itself, and not through its BehindFirstLayer)")
         return features
 
 

@@ -309,3 +309,10 @@ def test_it_computes_in_full_float32(imprecise, tile):
     exact = aug_conv.double()(morphed.double())
     assert found.dtype == torch.float32 and exact.dtype == torch.float64
     assert relative_error(found, exact) < 3e-5
+
+
+def test_weights_that_are_not_finite_are_refused_in_words():
+    layer = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    layer.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="weights are not finite"):
+        AugConv.compose(layer, torch.eye(192), (3, 8, 8))

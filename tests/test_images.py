@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, JpegImagePlugin
 
 from images import decode as decoder
+from images.cache import read_image_files
 from images.decode import available_cores, decode, decode_all, hints
 from images.folders import find_images, list_images, shown
 from tests.image_files import PHOTO, RAMP16, WIDE, content, exif, saved
@@ -271,3 +272,10 @@ def test_names_are_shown_on_one_line():
     assert shown("a b/ü.png") == "a b/ü.png"
     assert shown(os.fsdecode(b"caf\xe9\n\x1b.png")) == r"caf\xe9\n\x1b.png"
     assert shown("x\u2028y\u202e") == r"x\u2028y\u202e"
+
+
+def test_images_of_more_channels_than_files_have_are_refused_in_one_line(tmp_path):
+    """And not file by file, as if these were damaged."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(UserError, match=r"5 channels are needed.*give an array \(.npy\)"):
+        read_image_files([tmp_path / "0.png"], (5, 8, 8), "crop", None, tmp_path / "kept", "test")

@@ -294,6 +294,18 @@ def test_networks_go_on_with_a_new_key_where_channels_keep_their_order(data, mad
     assert classes(data, "test") == before
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_arrays_of_another_type_than_the_delivered_images_are_refused(dtype, data, made, tmp_path):
+    """0 to 1, say, would be read on the scale of 0 to 255, and all be black."""
+    files = sorted((made / "images" / "test").rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.save(tmp_path / "other.npy", pixels.astype(dtype))
+    ends(data, "morph_images.py", "--images", tmp_path / "other.npy",
+         words=[f"these images are {dtype}, but those of the delivery are uint8"])
+    np.save(tmp_path / "same.npy", pixels)
+    steps(data, f"morph_images.py --name same --images {tmp_path}/same.npy")
+
+
 def test_of_a_key_that_never_delivered_the_keys_that_did_are_named(data, made):
     """And not the step that delivers with the current key alone."""
     steps(data, "gen_morphing_matrix.py --morph_seed 8")

@@ -68,10 +68,22 @@ def test_images_that_a_network_does_not_take_are_refused_in_words():
     assert find_first_layer(network, (3, 32, 32)) == "conv_proj"
 
 
+@pytest.mark.parametrize("shape, words", [
+    ((1, 16, 16), "takes 3 channels, but the images have 1"),
+    ((16, 16, 3), "takes 3 channels, but the images have 16"),
+    ((3, 4, 4), "kernel is larger than the images 4x4")])
+def test_images_that_the_first_layer_does_not_take_are_refused_in_words(shape, words):
+    """Though the network itself is stopped before it could see that."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 7), nn.Flatten(), nn.LazyLinear(2))
+    for function in (BehindFirstLayer, find_first_layer):
+        with pytest.raises(ValueError, match=words):
+            function(network, shape)
+
+
 # What is asked for, for which images, and the words that refuse it.
 REFUSED = [
     ("images of other channels", OWN + "grey", (3, 8, 8),
-     "expected .* to have 1 channels, but got 3"),
+     "the first layer takes 1 channels, but the images have 3"),
     ("other size", OWN + "small_vit", (3, 20, 20), "image height! Expected 16 but got 20"),
     ("patches that do not fit", "vit_b_16", (3, 20, 20), "indivisible by patch size"),
     ("images that are too small", "alexnet", (3, 16, 16), "Output size is too small"),

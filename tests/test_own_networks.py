@@ -112,7 +112,7 @@ CHANGED = "changes the image before its first layer "
 COMPUTES_MORE = "does not compute the convolution of its weights"
 AGAIN = "logits differ .* uses the image a second time"
 WORDS = {
-    "linear": NO_CONVOLUTION + "0 .Linear., not a convolution inside it",
+    "linear": NO_CONVOLUTION + "0 .Linear., but must be a convolution, an nn.Conv2d",
     "convolution_alone": NO_CONVOLUTION + "the network itself .Conv2d.",
     "transposed_convolution": NO_CONVOLUTION + "0 .ConvTranspose2d.",
     "dropout_first": NO_CONVOLUTION + "0 .Dropout.",
@@ -120,7 +120,7 @@ WORDS = {
     "nothing": NO_CONVOLUTION + "the network itself .Module.",
     "Functional": NO_CONVOLUTION + "rest.0 .AdaptiveAvgPool2d.",
     "reflecting": "pads with 'reflect', not with zeros",
-    "weight_norm": NO_CONVOLUTION + ".*WeightNorm",
+    "weight_norm": "weights .* are computed ._WeightNorm.: call .*remove_parametrizations",
     "Scales": CHANGED + "first", "ScalesInPlace": CHANGED, "Pads": CHANGED, "Transposes": CHANGED,
     "Crops": CHANGED, "Reorders": CHANGED, "normalised_by_a_hook": CHANGED + "0",
     "weight_standardisation": "a StandardisedConv, " + COMPUTES_MORE,

@@ -214,19 +214,26 @@ def _core_from(content: dict) -> Tensor:
 
 @dataclass(frozen=True)
 class LastDelivery:
-    """The id, geometry and classes of a delivery, and the pixel_range of the provider's files."""
+    """The id, geometry and classes of a delivery; the pixel_range of the provider's files, and the
+    dtype of its images: uint8 of files, and that of arrays."""
 
     id: str
     geometry: Geometry
     classes: tuple[str, ...]
     pixel_range: tuple[float, float] | None
+    image_dtype: str
 
 
 def describe_last_delivery(delivery_id: str, geometry: Geometry, classes: list[str],
-                           pixel_range: tuple[float, float] | None) -> dict:
+                           pixel_range: tuple[float, float] | None, images: Tensor) -> dict:
     """Values for the manifest of the key's folder, which read_last_delivery reads."""
     return {"delivery": delivery_id, "geometry": asdict(geometry), "classes": list(classes),
-            "pixel_range": pixel_range}
+            "pixel_range": pixel_range, "image_dtype": dtype_name(images)}
+
+
+def dtype_name(images: Tensor) -> str:
+    """Such as "uint8"."""
+    return str(images.dtype).removeprefix("torch.")
 
 
 def find_last_delivery(provider: Path, key: Key) -> LastDelivery | None:
@@ -250,7 +257,8 @@ def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
         pixel_range = manifest["pixel_range"]
         if pixel_range is not None:
             pixel_range = tuple(pixel_range)
-        last = LastDelivery(manifest["delivery"], geometry, tuple(manifest["classes"]), pixel_range)
+        last = LastDelivery(manifest["delivery"], geometry, tuple(manifest["classes"]),
+                            pixel_range, manifest["image_dtype"])
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / 'manifest.json'} is not a valid key's: run `python "
                         "gen_augconv.py` again") from None
