@@ -16,7 +16,13 @@ import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
 
-from images.datasets import Prepared, dataset_name, image_shape, load_sets
+from images.datasets import (
+    Prepared,
+    dataset_name,
+    image_shape,
+    load_sets,
+    settings_of_images,
+)
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
 from utils.artifacts import Saving
@@ -47,8 +53,7 @@ def main(p):
     layer_path = first_layer_path(p)
     first = read_first_layer(layer_path)
     key = read_key(data_dir / "provider")
-    p = adopt(p, str(layer_path), channels=first.shape[0], image_size=first.image_size,
-              image_fit=first.image_fit)
+    p = adopt(p, str(layer_path), **settings_of_images(p, first))
     p = adopt(p, f"key {key.id}", image_padding=key.image_padding)
     check_shapes(p, first, key, layer_path)
     with joined_processes(p) as context:

@@ -38,8 +38,7 @@ def main(p):
     frozen = None
     if p.frozen_first_layer:
         frozen = read_first_layer(p.frozen_first_layer)
-        p = adopt(p, p.frozen_first_layer, channels=frozen.shape[0],
-                  image_size=frozen.image_size, image_fit=frozen.image_fit)
+        p = adopt(p, p.frozen_first_layer, **datasets.settings_of_images(p, frozen))
     with joined_processes(p) as context:
         train_set, test_set = datasets.load_sets(p).values()
         if frozen:

@@ -22,6 +22,7 @@ from parameter import Parameters
 from utils.devices import first_process_first, say
 from utils.errors import UserError
 from utils.examples import take_rows
+from utils.first_layers import FirstLayer
 from utils.memory import require_memory, shapes_bytes
 from utils.names import told_apart
 
@@ -61,6 +62,15 @@ DATASETS = {
     "folder": DataSet(None, 3, 32),
     "arrays": DataSet(None, 0, 0),                       # whatever train.npy holds
 }
+
+
+def settings_of_images(p: Parameters, first: FirstLayer) -> dict:
+    """Settings of images that a first layer decides. The size is not among them where the data set
+    has one of its own: then the two are compared."""
+    decided = {"channels": first.shape[0], "image_fit": first.image_fit}
+    if not DATASETS[p.dataset].torchvision:
+        decided["image_size"] = first.image_size
+    return decided
 
 
 class Images(NamedTuple):

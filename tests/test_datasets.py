@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from images.datasets import (
     normalisation,
     normalise,
     recoloured,
+    settings_of_images,
     subset,
 )
 from images.torchvision_sets import arguments_for
@@ -428,3 +430,13 @@ def test_a_data_set_by_name_is_not_sought_among_folders_of_images(tmp_path):
     with pytest.raises(UserError, match="has folders train and test, but --dataset is cifar10: "
                                         "add --dataset folder"):
         load_images(Parameters(dataset_dir=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("name, size", [
+    ("cifar10", {}), ("mnist", {}), ("folder", {"image_size": 8}), ("arrays", {"image_size": 8}),
+    ("shapes", {"image_size": 8})])
+def test_a_first_layer_decides_the_size_of_images_that_have_none_of_their_own(name, size):
+    """Others are compared with it: nobody is blamed for an image_size that he did not give."""
+    first = SimpleNamespace(shape=(3, 8, 8), image_size=8, image_fit="pad")
+    decided = settings_of_images(Parameters(dataset=name), first)
+    assert decided == {"channels": 3, "image_fit": "pad"} | size

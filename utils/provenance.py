@@ -68,7 +68,8 @@ def machine() -> dict:
                 break
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"processor": processor, "capability": torch.backends.cpu.get_cpu_capability(),
-            "cores": os.cpu_count(), "cuda": devices, "system": sys.platform}
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": devices,
+            "system": sys.platform}
 
 
 def peak_memory() -> int:

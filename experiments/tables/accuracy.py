@@ -45,6 +45,10 @@ def accuracy_note(results: Results, rows: list[Row]) -> str:
              "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core "
              "was drawn; what is not as in the paper.",
              "± is the standard deviation over seeds; without it, there was one seed."]
+    if any(not row.runs[name] for row in rows for name in row.runs):
+        notes.append("Where something is not measured yet, the step that measures it is named: it "
+                     "needs the settings of the row, and `--results_dir`. FILE is the first layer "
+                     "that Aug-Conv was composed with.")
     left_out = partners_left_out(rows, results.runs)
     if left_out:
         notes.append(f"Runs with a frozen first layer that no Aug-Conv run of the same seed has, "

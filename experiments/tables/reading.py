@@ -12,7 +12,7 @@ from utils.records import RUNS
 EXPERIMENTS = {
     "agreement": "python -m experiments.agreement",
     "attack_matrix": "make attack-matrix",
-    "attacks": "python attack.py --score --results_dir results",
+    "attacks": "python attack.py --score --results_dir DIR",
     "augmentation": "python -m experiments.augmentation",
     "defects": "python -m experiments.defects",
     "he": "make tables-he",
@@ -215,4 +215,15 @@ def machine_in_words(record: dict) -> str:
     machine = record["machine"]
     if machine["cuda"]:
         return ", ".join(machine["cuda"])
-    return f"{machine['cores']} cores of {machine['processor']}"
+    words = f"{machine['cores']} cores of {machine['processor']}"
+    threads = machine.get("threads", machine["cores"])
+    if threads < machine["cores"]:
+        words += f", {threads} in use"
+    return words
+
+
+def command_of(record: dict) -> str:
+    """The command that made a record, and whether it is of an earlier version, where it was named
+    otherwise."""
+    command = f"`{record['command']}`"
+    return f"{command} of an earlier version" if " -m benchmarks." in command else command
