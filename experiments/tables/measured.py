@@ -362,8 +362,8 @@ def make_protection(results: Results) -> Table:
             "lowest PSNR over the cores, of one key each; uniform cores differ by some dB. Images "
             "alone: PSNR, and images whose own plain image is the nearest of all. With 1 000 "
             "public images, and with 50 000 of another data set: the least and the most of such "
-            "images over the cores. *As mirror images*: left and right are exchanged in all of them. "
-            f"{note_of_matrix(record)}")
+            "images over the cores. *As mirror images*: left and right are exchanged in all of "
+            f"them. {note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
 
