@@ -297,7 +297,7 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
             ("from the morphed images alone, without Aug-Conv", alone)):
         if finding.images is not None:
             images = finding.images[shown]
-            words = f"{title} (failed)" if "failed" in finding.report else title
+            words = f"failed: {title}" if "failed" in finding.report else title
             rows.append((words, to_pixels(images, mean, std)))
     return rows_png(rows, zoom=3)
 

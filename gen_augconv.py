@@ -102,7 +102,8 @@ def keep_pixel_range(p, provider: Path, key):
     last = find_last_delivery(provider, key)
     if last is None or last.pixel_range is None:
         return p
-    say("pixel_range is that of the key's last delivery:", *last.pixel_range)
+    say("pixel_range is that of the key's last delivery:", *last.pixel_range,
+        "(another one, or none, is an option)")
     return replace(p, pixel_range=last.pixel_range)
 
 
@@ -110,9 +111,9 @@ def check_shapes(p, first, key, layer_path: Path):
     """Raises UserError where images, first layer and key are of different sizes."""
     images = image_shape(p)
     if images != first.shape:
-        raise UserError(f"{p.dataset} has images {'x'.join(map(str, images))}, but {layer_path} is "
-                        f"for {'x'.join(map(str, first.shape))}: choose --dataset and --channels "
-                        "as the developer did")
+        raise UserError(f"{p.dataset} has images {'x'.join(map(str, images))}, but {layer_path}, "
+                        f"trained on {first.dataset}, is for {'x'.join(map(str, first.shape))}: "
+                        "choose --dataset and --channels as the developer did")
     if padded_shape(first.shape, key.image_padding) != key.shape:
         raise UserError(f"key {key.id} is for images {'x'.join(map(str, key.shape))}, padding "
                         f"included, but {layer_path} is for {'x'.join(map(str, first.shape))}: run "
@@ -242,7 +243,7 @@ def what_is_given_away(geometry: Geometry) -> str:
         for row in table:
             found = row.get("data_only", {})
             is_like_it = all(row[name] == value for name, value in attacked.items())
-            if is_like_it and "reidentified" in found:
+            if is_like_it and geometry.shape == (3, 32, 32) and "reidentified" in found:
                 share = max(found["reidentified"], found.get("reidentified_mirrored", 0))
                 return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 "
                         f"pixels that were morphed like this ({geometry.blocks}, "

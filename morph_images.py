@@ -24,7 +24,7 @@ from images.datasets import Prepared
 from images.folders import list_images, shown
 from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
-from utils.devices import joined_processes, rank
+from utils.devices import joined_processes, rank, say
 from utils.errors import UserError
 from utils.keys import LIST, LastDelivery, dtype_name, list_keys, read_key, read_last_delivery
 from utils.owners import adopt
@@ -47,6 +47,8 @@ def main(p):
     refuse_taken_name(names_file, found.names)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
     new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
+    if (new.folder / "manifest.json").exists():
+        say(f"replacing the earlier query {p.name}")
     with joined_processes(p) as context:
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
         if rank() > 0:                                   # it morphs its share of the images

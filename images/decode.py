@@ -162,8 +162,8 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
             advice = OF_THE_KEY
         elif pixel_range is not None:
             low, high = pixel_range
-            advice = (f"--pixel_range is {low:g} to {high:g}; give that of these images, or none "
-                      "where they have 8 bits")
+            advice = (f"--pixel_range is {low:g} to {high:g}; give that of these images, or "
+                      "`--pixel_range none` where they have 8 bits")
         lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
 

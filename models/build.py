@@ -246,7 +246,10 @@ def _run_rest(rest: BehindFirstLayer, features: Tensor, training: bool) -> objec
         except AttributeError as wrong:
             raise ValueError(f"it reads an attribute of its first layer {rest.name}, not only its "
                              f"output ({wrong})") from None
-        if isinstance(output, Tensor) and output.requires_grad:
+        if training and isinstance(output, Tensor) and output.is_floating_point():
+            if not output.requires_grad:
+                raise ValueError("its logits have no gradients in training mode, such as after "
+                                 "detach() or under no_grad: nothing can be trained")
             torch.autograd.grad(output.sum(), [features, *weights], allow_unused=True)
     return _without_gradients(output)
 

@@ -68,7 +68,8 @@ class AugConv(nn.Module):
         channels = torch.arange(convolution.channels[1])
         order = channels if order is None else torch.as_tensor(order)
         if not torch.equal(order.cpu().sort().values, channels):
-            raise ValueError(f"order must have each of the layer's {len(channels)} channels once")
+            raise ValueError(f"order must have each of the layer's {len(channels)} channels once "
+                             "(a tile is given as tile=...)")
         order = order.to(convolution.weight.device)
         bias = None if convolution.bias is None else convolution.bias[order].to(inverse)
         if tile:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mole.morphing import require_shape
+
 
 class Convolution(NamedTuple):
     """What a first layer computes: a convolution of an image that is padded with zeros.
@@ -48,6 +50,7 @@ class Convolution(NamedTuple):
 
     def features_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(β, n, n) for images of `shape` (α, m, m); raises ValueError where it takes no such."""
+        require_shape(shape)
         alpha, beta = self.channels
         if alpha != shape[0]:
             raise ValueError(f"the first layer takes {alpha} channels, but the images have "
@@ -147,6 +150,7 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     count). Raises ValueError, naming it, where it is no convolution of the image itself, where a
     BehindFirstLayer has replaced it already, and where it does not take such images.
     """
+    require_shape(shape)
     image = draw_image(shape).to(next(network.parameters(), torch.empty(0)))
     layer, inputs = _first_reached(network, image.clone())
     if isinstance(layer, GivenFeatures):
@@ -227,19 +231,26 @@ class BehindFirstLayer(nn.Module):
     network is changed in place. `shape` (α, m, m) is that of its images.
 
     Raises ValueError where the network's first layer is not found (find_first_layer), and in use
-    where the network asks for features more than once.
+    where features have another height or width than the first layer's, or the network asks for them
+    more than once.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]):
         super().__init__()
         self.name = find_first_layer(network, shape)
         self.shape = tuple(shape)
+        self.features_shape = describe(network.get_submodule(self.name)).features_shape(shape)
         network.set_submodule(self.name, GivenFeatures())
         self.network = network
         # Its own mode alone: parts of the network may be in another one.
         self.training = network.training
 
     def forward(self, features: Tensor) -> Tensor:
+        # Not the channels: a changed Aug-Conv may have others, with a network that takes them.
+        if features.ndim != 4 or features.shape[2:] != self.features_shape[1:]:
+            raise ValueError(f"the first layer's features are (batch, "
+                             f"{', '.join(map(str, self.features_shape))}), not "
+                             f"{tuple(features.shape)}: Aug-Conv computes them of morphed images")
         self.network.get_submodule(self.name).features = features
         # float32 images, but in float64 the whole network computes in float64.
         dtype = torch.float64 if features.dtype == torch.float64 else torch.float32

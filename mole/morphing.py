@@ -17,15 +17,20 @@ from torch.nn import functional as F
 DISTRIBUTIONS = ("uniform", "normal", "orthogonal")
 
 
+def require_shape(shape: tuple[int, ...]):
+    """Raises ValueError where this is not the shape of one image."""
+    if len(shape) != 3:
+        raise ValueError(f"the shape of an image must be (channels, rows, columns), not "
+                         f"{tuple(shape)}")
+
+
 def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int:
     """q, the side of the core, for images of `shape` (α, m, m).
 
     That is αm²/κ, or αs² with tiles of side s. Raises ValueError where κ does not divide αm², where
     κ and tiles are both given, and where `shape` has not three numbers.
     """
-    if len(shape) != 3:
-        raise ValueError(f"the shape of an image must be (channels, rows, columns), not "
-                         f"{tuple(shape)}")
+    require_shape(shape)
     channels, rows, columns = shape
     if tile < 0 or (tile and kappa != 1):
         raise ValueError(f"kappa is {kappa} and tile is {tile}: give kappa, or a tile of at least "

@@ -69,6 +69,7 @@ def test_images_that_a_network_does_not_take_are_refused_in_words():
 
 
 @pytest.mark.parametrize("shape, words", [
+    ((8, 3, 16, 16), r"must be \(channels, rows, columns\), not \(8, 3, 16, 16\)"),
     ((1, 16, 16), "takes 3 channels, but the images have 1"),
     ((16, 16, 3), "takes 3 channels, but the images have 16"),
     ((3, 4, 4), "kernel is larger than the images 4x4")])
@@ -239,3 +240,28 @@ def test_a_fingerprint_does_not_depend_on_where_weights_lie_in_memory():
     nn.init.normal_(layer.weight)
     before = fingerprint(layer)
     assert fingerprint(layer.to(memory_format=torch.channels_last)) == before
+
+
+@pytest.mark.parametrize("shape", [(2, 192), (2, 8, 8, 7), (2, 8, 6, 6), (8, 8, 8)])
+def test_features_of_another_size_are_refused_in_words(shape):
+    """Such as morphed images themselves; a network with a pool would answer."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                            nn.Linear(8, 2))
+    behind = BehindFirstLayer(network, (3, 8, 8))
+    assert behind(torch.zeros(2, 8, 8, 8)).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"features are \(batch, 8, 8, 8\), not"):
+        behind(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("last", ["detach", "no_grad"])
+def test_a_network_without_gradients_is_refused(last):
+    class Untrainable(nn.Sequential):
+        def forward(self, images):
+            if last == "detach":
+                return super().forward(images).detach()
+            with torch.no_grad():
+                return super().forward(images)
+
+    network = Untrainable(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 2))
+    with pytest.raises(ValueError, match="its logits have no gradients in training mode"):
+        networks.check_network(network, 2, (3, 8, 8))

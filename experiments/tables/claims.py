@@ -443,7 +443,7 @@ def describe_gaps(results: Results) -> str:
         gaps.append("- VGG-16 with several seeds" if vgg16_seeds else "- training VGG-16")
     for name in ("cifar10", "cifar100"):
         if not any(run.data["dataset"] == name for run in runs):
-            gaps.append(f"- {DATASET_TITLES[name]}")
+            gaps.append(f"- training on {DATASET_TITLES[name]}")
     if not any(run.machine["cuda"] for run in runs):
         gaps.append("- training on a GPU")
     return "\n".join([*gaps, "- asking the authors"])

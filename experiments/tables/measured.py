@@ -359,7 +359,7 @@ def make_protection(results: Results) -> Table:
               "images alone, 1 000 public", "images alone, public of another data set",
               "known pairs needed"]
     note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
-            "lowest PSNR over the cores, of one key each; uniform cores differ by some dB. Images "
+            "lowest PSNR over the cores, of one key each: others differ by some dB. Images "
             "alone: PSNR, and images whose own plain image is the nearest of all. With 1 000 "
             "public images, and with 50 000 of another data set: the least and the most of such "
             "images over the cores. *As mirror images*: left and right are exchanged in all of "
