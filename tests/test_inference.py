@@ -331,8 +331,9 @@ def test_a_name_that_other_files_have_is_refused(data, made, tmp_path):
              words=["the --name is taken", "names-monday.csv", "choose another --name"])
     assert (data / "provider" / "names-monday.csv").read_bytes() == names
     assert digest(data / "queries" / "monday" / "morphed.npy") == query
-    steps(data, f"morph_images.py --name monday --images {first}",
-          f"morph_images.py --name tuesday --images {other}")
+    again = steps(data, f"morph_images.py --name monday --images {first}")
+    assert "replacing the earlier query monday" in again
+    assert "replacing" not in steps(data, f"morph_images.py --name tuesday --images {other}")
 
 
 def test_the_pixel_range_stays_with_the_key(data, tmp_path):

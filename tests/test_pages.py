@@ -391,11 +391,18 @@ def test_predictions_on_new_images_under_the_names_of_their_files(data, made):
     predicted = data / "developer" / "predictions" / "with_ac" / "clinic-7" / "predictions.csv"
     shutil.copy(predicted, place)
     python = f'python() {{ "{sys.executable}" "$@"; }}\n'
-    done = subprocess.run(["bash", "-eu", "-c", python + block_of("docs/inference.md", "join")],
-                          cwd=place, capture_output=True, text=True, check=True)
-    head, *lines = done.stdout.splitlines()
+
+    def join() -> subprocess.CompletedProcess:
+        return subprocess.run(["bash", "-eu", "-c", python + block_of("docs/inference.md", "join")],
+                              cwd=place, capture_output=True, text=True)
+
+    head, *lines = join().stdout.splitlines()
     assert head.startswith("name,class") and len(lines) == 40
     assert lines[0].startswith("blue, 000.png,")
+    shorter = predicted.read_text(encoding="utf-8").splitlines()[:-1]
+    (place / "predictions.csv").write_text("\n".join(shorter), encoding="utf-8")
+    refused = join()
+    assert refused.returncode == 1 and "tables of two queries" in refused.stderr
 
 
 def test_the_cells_of_a_notebook_are_commands_that_the_steps_take():
