@@ -236,7 +236,8 @@ def _run_whole(network: nn.Module, layer: nn.Module, images: Tensor,
 
 
 def _run_rest(rest: BehindFirstLayer, features: Tensor, training: bool) -> object:
-    """What the rest of a network gives for features; in training, gradients are computed too."""
+    """What the rest of a network gives for features; in training, gradients are computed too, where
+    they are not switched off."""
     weights = [weight for weight in rest.parameters() if weight.requires_grad]
     features.requires_grad_(training)
     torch.default_generator.manual_seed(1)
@@ -246,7 +247,9 @@ def _run_rest(rest: BehindFirstLayer, features: Tensor, training: bool) -> objec
         except AttributeError as wrong:
             raise ValueError(f"it reads an attribute of its first layer {rest.name}, not only its "
                              f"output ({wrong})") from None
-        if training and isinstance(output, Tensor) and output.is_floating_point():
+        # In inference mode nothing has gradients, and nobody wants to train.
+        trains = training and not torch.is_inference_mode_enabled()
+        if trains and isinstance(output, Tensor) and output.is_floating_point():
             if not output.requires_grad:
                 raise ValueError("its logits have no gradients in training mode, such as after "
                                  "detach() or under no_grad: nothing can be trained")
