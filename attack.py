@@ -135,7 +135,7 @@ def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
         public *= COPIES
     # In float64, 8 bytes: the normal equations of known pairs, those of the deconvolution (a band
     # around the diagonal), and the features that are looked at.
-    doubles = 3 * q * q + 3 * entries * channels * (side * (kernel - 1) + kernel)
+    doubles = 3 * q * q + 3 * entries * algebra.band_width(channels, side, kernel)
     doubles += 2 * features * (UNDER_ATTACK + PROBES)
     # In float32: images, whitened and not, and the features that tell the order of channels.
     floats = entries * (4 * public + 6 * delivery.test_images) + 2 * features * looked_at

@@ -183,10 +183,8 @@ def _normal_band(bank: Tensor, alpha: int, side: int, kernel: int, stride: int,
     numbers = torch.arange(1., pixels + 1, dtype=torch.float64)         # 0 stands for the padding
     numbers = numbers.view(1, side, side, alpha).permute(0, 3, 1, 2)
     patches = F.unfold(numbers, kernel, padding=padding, stride=stride)[0].T.long()   # (n², αp²)
-    reach = min(kernel, side)
-    width = alpha * (side * (reach - 1) + reach)
     products = bank.T @ bank
-    band = torch.zeros(width, pixels + 1, dtype=torch.float64)
+    band = torch.zeros(band_width(alpha, side, kernel), pixels + 1, dtype=torch.float64)
     for part in patches.split(max(1, PAIRS_AT_ONCE // patches.shape[1] ** 2)):
         row, column = part[:, :, None], part[:, None, :].expand(-1, part.shape[1], -1)
         below = row - column
@@ -194,6 +192,12 @@ def _normal_band(bank: Tensor, alpha: int, side: int, kernel: int, stride: int,
         values = products.expand(len(part), -1, -1)[kept]
         band.index_put_((below[kept], column[kept]), values, accumulate=True)
     return band[:, 1:].contiguous()
+
+
+def band_width(alpha: int, side: int, kernel: int) -> int:
+    """Diagonals of the normal matrix of a convolution, for images (α, side, side)."""
+    reach = min(kernel, side)
+    return alpha * (side * (reach - 1) + reach)
 
 
 def variance_of_rounding(morphed: Tensor, dtype: str, scale: float) -> float:

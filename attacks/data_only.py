@@ -37,9 +37,9 @@ class Search:
     """How the search went: figures for a record.
 
     `unlikeness`: how far from photographs the recovered images are, before left and right are
-    decided; `runner_up`: the same of the
-    best start that gives other images; `wrong_keys`: the least of random rotations. Starts by pair
-    moments are rated on fewer axes than what the best of them leads to.
+    decided; `runner_up`: the same of the best start that gives other images; `wrong_keys`: the
+    least of random rotations. Starts by pair moments are rated on fewer axes than what the best of
+    them leads to.
     """
 
     moments: str                # "third" or "pair": which moments the core was found by

@@ -1,7 +1,12 @@
 """Tables of what attacks, experiments and stress tests measured, each made of its record."""
 
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
-from experiments.tables.reading import Results, command_of, machine_in_words
+from experiments.tables.reading import (
+    Results,
+    command_of,
+    machine_in_words,
+    seconds_on_aug_conv,
+)
 from experiments.tables.rows import DATASET_TITLES, describe_morphing
 from experiments.tables.table import Column, Table, table_of_records, write_number
 
@@ -160,7 +165,6 @@ def describe_speed(record: dict, figure: str) -> str:
 NOT_PLAYED = "not played"
 NOT_MEASURED = "not measured"
 NONE = "none"
-FAILED = "failed by its own account"
 
 
 def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
@@ -178,7 +182,12 @@ def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
         return words
     if share_found(report)[1]:
         words = "mirror images"
-    return f"{words} ({FAILED})" if "failed" in report else words
+    return quote_failure(words, report)
+
+
+def quote_failure(words: str, report: dict) -> str:
+    """Words on an attack's result, and whether the attack itself says that it failed."""
+    return f"{words} (failed by its own account)" if "failed" in report else words
 
 
 def share_found(report: dict) -> tuple[float, bool]:
@@ -204,7 +213,7 @@ def describe_alone(report: dict | None) -> str:
     words = describe_share(report)
     if not share_found(report)[1]:
         words = f"{report['psnr']:.1f} dB, {words}"
-    return f"{words} ({FAILED})" if "failed" in report else words
+    return quote_failure(words, report)
 
 
 DELIVERY_COLUMNS = [
@@ -222,9 +231,11 @@ DELIVERY_COLUMNS = [
 def make_attacks(results: Results) -> Table:
     """What came back in one attack on the project's own delivery."""
     record = results.records["attacks"]
-    attacks = {"first layer known, by its developer": record["known_first_layer"],
-               "blind: first layer unknown": record["blind"],
-               "morphed images alone, no Aug-Conv": record["data_only"]}
+    attacks = {}
+    for words, name in (("first layer known, by its developer", "known_first_layer"),
+                        ("blind: first layer unknown", "blind")):
+        attacks[words] = record[name] | {"seconds": seconds_on_aug_conv(record, name)}
+    attacks["morphed images alone, no Aug-Conv"] = record["data_only"]
     for point in record["known_pairs"]:
         words = f"{point['pairs']} known pairs ({point['least']} determine the core)"
         attacks[words] = point
@@ -233,8 +244,6 @@ def make_attacks(results: Results) -> Table:
         row = report | {"attack": words, "words": outcome(report)}
         if "reidentified" in report:
             row["share"] = describe_share(report)
-        if report in (record["known_first_layer"], record["blind"]) and "look" in record:
-            row["seconds"] += record["look"]["seconds"]  # both look at Aug-Conv's features first
         rows.append(row)
     note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. "
             f"`{record['command']}`, {describe_morphing(record['data']['morphing'])}, "

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from experiments.tables.formulas import Overheads, compute_overheads
-from experiments.tables.reading import BENCH, EXPERIMENTS, TRAINING, Results, machine_in_words
+from experiments.tables.reading import (
+    BENCH,
+    EXPERIMENTS,
+    TRAINING,
+    Results,
+    machine_in_words,
+    seconds_on_aug_conv,
+)
 from experiments.tables.rows import Row, describe_accuracy, group_in_rows
 from experiments.tables.table import Table, write_number
 
@@ -123,7 +130,7 @@ def attack_figure(results: Results) -> Figure:
 
 def seconds_of_known_layer(record: dict) -> str:
     """Of the attack with the first layer known, with what it has to compute of features first."""
-    return f"{record['look']['seconds'] + record['known_first_layer']['seconds']:.1f}"
+    return f"{seconds_on_aug_conv(record, 'known_first_layer'):.1f}"
 
 
 def describe_known_layer(record: dict) -> str:

@@ -227,3 +227,10 @@ def command_of(record: dict) -> str:
     otherwise."""
     command = f"`{record['command']}`"
     return f"{command} of an earlier version" if " -m benchmarks." in command else command
+
+
+def seconds_on_aug_conv(record: dict, attack: str) -> float:
+    """Of an attack on Aug-Conv in a record of attack.py, with the time for Aug-Conv's features,
+    which all attacks on it share."""
+    features = record["look"]["seconds"] if "look" in record else 0.0
+    return features + record[attack]["seconds"]
