@@ -44,7 +44,7 @@ def main(p):
     found = find_images(p, last)
     require_same_scale(found.images, last)
     names_file = provider / f"names-{p.name}.csv"
-    refuse_taken_name(names_file, found.names)
+    refuse_taken_name(names_file, p.name, found.names)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
     new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
     if (new.folder / "manifest.json").exists():
@@ -58,15 +58,14 @@ def main(p):
             write_morphed(new, "morphed.npy", source, morpher)
             if found.labels is not None:
                 new.save("labels.npy", partial(np.save, arr=found.labels.numpy()))
-            names = found.names
-            if not p.show_names:
-                names = [str(i) for i in range(len(names))]
+            numbers = number_images(p.name, len(found.names))
+            names = found.names if p.show_names else numbers
             new.note(**asdict(geometry), scale=morpher.scale, names=names,
                      classes=last.classes)
             # Between the last write of the query and its first rename: no query without its
             # names, and a full disk changes neither.
             new.prepare()
-            keep_names(names_file, found.names, p.show_names)
+            keep_names(names_file, numbers, found.names, p.show_names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:
         print("the developer also gets their labels, because their folders are named like classes; "
@@ -82,22 +81,29 @@ def require_same_scale(images: Tensor, last: LastDelivery):
                         "scale")
 
 
-def refuse_taken_name(path: Path, names: list[str]):
+def refuse_taken_name(path: Path, query: str, names: list[str]):
     """Raises UserError where an earlier query of this name has other files: its predictions would
     be read under the names of these. `path`: the table of that query's names."""
-    if path.exists() and path.read_text(encoding="utf-8") != names_csv(names):
+    table = names_csv(number_images(query, len(names)), names)
+    if path.exists() and path.read_text(encoding="utf-8") != table:
         raise UserError(f"the --name is taken: {path} has the names of other files, and their "
                         "predictions would be read as those of these; choose another --name, or "
                         "delete that table if it is needed no more")
 
 
-def keep_names(path: Path, names: list[str], handed_over: bool):
+def number_images(query: str, count: int) -> list[str]:
+    """What the developer sees in place of the names: the query's name and a number from 0. With the
+    query's name, the predictions of one query are never read under another's names."""
+    return [f"{query}-{i}" for i in range(count)]
+
+
+def keep_names(path: Path, numbers: list[str], names: list[str], handed_over: bool):
     """Writes which file has which number, for the provider alone, and says where names are."""
     if handed_over:
         path.unlink(missing_ok=True)                     # of the same files, with numbers
         print("the developer also gets the names of the files")
         return
-    write_alone(path, names_csv(names), 0o600)
+    write_alone(path, names_csv(numbers, names), 0o600)
     print(f"the developer sees numbers; {path} has the names of the files, and stays here")
 
 
@@ -175,9 +181,9 @@ def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:
     return torch.tensor([classes.index(file.parent.name) for file in files])
 
 
-def names_csv(names: list[str]) -> str:
-    """A line for each image: its number in the query, as the developer sees it, and its name."""
-    return to_csv([["file", "name"], *([str(i), name] for i, name in enumerate(names))])
+def names_csv(numbers: list[str], names: list[str]) -> str:
+    """A line for each image: its number, as the developer sees it, and its name."""
+    return to_csv([["file", "name"], *zip(numbers, names, strict=True)])
 
 
 if __name__ == "__main__":

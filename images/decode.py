@@ -24,12 +24,12 @@ from images.folders import shown
 from utils.artifacts import write_alone
 from utils.errors import UserError
 
-VERSION = 2                                              # of the decoder: raised when pixels change
+VERSION = 3                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")        # one channel of more than 8 bits
-CROPPED, BRIGHTEST, CLIPPED = 0, 1, 2                    # columns of the facts about images
-FACTS = 3                                                # of each image
+CROPPED, BRIGHTEST, CLIPPED, DEEP = 0, 1, 2, 3           # columns of the facts about images
+FACTS = 4                                                # of each image
 MANY_CROPPED = 1 / 3                                     # of an image's area
 MANY_CLIPPED = 1 / 10                                    # of the pixels of all images
 DARK = 256 / 8                                           # the brightest level of dark images
@@ -39,12 +39,13 @@ LISTED = 10                                              # unreadable files in a
 class Decoded(NamedTuple):
     """pixels (channels, side, side) uint8; cropped: the share of the image's area that was cut
     away; brightest: its highest level, 0 to 255; clipped: the share of its numbers that lie outside
-    pixel_range."""
+    pixel_range; is_deep: whether its file has more than 8 bits."""
 
     pixels: Tensor
     cropped: float
     brightest: int
     clipped: float
+    is_deep: bool
 
 
 def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
@@ -86,6 +87,7 @@ def _decode(file: Path, side: int, channels: int, fit: str,
         image.load()
         box = (0, 0, *image.size) if draft is None else draft[1]
         orientation = orientation_of(image)
+        is_deep = image.mode in DEEP_MODES
         mapped = in_8_bits(file, image, pixel_range)
     picture = opaque(mapped.picture)
     brightest = max(high for _, high in picture.getextrema())
@@ -94,15 +96,16 @@ def _decode(file: Path, side: int, channels: int, fit: str,
         picture = picture.convert("L")
     square = upright(fitted(picture, box, side, fit), orientation)
     array = np.array(square).reshape(side, side, channels)
-    return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest, mapped.clipped)
+    return Decoded(torch.from_numpy(array).permute(2, 0, 1), cropped, brightest, mapped.clipped,
+                   is_deep)
 
 
 def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, fit: str = "crop",
                pixel_range: tuple[float, float] | None = None):
     """Decodes file i into images[i], in as many threads as there are cores.
 
-    images (N, channels, side, side) uint8. facts (N, FACTS) float32: `cropped`, `brightest` and
-    `clipped` of each image; only rows with NaN are decoded. Raises one UserError for all files that
+    images (N, channels, side, side) uint8. facts (N, FACTS) float32: `cropped`, `brightest`,
+    `clipped` and `is_deep` of each image; only rows with NaN are decoded. Raises one UserError for all files that
     cannot be read, with the first ten of them; the file `report` lists all. What was decoded stays
     in `images` and `facts`, after Ctrl-C too.
     """
@@ -131,7 +134,8 @@ def _decode_row(files: list[Path], images: Tensor, facts: Tensor, fit: str,
     except UserError as mistake:
         return str(mistake)
     images[i] = decoded.pixels
-    facts[i] = torch.tensor([decoded.cropped, decoded.brightest, decoded.clipped])
+    facts[i] = torch.tensor([decoded.cropped, decoded.brightest, decoded.clipped,
+                             decoded.is_deep])
     return None
 
 
@@ -140,8 +144,8 @@ OF_THE_KEY = "the range is that of the delivery and stays with its key: convert 
 
 def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
           is_of_key: bool = False) -> list[str]:
-    """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or are
-    all dark. `is_of_key`: the range is that of a delivery and cannot be chosen."""
+    """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or of
+    which all of one depth are dark. `is_of_key`: the range is that of a delivery and cannot be chosen."""
     lines = []
     if not len(facts):
         return lines
@@ -156,7 +160,16 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
         advice = "unless that is meant, give the --pixel_range LOW HIGH of these images"
         lines.append(f"{clipped:.0%} of the pixels are outside pixel_range {low:g} to {high:g} and "
                      f"become black or white: {OF_THE_KEY if is_of_key else advice}")
-    if facts[:, BRIGHTEST].max() < DARK:
+    is_deep = facts[:, DEEP] > 0
+    deep, shallow = facts[is_deep], facts[~is_deep]
+    if len(deep) and len(shallow):
+        advice = "convert the files of one kind to the other"
+        for kind, words in (deep, "more than 8 bits"), (shallow, "8 bits"):
+            if is_dark(kind):
+                lines.append(f"the brightest pixel of the {len(kind)} images of {words} is below "
+                             "an eighth of the range, while "
+                             f"{len(facts) - len(kind)} have another depth: {advice}")
+    elif is_dark(facts):
         advice = "--pixel_range LOW HIGH says which numbers are black and white"
         if is_of_key:
             advice = OF_THE_KEY
@@ -166,6 +179,11 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
                       "`--pixel_range none` where they have 8 bits")
         lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
+
+
+def is_dark(facts: Tensor) -> bool:
+    """Whether no pixel of images of these facts is brighter than an eighth of the range."""
+    return bool(facts[:, BRIGHTEST].max() < DARK)
 
 
 def available_cores() -> int:

@@ -203,11 +203,23 @@ def test_crops_and_dark_images_are_told(tmp_path):
     files, skipped = list_images(tmp_path)
     assert skipped == 0
     both, wide, dark = files, files[:1], files[1:]
-    assert len(told_of(both, tmp_path)) == 1
     assert told_of(both, tmp_path)[0].startswith("1 of 2 images lose over a third")
     assert len(told_of(dark, tmp_path)) == 1 and "--pixel_range" in told_of(dark, tmp_path)[0]
     assert told_of(dark, tmp_path, pixel_range=(0, 4095)) == []
     assert told_of(wide, tmp_path, fit="pad") == []
+
+
+@pytest.mark.parametrize("pixel_range, dark", [(None, "more than 8 bits"), ((0, 4095), "8 bits")])
+def test_dark_images_of_one_depth_among_others_are_told(tmp_path, pixel_range, dark):
+    """12 bits in files of 16 beside files of 8 bits: no range is right for both."""
+    for i in range(3):
+        saved(PHOTO, "PNG")(tmp_path / f"8-{i}.png")
+    saved(RAMP16 >> 4, "PNG")(tmp_path / "12.png")
+    files, _ = list_images(tmp_path)
+    [line] = told_of(files, tmp_path, pixel_range=pixel_range)
+    count = 1 if pixel_range is None else 3
+    assert f"the {count} images of {dark} is below an eighth of the range" in line
+    assert f"while {4 - count} have another depth: convert the files" in line
 
 
 COLOURS = np.full((8, 8, 3), [0, 150, 255], np.uint8)

@@ -140,13 +140,13 @@ def test_names_stay_with_the_provider_unless_shown(data, made, tmp_path):
     (tmp_path / "new" / "notes.txt").write_text("no image")
     out = steps(data, f"morph_images.py --name hidden --images {tmp_path}/new")
     query, names = data / "queries" / "hidden", data / "provider" / "names-hidden.csv"
-    assert manifest(query)["names"] == list("012345")
+    assert manifest(query)["names"] == [f"hidden-{i}" for i in range(6)]
     assert b"secret" not in b"".join(file.read_bytes() for file in query.iterdir())
     assert str(names) in out and names.stat().st_mode & 0o077 == 0
     true_names = ["deep/secret3.png", "deep/secret4.png", "deep/secret5.png", "secret0.png",
                   "secret1.png", "secret2.png"]
     rows = list(csv.DictReader(names.read_text().splitlines()))
-    assert rows == [{"file": str(i), "name": name} for i, name in enumerate(true_names)]
+    assert rows == [{"file": f"hidden-{i}", "name": name} for i, name in enumerate(true_names)]
 
     steps(data, f"morph_images.py --name hidden --show_names --images {tmp_path}/new")
     assert manifest(query)["names"] == true_names and not names.exists()
