@@ -112,7 +112,7 @@ def main():
     with user_errors():
         tables = make_tables(results)
         report = write_report(results) if is_own else write_short_report(results)
-        write_output(output, results, tables, report)
+        write_output(output, results, tables, report, is_own)
         if is_own:
             fill_pages(results, tables)
     print(f"{output}/tables.md, tables.tex, REPRODUCTION.md, analysis.json and figures/ are "
@@ -158,9 +158,26 @@ def has_records(needs: str, results: Results) -> bool:
     return not needs or needs in results.records
 
 
-def write_output(folder: Path, results: Results, tables: dict[str, Table], report: str):
-    shown = [tables[kind.name] for kind in TABLES]
+def is_of_experiment(kind: TableKind) -> bool:
+    """Whether a table needs other records than those of training runs."""
+    return kind.needs not in ("", "runs")
+
+
+def write_output(folder: Path, results: Results, tables: dict[str, Table], report: str,
+                 is_own: bool):
+    """Writes tables, report and figures. Tables of the project's own experiments that have no
+    record are left out where the records are a person's own, and named at the end."""
+    shown, left_out = [], []
+    for kind in TABLES:
+        if is_own or tables[kind.name].rows or not is_of_experiment(kind):
+            shown.append(tables[kind.name])
+        else:
+            left_out.append(kind)
     sections = [f"## {table.title}\n\n{table.markdown()}\n" for table in shown]
+    if left_out:
+        titles = "\n".join(f"- {kind.title}: {kind.command}" for kind in left_out)
+        sections.append("## Not in these folders\n\nThe project's own experiments, and what makes "
+                        f"their records:\n\n{titles}\n")
     latex = [LATEX_PREAMBLE, *(table.latex() for table in shown)]
     write_alone(folder / "tables.md", "\n".join(sections))
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")

@@ -105,9 +105,9 @@ def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, f
     """Decodes file i into images[i], in as many threads as there are cores.
 
     images (N, channels, side, side) uint8. facts (N, FACTS) float32: `cropped`, `brightest`,
-    `clipped` and `is_deep` of each image; only rows with NaN are decoded. Raises one UserError for all files that
-    cannot be read, with the first ten of them; the file `report` lists all. What was decoded stays
-    in `images` and `facts`, after Ctrl-C too.
+    `clipped` and `is_deep` of each image; only rows with NaN are decoded. Raises one UserError for
+    all files that cannot be read, with the first ten of them; the file `report` lists all. What was
+    decoded stays in `images` and `facts`, after Ctrl-C too.
     """
     to_do = facts.isnan().any(1).nonzero()[:, 0].tolist()
     decode_one = partial(_decode_row, files, images, facts, fit, pixel_range)
@@ -145,7 +145,8 @@ OF_THE_KEY = "the range is that of the delivery and stays with its key: convert 
 def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
           is_of_key: bool = False) -> list[str]:
     """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or of
-    which all of one depth are dark. `is_of_key`: the range is that of a delivery and cannot be chosen."""
+    which all of one depth are dark. `is_of_key`: the range is that of a delivery and cannot be
+    chosen."""
     lines = []
     if not len(facts):
         return lines
