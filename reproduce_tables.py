@@ -97,7 +97,10 @@ TABLES = [                          # in the order of tables.md
     TableKind("runs", "Every training run", accuracy.make_each_run, "runs", TRAINING),
 ]
 # In pages alone.
-PAGES_ALONE = [TableKind("verdict", "Verdict", make_verdict)]
+PAGES_ALONE = [
+    TableKind("verdict", "Verdict", make_verdict),
+    TableKind("accuracy_short", "Test accuracy", accuracy.make_accuracy_short, "runs", TRAINING),
+]
 
 
 def main():

@@ -44,21 +44,33 @@ def commands_in_sentences(page: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"`((?:python|make) [^`]+)`", text)))
 
 
-def commands(block: str, cwd: Path) -> list[list[str]]:
-    """The arguments of each `python …` in a block, after loops and variables are expanded."""
-    function = "python() { printf 'PYTHON '; printf '%q ' \"$@\"; printf '\\n'; }\n"
-    done = subprocess.run(["bash", "-eu", "-c", function + block], cwd=cwd, capture_output=True,
-                          text=True, check=True)
-    lines = [line.removeprefix("PYTHON ") for line in done.stdout.splitlines()]
-    return [shlex.split(line) for line in lines]
+# In place of the program: asks for the step with a line, and takes its status from another one.
+ASK = """python() {
+    printf 'PYTHON '; printf '%q ' "$@"; printf '\\n'
+    read -r status
+    return "$status"
+}
+"""
 
 
-def type_in(block: str, cwd: Path, settings: tuple = ()) -> str:
-    """Runs a block's commands in a folder; `settings` stand for an edited parameter.py. Gives all
-    that was printed, and fails where a command does."""
+def type_in(block: str, cwd: Path, settings: tuple = (), until: str = "") -> str:
+    """Runs a block in a shell, in a folder; `settings` stand for an edited parameter.py. Gives all
+    that was printed, and fails where a command does. Stops before the first call of a script
+    `until`, as Ctrl-C would."""
     printed = []
-    for script, *arguments in commands(block, cwd):
-        result = run(script, *arguments, settings=settings, cwd=cwd)
-        assert result.status == 0, (script, arguments, result.err)
-        printed.append(result.out + result.err)
+    shell = subprocess.Popen(["bash", "-eu", "-c", ASK + block], cwd=cwd, text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with shell:
+        for line in shell.stdout:
+            if not line.startswith("PYTHON "):
+                continue
+            script, *arguments = shlex.split(line.removeprefix("PYTHON "))
+            if script == until:
+                shell.terminate()
+                break
+            result = run(script, *arguments, settings=settings, cwd=cwd)
+            assert result.status == 0, (script, arguments, result.err)
+            printed.append(result.out + result.err)
+            print(0, file=shell.stdin, flush=True)
+    assert until or shell.returncode == 0
     return "\n".join(printed)

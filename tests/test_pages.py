@@ -104,13 +104,22 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
     table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
     for words in ("κ = 1", "κ = 3", "κ = 12", "s = 8", "2 seeds"):
         assert words in table
-    assert len(list((tmp_path / "data" / "provider" / "keys").iterdir())) == 8
+    assert len(list(tmp_path.glob("data/*/*/provider/keys/*"))) == 8
 
 
-def test_the_sweep_of_the_readme(tmp_path):
-    type_in(block_of("README.md", "sweep"), tmp_path, TINY)
+def test_a_stopped_sweep_continues_and_draws_no_key_again(tmp_path):
+    sweep = block_of("README.md", "sweep")
+    type_in(sweep, tmp_path, TINY, until="train_with_ac.py")
+    keys = list(tmp_path.glob("data/kappa-1/provider/keys/*"))
+    printed = type_in(sweep, tmp_path, TINY)
+    assert "no plain network to compare with" not in printed
     table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
     assert "κ = 12" in table
+    assert list(tmp_path.glob("data/kappa-1/provider/keys/*")) == keys
+    assert len(list(tmp_path.glob("results_of_mine/*.json"))) == 4
+    type_in(sweep, tmp_path, TINY)                       # nothing is left to do
+    assert len(list(tmp_path.glob("data/*/provider/keys/*"))) == 3
+    assert len(list(tmp_path.glob("results_of_mine/*.json"))) == 4
 
 
 def test_augmentation_behind_aug_conv(tmp_path):

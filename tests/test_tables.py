@@ -467,9 +467,15 @@ def test_plain_runs_alone_have_a_row_and_name_missing_commands():
         "train_no_ac.py", "train_no_ac.py --standardise")]
 
 
-def test_weight_decay_is_named_where_it_differs():
+def test_weight_decay_is_named_where_it_is_not_as_in_the_authors_scripts():
     same = [training_run("pretrained_frozen", 0.7), training_run("with_ac", 0.6)]
     assert "weight decay" not in accuracy.make_accuracy(results_of(*same)).rows[0][4]
+    plain = training_run("pretrained", 0.5, weight_decay=5e-6)     # ten times that of the others
+    [row] = accuracy.make_accuracy(results_of(plain, *same)).rows
+    assert row[2:5] == ["50.00%", "70.00%", "60.00%"]
+    plain = training_run("pretrained", 0.5, weight_decay=1e-6)
+    [row] = accuracy.make_accuracy(results_of(plain, *same)).rows
+    assert row[2] == "50.00%, weight decay 1e-06"
     other = training_run("pretrained_frozen", 0.7, weight_decay=5e-6)
     [row] = accuracy.make_accuracy(results_of(other, same[1])).rows
     assert row[3:5] == ["70.00%, weight decay 5e-06", "60.00%, weight decay 5e-07"]

@@ -4,10 +4,10 @@ from experiments.tables.reading import Results, TrainingRun, machine_in_words
 from experiments.tables.rows import (
     CONTROLS,
     Row,
-    decays_differ,
     describe_accuracy,
     describe_morphing,
     group_in_rows,
+    has_usual_decays,
     partners_left_out,
     title_of,
 )
@@ -20,31 +20,51 @@ DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
 def make_accuracy(results: Results) -> Table:
     """Test accuracy of each network; a missing run names its command."""
     rows = group_in_rows(results.runs)
+    return accuracy_table(rows, "not measured yet: `{}`", accuracy_note(results, rows))
+
+
+def make_accuracy_short(results: Results) -> Table:
+    """The same for the README: rows with Aug-Conv come first, a missing run names no command, and
+    the note is short."""
+    rows = group_in_rows(results.runs)
+    with_aug_conv = [row for row in rows if row.runs["with_ac"]]
+    without = [row for row in rows if not row.runs["with_ac"]]
+    note = " ".join([*ROWS_AND_DECAYS, *MORPHING_AND_SEEDS])
+    return accuracy_table([*with_aug_conv, *without], "not measured", note)
+
+
+ROWS_AND_DECAYS = [
+    "Runs in a row agree in all settings and data but seed, key and frozen layer.",
+    "The plain network's weight decay is ten times that of the others, as in the authors' scripts, "
+    "or the same; cells name it where it is neither."]
+MORPHING_AND_SEEDS = [
+    "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core was drawn; "
+    "what is not as in the paper.",
+    "± is the standard deviation over seeds; without it, there was one seed."]
+
+
+def accuracy_table(rows: list[Row], missing: str, note: str) -> Table:
+    """`missing`: what stands in the place of a run that is not there; {} is its command."""
     cells = []
     for row in rows:
-        name_decay = decays_differ(row)
         networks = []
         for name in RUNS:
-            accuracy = describe_accuracy(row.runs[name], name_decay)
-            networks.append(accuracy or why_missing(row, name))
+            accuracy = describe_accuracy(row.runs[name], not has_usual_decays(row))
+            networks.append(accuracy or why_missing(row, name, missing))
         cells.append([row.setting, row.morphed, *networks])
     header = ["setting", "morphing", *(kind.title for kind in RUNS.values())]
-    return Table("Test accuracy after the last epoch.", header, cells, accuracy_note(results, rows))
+    return Table("Test accuracy after the last epoch.", header, cells, note)
 
 
-def why_missing(row: Row, name: str) -> str:
+def why_missing(row: Row, name: str, missing: str) -> str:
     """What stands in the place of an accuracy of a network (a key of RUNS)."""
     if name in CONTROLS and row.augment != "none":
         return "augmentation needs Aug-Conv"
-    return f"not measured yet: `{RUNS[name].command}`"
+    return missing.format(RUNS[name].command)
 
 
 def accuracy_note(results: Results, rows: list[Row]) -> str:
-    notes = ["Runs in a row agree in all settings and data but seed, key and frozen layer; the "
-             "weight decay is named where it differs.",
-             "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core "
-             "was drawn; what is not as in the paper.",
-             "± is the standard deviation over seeds; without it, there was one seed."]
+    notes = [*ROWS_AND_DECAYS, *MORPHING_AND_SEEDS]
     if any(not row.runs[name] for row in rows for name in row.runs):
         notes.append("Where something is not measured yet, the step that measures it is named: it "
                      "needs the settings of the row, and `--results_dir`. FILE is the first layer "

@@ -1,6 +1,7 @@
 """Puts training runs that may be compared into rows, and says in words what rows differ in."""
 
 import json
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -232,6 +233,14 @@ def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
     return "; ".join(parts)
 
 
-def decays_differ(row: Row) -> bool:
-    decays = {run.settings["weight_decay"] for runs in row.runs.values() for run in runs}
-    return len(decays) > 1
+def has_usual_decays(row: Row) -> bool:
+    """Whether all networks of a row have the same weight decay, or the plain network its own and
+    the others a tenth of it, as the authors' scripts do."""
+    plain = {run.settings["weight_decay"] for run in row.runs["pretrained"]}
+    others = {run.settings["weight_decay"] for name, runs in row.runs.items()
+              if name != "pretrained" for run in runs}
+    if len(plain | others) <= 1:
+        return True
+    if len(plain) != 1 or len(others) != 1:
+        return False
+    return math.isclose(plain.pop(), 10 * others.pop())
