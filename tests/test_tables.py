@@ -888,6 +888,19 @@ def test_tables_between_marks():
         marks.fill_page("<!-- table u -->\n\n<!-- /table -->", {"t": table}, {})
 
 
+@pytest.mark.parametrize("start, end", [
+    ("<!-- table kappa -->", "<!-- /table -->"),
+    ("<!-- figure kappa kappa What it shows -->", "<!-- /figure -->"),
+    ("<!-- lines demo/x demo lines -->", "<!-- /lines -->")])
+def test_marks_with_nothing_between_them_leave_the_rest_of_the_page(start, end):
+    page = f"{start}\n{end}\nwords\n{start}\nold\n{end}\n"
+    table = Table("", ["a"], [["1"]])
+    filled = marks.fill_page(page, {"kappa": table}, {"demo/x": {"demo": {"lines": ["one"]}}})
+    assert f"{end}\nwords\n{start}\n" in filled and "old" not in filled
+    assert filled.count(start) == filled.count(end) == 2
+    assert not filled.startswith(f"{start}\n{end}")
+
+
 def test_figures_between_marks():
     page = "x\n<!-- figure across attack_matrix What it shows -->\nold\n<!-- /figure -->\ny"
     undrawn = marks.fill_page(page, {}, {})

@@ -29,7 +29,14 @@ from experiments.tables.reading import (
     command_of,
     machine_in_words,
 )
-from experiments.tables.rows import DATASET_TITLES, Row, describe_accuracy, group_in_rows, summarise
+from experiments.tables.rows import (
+    DATASET_TITLES,
+    Row,
+    describe_accuracy,
+    group_in_rows,
+    list_controls,
+    summarise,
+)
 from experiments.tables.table import Table, write_number
 
 NOT_MEASURED = "not measured"
@@ -356,13 +363,22 @@ def write_report(results: Results) -> str:
                                recognisable=f"{RECOGNISABLE:.0f}")
 
 
+WITHOUT_AUG_CONV = (
+    "What a network learns from morphed images alone, and what an adversary gets from them:\n\n"
+    "![Accuracy without Aug-Conv, and images re-identified, by the side of the core]"
+    "(figures/without_aug_conv.png)")
+
+
 def describe_morphed_alone(results: Results) -> str:
     """What morphed images alone give away at κ = 1, in tables; or the command that measures it."""
     if "attack_matrix" not in results.records:
         return f"Not measured yet: `{EXPERIMENTS['attack_matrix']}`."
     at_kappa_1 = make_public_images(results).first(len(CORES), "[tables.md](tables.md)")
     tables = [at_kappa_1, make_across(results)]
-    return "\n\n".join(table.markdown() for table in tables if table.rows)
+    parts = [table.markdown() for table in tables if table.rows]
+    if list_controls(group_in_rows(results.runs)):
+        parts.append(WITHOUT_AUG_CONV)
+    return "\n\n".join(parts)
 
 
 def show_accuracy(results: Results) -> str:

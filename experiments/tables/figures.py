@@ -33,6 +33,7 @@ from experiments.tables.rows import (
     describe_accuracy,
     describe_morphing,
     group_in_rows,
+    list_controls,
     summarise,
 )
 from experiments.tables.table import write_number
@@ -244,16 +245,6 @@ def describe_core(data: dict) -> str:
 
 
 # -- What morphed images alone give to a network, and to an adversary
-
-def list_controls(rows: list[Row]) -> list[Row]:
-    """The rows with a network trained without Aug-Conv, of the setting that has most of them."""
-    by_setting: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.runs["no_ac"]:
-            by_setting.setdefault(row.setting, []).append(row)
-    most = max(by_setting.values(), key=len, default=[])
-    return most if len(most) > 1 else []
-
 
 def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     """Accuracy of networks without Aug-Conv, and images re-identified from morphed images alone,

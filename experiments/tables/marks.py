@@ -25,10 +25,10 @@ from experiments.tables.table import Table, write_number
 VALUE = re.compile(r"(?P<start><!-- value (?P<words>[^>]+?) -->).*?(?P<end><!-- /value -->)",
                    re.DOTALL)
 TABLE = re.compile(r"(?P<start><!-- table (?P<name>\w+)(?: (?P<rows>\d+))? -->\n).*?"
-                   r"(?P<end>\n<!-- /table -->)", re.DOTALL)
+                   r"(?P<end><!-- /table -->)", re.DOTALL)
 FIGURE = re.compile(r"(?P<start><!-- figure (?P<name>\w+) (?P<record>\S+) (?P<words>[^>]+?) -->\n)"
-                    r".*?(?P<end>\n<!-- /figure -->)", re.DOTALL)
-LINES = re.compile(r"(?P<start><!-- lines (?P<words>[^>]+?) -->\n).*?(?P<end>\n<!-- /lines -->)",
+                    r".*?(?P<end><!-- /figure -->)", re.DOTALL)
+LINES = re.compile(r"(?P<start><!-- lines (?P<words>[^>]+?) -->\n).*?(?P<end><!-- /lines -->)",
                    re.DOTALL)
 CHOICES = {"least": min, "most": max, "total": sum}
 ALL_ROWS = "results/tables.md"      # has every row of every table
@@ -53,14 +53,14 @@ def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict
         if mark["rows"]:
             link = posixpath.relpath(ALL_ROWS, folder or ".")
             table = table.first(int(mark["rows"]), f"[{ALL_ROWS}]({link})")
-        return mark["start"] + table.markdown() + mark["end"]
+        return f"{mark['start']}{table.markdown()}\n{mark['end']}"
 
     def put_figure(mark: re.Match) -> str:
         if mark["name"] in figures:
             link = posixpath.relpath(f"{FIGURES}/{mark['name']}.png", folder or ".")
-            return f"{mark['start']}![{mark['words']}]({link}){mark['end']}"
+            return f"{mark['start']}![{mark['words']}]({link})\n{mark['end']}"
         command = find_command(mark["record"])
-        return f"{mark['start']}Not drawn yet: `{command}`.{mark['end']}"
+        return f"{mark['start']}Not drawn yet: `{command}`.\n{mark['end']}"
 
     def put_value(mark: re.Match) -> str:
         return mark["start"] + find_value(mark["words"], records) + mark["end"]
@@ -70,7 +70,7 @@ def fill_page(page: str, tables: Mapping[str, Table], records: Mapping[str, dict
         lines = [f"not measured yet: {find_command(name)}"]
         if name in records:
             lines = find_items(mark["words"], path, records[name])
-        return "\n".join([f"{mark['start']}```", *lines, f"```{mark['end']}"])
+        return "\n".join([f"{mark['start']}```", *lines, "```", mark["end"]])
 
     page = TABLE.sub(put_table, page)
     page = FIGURE.sub(put_figure, page)

@@ -140,6 +140,16 @@ def order_of_morphing(morphing: dict | None) -> tuple:
     return (unusual, morphing != PAPER_MORPHING, morphing["tile"], kappa, as_key(morphing))
 
 
+def list_controls(rows: list[Row]) -> list[Row]:
+    """The rows with a network trained without Aug-Conv, of the setting that has most of them."""
+    by_setting: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.runs["no_ac"]:
+            by_setting.setdefault(row.setting, []).append(row)
+    most = max(by_setting.values(), key=len, default=[])
+    return most if len(most) > 1 else []
+
+
 def title_of(setting: dict) -> str:
     dataset = DATASET_TITLES.get(setting["dataset"], setting["dataset"])
     model = re.sub(r"^vgg(\d+)$", r"VGG-\1", setting["model"])
