@@ -29,7 +29,7 @@ from attacks.view import (
     to_pixels,
     value_range,
 )
-from images.arrays import open_array
+from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
@@ -43,7 +43,7 @@ from utils.launch import require_one_process
 from utils.memory import require_memory
 from utils.owners import adopt
 from utils.parameter_file import parameter_file
-from utils.plots import draw, rows_png, stretch
+from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.provenance import provenance
 from utils.records import delivered_data, split_digest, to_json
 
@@ -63,6 +63,8 @@ def main(p):
     looked_at = "scored and shown" if p.score else "looked at (--score measures the success)"
     print(f"{len(view.all_morphed)} images under attack, {len(view.morphed)} of them {looked_at}; "
           f"published chance of success: {PUBLISHED_CHANCE}")
+    print(f"these are the delivered test images; a developer also holds {delivery.train_images} "
+          "training images, which are not attacked here")
     with user_errors():
         recovery = adversary.recover(view, truth)
         tell("Aug-Conv's feature maps of them", recovery.report["look"])
@@ -143,27 +145,33 @@ def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
 
 
 def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
-    """The images of the --public folder or data set, (N, *shape) uint8; none: the training images.
+    """The images of --public, (N, *shape): a folder of image files, an array (or a folder with
+    train.npy), or a data set by name. Without it, the training images.
 
     Raises UserError where there are no such images.
     """
     if not p.public:
         train = load_images(p, "train")
-        if train.facts is not None:
-            warn_of_loss(train.facts, p.pixel_range)
+        if train.from_files is not None:
+            warn_of_loss([train.from_files], p.pixel_range)
         return train.images
-    require_same_scale(p)
     folder = Path(p.public).expanduser()
+    if folder.suffix == ".npy":
+        return read_array_images(folder, shape)
+    if (folder / "train.npy").exists():
+        return read_array_images(folder / "train.npy", shape)
+    require_same_scale(p)
     if folder.is_dir():
         files, _ = list_images(folder)
         if not files:
             raise UserError(f"{folder} holds no images: choose another --public folder")
         found = read_image_files(files, shape, p.image_fit, p.pixel_range,
                                  Path(p.data_dir) / "decoded" / "public", "public")
-        warn_of_loss(found.facts, p.pixel_range)
+        warn_of_loss([found], p.pixel_range)
         return found.images
     if p.public not in DATASETS or p.public in ("folder", "arrays"):
-        raise UserError(f"--public {p.public} is neither a folder nor a data set by name")
+        raise UserError(f"--public {p.public} is neither a folder, an array (.npy) nor a data set "
+                        "by name")
     own_side = 0 if DATASETS[p.public].torchvision else shape[1]
     public = replace(p, dataset=p.public, train_limit=0, image_size=own_side, channels=shape[0],
                      dataset_dir=where_data_sets_are(p))
@@ -183,7 +191,7 @@ def require_same_scale(p):
     dtype = open_array(Path(p.dataset_dir) / "train.npy").dtype
     if dtype != "uint8":
         raise UserError(f"the images of --public have 8 bits, but the arrays of {p.dataset_dir} "
-                        f"hold {dtype}: leave --public out")
+                        f"hold {dtype}: leave --public out, or give it an array (.npy)")
 
 
 def where_data_sets_are(p) -> str:
@@ -256,22 +264,29 @@ def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[
 
 def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
-    words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["nothing"]
+    words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["not tried"]
     if "unexplained" in report and "images_from" not in report:
         words.append(f"images whose features are right to {report['unexplained']:.1e}")
     if "channels_right" in report:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
         words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
-                     f"{report['exact']:.2%} of the values exact")
+                     f"{report['exact']:.2%} of the values exact to 8 bits")
     if "reidentified" in report:
         words.append(f"{report['reidentified']:.1%} of all test images re-identified")
         if report.get("reidentified_mirrored", 0) > report["reidentified"]:
             words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
     if "mean_image" in report:
-        words.append(f"the mean public image alone {report['mean_image']['psnr']:.1f} dB")
+        mean = report["mean_image"]["psnr"]
+        words.append(f"the mean public image alone {mean:.1f} dB")
+        if "psnr" in report and report["psnr"] <= mean:
+            words.append("so nothing was found that is better than it")
     if "starts" in report:
         words.append(f"{report['agreeing']} of {report['starts']} starts agree")
+    up_to_colour = report.get("up_to_colour")
+    if "failed" in report and up_to_colour:
+        words.append("images up to a mixture of their channels, "
+                     f"PSNR {up_to_colour['psnr']:.1f} dB under the best one; it was not found")
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
@@ -283,12 +298,14 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
     shown = evenly_spaced(len(view.morphed), SHOWN)
     morphed = view.geometry.as_images(view.morphed[shown])
     brightest = recovery.features.var((0, 2, 3)).argmax()
+    note = channels_shown(morphed)
+    which = f" ({note})" if note else ""
     rows: list[tuple[str, Tensor]] = []
     mean, std = scale_of_pixels(view.geometry.mean, view.geometry.std, view.low, view.high)
     if truth is not None:
         mean, std = truth.mean, truth.std
-        rows.append(("original, private", truth.pixels[shown]))
-    rows.append(("morphed: what is handed over", stretch(morphed)))
+        rows.append((f"original, private{which}", truth.pixels[shown]))
+    rows.append((f"morphed: what is handed over{which}", stretch(morphed)))
     rows.append(("one of Aug-Conv's feature maps",
                  stretch(recovery.features[shown, brightest][:, None])))
     for title, finding in (
@@ -298,7 +315,7 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
         if finding.images is not None:
             images = finding.images[shown]
             words = f"failed: {title}" if "failed" in finding.report else title
-            rows.append((words, to_pixels(images, mean, std)))
+            rows.append((words + which, to_pixels(images, mean, std)))
     return rows_png(rows, zoom=3)
 
 

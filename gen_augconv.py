@@ -22,6 +22,7 @@ from images.datasets import (
     image_shape,
     load_sets,
     settings_of_images,
+    warn_of_another_scale,
 )
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
@@ -66,6 +67,7 @@ def main(p):
             aug_conv = compose(layer, key, order)
             mirrored = compose(layer, key, order, mirrored=True) if p.mirrored else None
         sets = load_sets(p)
+        warn_of_another_scale(sets["train"].images, first.mean, first.std)
         sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
                    for split, images in sets.items()}
         morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)

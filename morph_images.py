@@ -6,6 +6,7 @@ the files stay in data/provider/names-<name>.csv, unless --show_names hands them
 morphs nothing: it lists the keys.
 """
 
+import csv
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from images.arrays import read_array_images
 from images.cache import read_image_files, warn_of_loss
-from images.datasets import Prepared
+from images.datasets import Prepared, warn_of_another_scale
 from images.folders import list_images, shown
 from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
@@ -42,9 +43,10 @@ def main(p):
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
     geometry = last.geometry
     found = find_images(p, last)
-    require_same_scale(found.images, last)
+    require_same_dtype(found.images, last)
+    warn_of_another_scale(found.images, geometry.mean, geometry.std)
     names_file = provider / f"names-{p.name}.csv"
-    refuse_taken_name(names_file, p.name, found.names)
+    refuse_taken_name(names_file, found.names)
     source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
     new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
     if (new.folder / "manifest.json").exists():
@@ -58,7 +60,7 @@ def main(p):
             write_morphed(new, "morphed.npy", source, morpher)
             if found.labels is not None:
                 new.save("labels.npy", partial(np.save, arr=found.labels.numpy()))
-            numbers = number_images(p.name, len(found.names))
+            numbers = number_images(p.name, key.id, len(found.names))
             names = found.names if p.show_names else numbers
             new.note(**asdict(geometry), scale=morpher.scale, names=names,
                      classes=last.classes)
@@ -72,7 +74,7 @@ def main(p):
               "to withhold labels, move the images elsewhere and run this again")
 
 
-def require_same_scale(images: Tensor, last: LastDelivery):
+def require_same_dtype(images: Tensor, last: LastDelivery):
     """Raises UserError where images are of another dtype than the delivered ones: what is black and
     white in them differs."""
     if dtype_name(images) != last.image_dtype:
@@ -81,20 +83,22 @@ def require_same_scale(images: Tensor, last: LastDelivery):
                         "scale")
 
 
-def refuse_taken_name(path: Path, query: str, names: list[str]):
+def refuse_taken_name(path: Path, names: list[str]):
     """Raises UserError where an earlier query of this name has other files: its predictions would
     be read under the names of these. `path`: the table of that query's names."""
-    table = names_csv(number_images(query, len(names)), names)
-    if path.exists() and path.read_text(encoding="utf-8") != table:
+    if not path.exists():
+        return
+    if names_in(path.read_text(encoding="utf-8")) != names_in(names_csv(names, names)):
         raise UserError(f"the --name is taken: {path} has the names of other files, and their "
                         "predictions would be read as those of these; choose another --name, or "
                         "delete that table if it is needed no more")
 
 
-def number_images(query: str, count: int) -> list[str]:
-    """What the developer sees in place of the names: the query's name and a number from 0. With the
-    query's name, the predictions of one query are never read under another's names."""
-    return [f"{query}-{i}" for i in range(count)]
+def number_images(query: str, key_id: str, count: int) -> list[str]:
+    """What the developer sees in place of the names: the query's name, the start of the key's id,
+    and a number from 0. So predictions are never read under the names of another query's images,
+    nor of another provider's."""
+    return [f"{query}-{key_id[:8]}-{i}" for i in range(count)]
 
 
 def keep_names(path: Path, numbers: list[str], names: list[str], handed_over: bool):
@@ -142,7 +146,7 @@ def find_images(p, last: LastDelivery) -> Found:
     labels = find_labels(files, last.classes)
     decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
                                p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
-    warn_of_loss(decoded.facts, p.pixel_range, is_of_key=True)
+    warn_of_loss([decoded], p.pixel_range, is_of_key=True)
     return Found(decoded.images, names, labels)
 
 
@@ -161,7 +165,9 @@ def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
     if skipped:
         print(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
-        raise UserError(f"{', '.join(map(shown, paths))} holds no images")
+        arrays = [file for path in paths for file in path.rglob("*.npy")]
+        advice = f": an array is given by itself, --images {shown(arrays[0])}" if arrays else ""
+        raise UserError(f"{', '.join(map(shown, paths))} holds no image files{advice}")
     return files, names
 
 
@@ -184,6 +190,11 @@ def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:
 def names_csv(numbers: list[str], names: list[str]) -> str:
     """A line for each image: its number, as the developer sees it, and its name."""
     return to_csv([["file", "name"], *zip(numbers, names, strict=True)])
+
+
+def names_in(table: str) -> list[str]:
+    """The names in a table of names_csv, as they stand there."""
+    return [row[1] for row in csv.reader(table.splitlines())]
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def read_queries(p, delivery: Delivery) -> Queries:
     if query.geometry.key != delivery.geometry.key:
         raise UserError(f"{query.folder} was morphed with key {query.geometry.key}, but "
                         f"{delivery.folder} is of key {delivery.geometry.key}: name the --delivery "
-                        f"of {query.geometry.key}, or ask the provider to morph with --key "
+                        f"of {query.geometry.key} (its manifest.json has the key). If both keys "
+                        "are one provider's, it can also morph the query with --key "
                         f"{delivery.geometry.key}")
     if query.geometry != delivery.geometry:
         raise UserError(f"{query.folder} was morphed for another delivery than {delivery.folder}: "

@@ -161,20 +161,19 @@ def has_records(needs: str, results: Results) -> bool:
     return not needs or needs in results.records
 
 
-def is_of_experiment(kind: TableKind) -> bool:
-    """Whether a table needs other records than those of training runs."""
-    return kind.needs not in ("", "runs")
-
-
 def write_output(folder: Path, results: Results, tables: dict[str, Table], report: str,
                  is_own: bool):
-    """Writes tables, report and figures. Tables of the project's own experiments that have no
-    record are left out where the records are a person's own, and named at the end."""
+    """Writes tables, report and figures.
+
+    Where the records are a person's own, formulas of the paper's setting are left out, and so are
+    tables of the project's own experiments that have no record. These are named at the end.
+    """
     shown, left_out = [], []
     for kind in TABLES:
-        if is_own or tables[kind.name].rows or not is_of_experiment(kind):
+        has_own_records = kind.needs and has_records(kind.needs, results)
+        if is_own or kind.needs == "runs" or has_own_records:
             shown.append(tables[kind.name])
-        else:
+        elif kind.needs:                                 # and is no formula
             left_out.append(kind)
     sections = [f"## {table.title}\n\n{table.markdown()}\n" for table in shown]
     if left_out:
@@ -186,7 +185,7 @@ def write_output(folder: Path, results: Results, tables: dict[str, Table], repor
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")
     write_alone(folder / "REPRODUCTION.md", report)
     write_alone(folder / "analysis.json", to_json(asdict(compute_overheads())))
-    for name, picture in figures.draw_figures(results).items():
+    for name, picture in figures.draw_figures(results, is_own).items():
         write_alone(folder / "figures" / f"{name}.png", picture)
 
 

@@ -42,7 +42,7 @@ from utils.training import (
 def main(p):
     folder = Path(p.data_dir) / "developer"
     folders = [Path(name) for name in p.delivery] or [Path(p.data_dir) / "delivery"]
-    deliveries = read_deliveries(folders)
+    deliveries = read_deliveries(folders, folder / "first_layer.pt")
     first = deliveries[0]
     with joined_processes(p) as context:
         say(*(d.describe() for d in deliveries), sep="\n")

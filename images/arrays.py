@@ -62,6 +62,10 @@ def read_array_images(path: Path, shape: tuple[int, int, int]) -> Tensor:
     if the file is not such an array, or if its numbers are not finite in float32.
     """
     array = open_array(path)
+    channels, side, _ = shape
+    if channels > 1 and array.shape in ((channels, side, side), (side, side, channels)):
+        raise UserError(f"{shown(path)} is one image, but an array of images is needed: save "
+                        "array[None]")
     found = image_shape_of(path, array.shape)
     if found != tuple(shape):
         raise UserError(f"{shown(path)} has images of {words(found)}, but {words(shape)} are "

@@ -29,11 +29,13 @@ class Kept(NamedTuple):
 
 
 class FromFiles(NamedTuple):
-    """images (N, channels, side, side) uint8, the digest of all pixels, and facts (N, FACTS)."""
+    """images (N, channels, side, side) uint8, the digest of all pixels, facts (N, FACTS), and the
+    files."""
 
     images: Tensor
     digest: str
     facts: Tensor
+    files: list[Path]
 
 
 def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
@@ -55,7 +57,7 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
     path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
     kept = read_kept(path)
     if kept is not None and kept.keys == keys and not kept.facts.isnan().any():
-        return FromFiles(kept.images, kept.digest, kept.facts)
+        return FromFiles(kept.images, kept.digest, kept.facts, files)
 
     try:
         # Zeros, so that the disk has room for all rows before the first is decoded.
@@ -76,14 +78,17 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
             os.replace(temporary(path), path)
     finally:
         temporary(path).unlink(missing_ok=True)          # if the disk is full
-    return FromFiles(map_images(path), digest, facts)
+    return FromFiles(map_images(path), digest, facts, files)
 
 
-def warn_of_loss(facts: Tensor, pixel_range: tuple[float, float] | None, is_of_key: bool = False):
-    """Warns, a line each, of what images of these facts lose; once under torchrun. `is_of_key`: the
-    range is that of a delivery and cannot be chosen."""
+def warn_of_loss(found: list[FromFiles], pixel_range: tuple[float, float] | None,
+                 is_of_key: bool = False):
+    """Warns, a line each, of what images lose; once under torchrun. `is_of_key`: the range is that
+    of a delivery and cannot be chosen."""
     if rank() == 0:
-        for line in hints(facts, pixel_range, is_of_key):
+        facts = torch.cat([images.facts for images in found])
+        files = [file for images in found for file in images.files]
+        for line in hints(facts, files, pixel_range, is_of_key):
             warn(line)
 
 

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from images import shapes
 from images.arrays import array_shape, read_arrays
-from images.cache import read_image_files, warn_of_loss
-from images.digests import data_digest
+from images.cache import FromFiles, read_image_files, warn_of_loss
+from images.digests import data_digest, find_shared
 from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
 from parameter import Parameters
-from utils.devices import first_process_first, say
-from utils.errors import UserError
+from utils.devices import first_process_first, rank, say
+from utils.errors import UserError, warn
 from utils.examples import take_rows
 from utils.first_layers import FirstLayer
 from utils.memory import require_memory, shapes_bytes
@@ -28,6 +28,8 @@ from utils.names import told_apart
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
+LOOKED_AT = 256                     # images whose scale is compared with the first layer's
+FAR, FAR_BELOW = 5, 50              # from mean 0, times standard deviation 1 or more, or less
 FLOAT32_STEP = 2.0 ** -23                                # between neighbouring numbers, relative
 CLASSES_SHOWN = 20                                       # in a line that counts their images
 UNEQUAL = 2                         # times as many images in the largest class as in the smallest
@@ -76,13 +78,13 @@ def settings_of_images(p: Parameters, first: FirstLayer) -> dict:
 class Images(NamedTuple):
     """images (N, α, m, m), uint8 but for arrays, perhaps read from the disk as they are used;
     labels (N) int64; names of classes; digest: SHA-256 of the images, "" if nobody asks for it;
-    facts (N, FACTS): of image files, what decoding them cost."""
+    from_files: what is known of image files."""
 
     images: Tensor
     labels: Tensor
     classes: list[str]
     digest: str = ""
-    facts: Tensor | None = None
+    from_files: FromFiles | None = None
 
 
 def dataset_name(p: Parameters) -> str:
@@ -130,14 +132,22 @@ def _shape_of_arrays(p: Parameters) -> tuple[int, int, int]:
 
 
 def load_sets(p: Parameters) -> dict[str, Images]:
-    """The images of both splits, `train` and `test`; warns once of what image files lose.
+    """The images of both splits, `train` and `test`; warns once of what image files lose, and of
+    a person's own test images that are training images too.
 
     Raises UserError if they are not available, with what to do.
     """
     sets = {split: load_images(p, split) for split in ("train", "test")}
-    facts = [images.facts for images in sets.values() if images.facts is not None]
-    if facts:
-        warn_of_loss(torch.cat(facts), p.pixel_range)
+    train, test = sets["train"], sets["test"]
+    if train.from_files is not None:
+        warn_of_loss([train.from_files, test.from_files], p.pixel_range)
+    if p.dataset in ("folder", "arrays") and rank() == 0:
+        shared = find_shared(test.images, train.images)
+        if shared:
+            files = test.from_files.files if test.from_files else None
+            example = f"number {shared[0]}" if files is None else shown(files[shared[0]])
+            warn(f"{len(shared)} of {len(test.images)} test images are also training images, such "
+                 f"as {example}: accuracy on them says little")
     return sets
 
 
@@ -199,7 +209,7 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     chosen = subset(labels, limit_of(p, split), split, tree.classes)
     files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
     found = read_image_files(files, shape, p.image_fit, p.pixel_range, _decoded_folder(p), split)
-    return Images(found.images, labels[chosen], tree.classes, found.digest, found.facts)
+    return Images(found.images, labels[chosen], tree.classes, found.digest, found)
 
 
 def _decoded_folder(p: Parameters) -> Path:
@@ -323,6 +333,19 @@ def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     else:
         std[std <= FLOAT32_STEP * mean.abs()] = 1
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def warn_of_another_scale(images: Tensor, mean: tuple, std: tuple):
+    """Warns where images (N, α, m, m) are far from mean 0 and standard deviation 1 once they are
+    normalised by the first layer's `mean` and `std`; once under torchrun."""
+    step = max(1, len(images) // LOOKED_AT)
+    some = normalise(take_rows(images, slice(None, None, step)), mean, std).double()
+    found_mean, found_std = float(some.mean()), float(some.std())
+    is_far = abs(found_mean) > FAR or not 1 / FAR_BELOW < found_std < FAR
+    if is_far and rank() == 0:
+        warn(f"normalised by the first layer's mean and standard deviation, these images have mean "
+             f"{found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and 1: they "
+             "seem to be on another scale than those of pretrain.py, which both need alike")
 
 
 @dataclass(frozen=True)

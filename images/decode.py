@@ -33,7 +33,7 @@ FACTS = 4                                                # of each image
 MANY_CROPPED = 1 / 3                                     # of an image's area
 MANY_CLIPPED = 1 / 10                                    # of the pixels of all images
 DARK = 256 / 8                                           # the brightest level of dark images
-LISTED = 10                                              # unreadable files in an error's line
+LISTED = 10                                              # files in a line, at most
 
 
 class Decoded(NamedTuple):
@@ -142,11 +142,11 @@ def _decode_row(files: list[Path], images: Tensor, facts: Tensor, fit: str,
 OF_THE_KEY = "the range is that of the delivery and stays with its key: convert these images to it"
 
 
-def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
+def hints(facts: Tensor, files: list[Path], pixel_range: tuple[float, float] | None = None,
           is_of_key: bool = False) -> list[str]:
-    """Lines about images (facts (N, FACTS)) that lose much to the crop or to pixel_range, or of
-    which all of one depth are dark. `is_of_key`: the range is that of a delivery and cannot be
-    chosen."""
+    """Lines about the images (facts (N, FACTS)) of N files that lose much to the crop or to
+    pixel_range, or of which all of one depth are dark. `is_of_key`: the range is that of a delivery
+    and cannot be chosen."""
     lines = []
     if not len(facts):
         return lines
@@ -162,14 +162,14 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
         lines.append(f"{clipped:.0%} of the pixels are outside pixel_range {low:g} to {high:g} and "
                      f"become black or white: {OF_THE_KEY if is_of_key else advice}")
     is_deep = facts[:, DEEP] > 0
-    deep, shallow = facts[is_deep], facts[~is_deep]
-    if len(deep) and len(shallow):
-        advice = "convert the files of one kind to the other"
-        for kind, words in (deep, "more than 8 bits"), (shallow, "8 bits"):
-            if is_dark(kind):
-                lines.append(f"the brightest pixel of the {len(kind)} images of {words} is below "
-                             "an eighth of the range, while "
-                             f"{len(facts) - len(kind)} have another depth: {advice}")
+    if is_deep.any() and not is_deep.all():
+        for chosen, words in (is_deep, "more than 8 bits"), (~is_deep, "8 bits"):
+            if is_dark(facts[chosen]):
+                names = [shown(files[i]) for i in chosen.nonzero()[:, 0].tolist()]
+                others = len(facts) - len(names)
+                lines.append(f"{in_short(names)} have {words} and no pixel above an eighth of the "
+                             f"range, and {others} of {len(facts)} files have another depth: "
+                             "convert the files of one kind to the other")
     elif is_dark(facts):
         advice = "--pixel_range LOW HIGH says which numbers are black and white"
         if is_of_key:
@@ -180,6 +180,12 @@ def hints(facts: Tensor, pixel_range: tuple[float, float] | None = None,
                       "`--pixel_range none` where they have 8 bits")
         lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
+
+
+def in_short(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more files" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def is_dark(facts: Tensor) -> bool:

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from images.arrays import read_array_images
-from images.datasets import dataset_name, image_shape, load_images, normalisation, normalise
+from images.datasets import (
+    dataset_name,
+    image_shape,
+    load_images,
+    normalisation,
+    normalise,
+    warn_of_another_scale,
+)
 from parameter import Parameters
 from utils.errors import UserError
 from utils.examples import take_rows
@@ -242,6 +249,18 @@ def test_an_array_as_images_to_predict(tmp_path):
         read_array_images(tmp_path / "first.npy", (3, 6, 6))
     np.save(tmp_path / "grey.npy", array[:, 0])
     assert read_array_images(tmp_path / "grey.npy", (1, 6, 6)).shape == (4, 1, 6, 6)
+
+
+@pytest.mark.parametrize("factor, shift, is_far", [
+    (1, 0, False), (3, 1, False), (1000, 0, True), (1, 20_000, True), (0.001, 0, True)],
+    ids=["as it was", "a little other", "another scale", "another zero", "a much smaller scale"])
+def test_images_on_another_scale_than_the_first_layers_are_told(capsys, factor, shift, is_far):
+    """Such as uint16 arrays of a provider, and float32 ones of the developer."""
+    normal = torch.from_numpy(np.random.default_rng(0).normal(0, 1, (9, 5, 6, 6)))
+    images = (factor * normal + shift).float()
+    warn_of_another_scale(images, (0.0,) * 5, (1 / 255,) * 5)
+    told = capsys.readouterr().err
+    assert ("seem to be on another scale than those of pretrain.py" in told) == is_far
 
 
 def test_batches_are_taken_as_training_takes_them(folder):

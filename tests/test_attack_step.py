@@ -207,6 +207,34 @@ def test_arrays_of_16_bits_are_scored_on_their_own_scale(deep, tmp_path):
     assert 0.05 < (picture < 128).mean() < 0.95
 
 
+def test_public_images_may_be_arrays_of_ones_own(deep, tmp_path):
+    """A file, or a folder with train.npy."""
+    pixels = draw_photographs(70, 8, seed=1).numpy().astype(np.uint16)
+    np.save(tmp_path / "train.npy", 100 * pixels + 7)
+    for public in (tmp_path, tmp_path / "train.npy"):
+        found = run("attack.py", "--score", "--public", public, "--results_dir", tmp_path / "out",
+                    settings=deep[1])
+        assert found.status == 0, found.err
+        result = json.loads((tmp_path / "out" / "attacks.json").read_text())
+        assert result["data_only"]["public_images"] == 70
+
+
+def test_what_a_blind_attack_leaves_open_is_said(deep):
+    """It has no 8 bits to find the colours by; images come back all the same."""
+    found = call("attack.py", "--score", settings=deep[1])
+    [line] = [line for line in found.out.splitlines() if "blind" in line]
+    assert "images up to a mixture of their channels, PSNR" in line
+    assert "of the values exact to 8 bits" in found.out
+    assert "these are the delivered test images; a developer also holds 64 training" in found.out
+
+
+def test_an_attack_that_is_no_better_than_the_mean_image_says_so(capsys):
+    report = {"seconds": 1.0, "psnr": 18.5, "ssim": 0.2, "exact": 0.01}
+    for mean, is_said in ((20.8, True), (12.0, False)):
+        attack.tell("morphed images alone", report | {"mean_image": {"psnr": mean}})
+        assert ("nothing was found that is better" in capsys.readouterr().out) == is_said
+
+
 def test_public_images_of_8_bits_are_no_match_for_arrays_of_16(deep, tmp_path):
     refused = run("attack.py", "--public", tmp_path, settings=deep[1])
     assert refused.status == 1 and "hold uint16: leave --public out" in refused.message

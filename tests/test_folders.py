@@ -28,7 +28,7 @@ def tree(tmp_path):
 
     for split in ("train", "test"):
         for kind in ("cat", "dog"):
-            put(f"{split}/{kind}/1.png")
+            put(f"{split}/{kind}/1.png", colour=(200, 100, 50 if split == "train" else 51))
     return put
 
 
@@ -160,13 +160,25 @@ def test_hints_are_said_whenever_the_images_are_used(tree, tmp_path, capsys):
 def test_what_both_sets_lose_is_said_once(tree, tmp_path, capsys):
     """Dark images, and then images that a range of numbers makes white."""
     for name in ("train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"):
-        tree(name, colour=(9, 8, 7))
+        tree(name, colour=(9, 8, len(name) % 2 + 6))
     load_sets(folder(tmp_path))
     [line] = capsys.readouterr().err.splitlines()
     assert "the brightest pixel of all images is below an eighth" in line
     load_sets(folder(tmp_path, pixel_range=(0.0, 5.0)))
-    [line] = capsys.readouterr().err.splitlines()
+    line, all_white = capsys.readouterr().err.splitlines()
+    assert "2 of 2 test images are also training images" in all_white
     assert line.startswith("warning: 100% of the pixels are outside pixel_range 0 to 5 ")
+
+
+def test_test_images_that_are_training_images_too_are_told(tree, tmp_path, capsys):
+    """Or accuracy on them would be reported as if they were new."""
+    load_sets(folder(tmp_path))
+    assert capsys.readouterr().err == ""
+    shutil.copy(tmp_path / "images/test/dog/1.png", tmp_path / "images/train/cat/copy.png")
+    load_sets(folder(tmp_path))
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: 2 of 2 test images are also training images, such as ")
+    assert "test/cat/1.png: accuracy on them says little" in line
 
 
 def test_what_is_skipped_is_counted_by_its_reason(tree, tmp_path, capsys):
@@ -237,7 +249,8 @@ def rename_a_class(images, tree):
 
 def replace_all_images(images, tree):
     for file in images.rglob("*.png"):
-        tree(str(file.relative_to(images)), colour=(70, 80, 90))
+        is_train = "train" in file.parts
+        tree(str(file.relative_to(images)), colour=(70, 80, 90 if is_train else 91))
 
 
 def add_an_image(images, tree):

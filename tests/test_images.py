@@ -193,7 +193,7 @@ def test_all_unreadable_files_are_told_and_the_others_kept(tmp_path):
             saved(PHOTO, "PNG")(file)
     out[done] = 7
     decode_all(files, out, facts, tmp_path / "report.txt")
-    assert hints(facts) == []
+    assert hints(facts, files) == []
     assert (out[done] == 7).all() and not (out[~done] == 7).all()
 
 
@@ -218,8 +218,9 @@ def test_dark_images_of_one_depth_among_others_are_told(tmp_path, pixel_range, d
     files, _ = list_images(tmp_path)
     [line] = told_of(files, tmp_path, pixel_range=pixel_range)
     count = 1 if pixel_range is None else 3
-    assert f"the {count} images of {dark} is below an eighth of the range" in line
-    assert f"while {4 - count} have another depth: convert the files" in line
+    names = "12.png" if pixel_range is None else "8-2.png"
+    assert f"{names} have {dark} and no pixel above an eighth of the range" in line
+    assert f"{4 - count} of 4 files have another depth: convert the files" in line
 
 
 COLOURS = np.full((8, 8, 3), [0, 150, 255], np.uint8)
@@ -249,7 +250,7 @@ def told_of(files, folder, pixel_range=None, **options) -> list[str]:
     """The hints about some files."""
     images, facts = empty(len(files))
     decode_all(files, images, facts, folder / "report.txt", pixel_range=pixel_range, **options)
-    return hints(facts, pixel_range)
+    return hints(facts, files, pixel_range)
 
 
 def test_one_channel(tmp_path):

@@ -140,13 +140,15 @@ def test_names_stay_with_the_provider_unless_shown(data, made, tmp_path):
     (tmp_path / "new" / "notes.txt").write_text("no image")
     out = steps(data, f"morph_images.py --name hidden --images {tmp_path}/new")
     query, names = data / "queries" / "hidden", data / "provider" / "names-hidden.csv"
-    assert manifest(query)["names"] == [f"hidden-{i}" for i in range(6)]
+    numbers = [f"hidden-{key_folder(data).name[:8]}-{i}" for i in range(6)]
+    assert manifest(query)["names"] == numbers
     assert b"secret" not in b"".join(file.read_bytes() for file in query.iterdir())
     assert str(names) in out and names.stat().st_mode & 0o077 == 0
     true_names = ["deep/secret3.png", "deep/secret4.png", "deep/secret5.png", "secret0.png",
                   "secret1.png", "secret2.png"]
     rows = list(csv.DictReader(names.read_text().splitlines()))
-    assert rows == [{"file": f"hidden-{i}", "name": name} for i, name in enumerate(true_names)]
+    assert rows == [{"file": number, "name": name}
+                    for number, name in zip(numbers, true_names, strict=True)]
 
     steps(data, f"morph_images.py --name hidden --show_names --images {tmp_path}/new")
     assert manifest(query)["names"] == true_names and not names.exists()
@@ -336,6 +338,38 @@ def test_a_name_that_other_files_have_is_refused(data, made, tmp_path):
     assert "replacing" not in steps(data, f"morph_images.py --name tuesday --images {other}")
 
 
+def test_numbers_of_two_keys_differ_in_queries_of_one_name(data, made):
+    """Of two providers, or of one that has renewed its key: tables are not joined by mistake."""
+    command = f"morph_images.py --name monday --images {made}/images/test/red"
+    steps(data, command)
+    first = manifest(data / "queries" / "monday")["names"]
+    steps(data, "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py", command,
+          dataset_dir=made / "images")
+    second = manifest(data / "queries" / "monday")["names"]
+    assert len(first) == len(second) == 10 and not set(first) & set(second)
+    table = (data / "provider" / "names-monday.csv").read_text().splitlines()
+    assert [row["file"] for row in csv.DictReader(table)] == second
+
+
+def test_arrays_are_given_by_themselves(data, tmp_path):
+    (tmp_path / "new").mkdir()
+    np.save(tmp_path / "new" / "a.npy", np.zeros((2, 8, 8, 3), np.uint8))
+    ends(data, "morph_images.py", "--images", tmp_path / "new",
+         words=["holds no image files", f"--images {tmp_path}/new/a.npy"])
+    np.save(tmp_path / "one.npy", np.zeros((8, 8, 3), np.uint8))
+    ends(data, "morph_images.py", "--images", tmp_path / "one.npy",
+         words=["is one image", "array[None]"])
+
+
+def test_a_providers_secret_files_are_named_where_they_arrive(data, tmp_path):
+    """Or the developer would ask for the same again, and the key would stay in use."""
+    sent = shutil.copytree(data / "provider", tmp_path / "sent")
+    for folder in (sent, sent / "keys" / key_folder(data).name):
+        for script in ("train_with_ac.py", "train_no_ac.py", "predict.py"):
+            ends(data, script, "--delivery", folder,
+                 words=[str(folder), "a provider's SECRET: delete the folder", "a new key"])
+
+
 def test_the_pixel_range_stays_with_the_key(data, tmp_path):
     """Of files with 12 bits: what one delivery was made with, the next and all queries are."""
     images = tree(tmp_path / "images")
@@ -384,7 +418,7 @@ def test_a_plain_network_behind_shuffled_channels_is_refused(data, made):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no images"]),
+    ("", ["--images is missing"]), ("--images {0}/nothing", ["holds no image files"]),
     ("--images {0}/bad.png", ["1 of 1 images", "bad.png cannot be read"]),
     ("--images {0}/absent.png", ["there is no file or folder", "absent.png"]),
     ("--images {0} {0}/absent", ["there is no file or folder", "absent: correct --images"]),

@@ -97,11 +97,11 @@ def test_the_first_layer_that_the_readme_begins_with(tmp_path):
 
 def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
     type_in(block_of("docs/sweeps.md", "sweep"), tmp_path, TINY)
-    records = [json.loads(file.read_text()) for file in tmp_path.glob("results_of_mine/*.json")]
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("results_of_seeds/*.json")]
     runs = [record["run"] for record in records]
     assert [runs.count(name) for name in ("pretrained", "pretrained_frozen", "with_ac", "no_ac")
             ] == [2, 2, 8, 8]
-    table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
+    table = (tmp_path / "results_of_seeds" / "tables" / "tables.md").read_text()
     for words in ("κ = 1", "κ = 3", "κ = 12", "s = 8", "2 seeds"):
         assert words in table
     assert len(list(tmp_path.glob("data/*/*/provider/keys/*"))) == 8
@@ -110,15 +110,16 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
 def test_a_stopped_sweep_continues_and_draws_no_key_again(tmp_path):
     sweep = block_of("README.md", "sweep")
     type_in(sweep, tmp_path, TINY, until="train_with_ac.py")
-    keys = list(tmp_path.glob("data/kappa-1/provider/keys/*"))
+    keys = list(tmp_path.glob("data/sweep/kappa-1/provider/keys/*"))
+    assert len(keys) == 1
     printed = type_in(sweep, tmp_path, TINY)
     assert "no plain network to compare with" not in printed
     table = (tmp_path / "results_of_mine" / "tables" / "tables.md").read_text()
     assert "κ = 12" in table
-    assert list(tmp_path.glob("data/kappa-1/provider/keys/*")) == keys
+    assert list(tmp_path.glob("data/sweep/kappa-1/provider/keys/*")) == keys
     assert len(list(tmp_path.glob("results_of_mine/*.json"))) == 4
     type_in(sweep, tmp_path, TINY)                       # nothing is left to do
-    assert len(list(tmp_path.glob("data/*/provider/keys/*"))) == 3
+    assert len(list(tmp_path.glob("data/sweep/*/provider/keys/*"))) == 3
     assert len(list(tmp_path.glob("results_of_mine/*.json"))) == 4
 
 
@@ -266,15 +267,15 @@ def test_the_recipe_for_a_distribution():
     torch.testing.assert_close(core.abs(), torch.full((8, 8), 8 ** -0.5))
 
 
-def scans(folder, seed, top):
-    """Grey images of 16 bits whose values reach `top`, train and test, in three classes."""
+def scans(folder, seed):
+    """Grey images of 16 bits, train and test, in three classes."""
     random = np.random.default_rng(seed)
     for label, name in enumerate(CLASSES):
         for split, count in (("train", 6), ("test", 3)):
             place = folder / split / name
             place.mkdir(parents=True)
             for i in range(count):
-                image = random.integers(0, top // 4, (64, 64)) + label * top // 4
+                image = random.integers(0, 16384, (64, 64)) + label * 16384
                 Image.fromarray(image.astype(np.uint16)).save(place / f"{i}.png")
 
 
@@ -283,9 +284,9 @@ def machines(tmp_path):
     """A folder for each party, with its images."""
     developer, provider, second = (tmp_path / name for name in
                                    ("developer", "provider", "second provider"))
-    scans(developer / "public_scans", 1, 65535)
-    scans(provider / "scans", 2, 4095)
-    scans(second / "scans", 3, 65535)
+    scans(developer / "public_scans", 1)
+    scans(provider / "scans", 2)
+    scans(second / "scans", 3)
     new = provider / "new_scans"
     new.mkdir()
     for i, file in enumerate(sorted((provider / "scans" / "test").glob("*/*.png"))):
@@ -411,7 +412,7 @@ def test_predictions_on_new_images_under_the_names_of_their_files(data, made):
     of_another = predicted.read_text(encoding="utf-8").replace("clinic-7-", "clinic-8-")
     (place / "predictions.csv").write_text(of_another, encoding="utf-8")
     refused = join()
-    assert refused.returncode == 1 and "KeyError: 'clinic-8-0'" in refused.stderr
+    assert refused.returncode == 1 and "KeyError: 'clinic-8-" in refused.stderr
 
 
 def test_the_cells_of_a_notebook_are_commands_that_the_steps_take():

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.tables.reading import is_training
 from tests.damage import change
-from tests.inference import ends, manifest, record, steps, tree
+from tests.inference import SETTINGS, ends, manifest, record, steps, tree
+from tests.steps import call
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,26 @@ def test_providers_whose_features_differ_are_refused(data, second, tmp_path):
                                                  "--shuffle_channels no"])
     steps(third, "pretrain.py --seed 5", "gen_augconv.py", dataset_dir=second / "images")
     ends(data, "train_with_ac.py", *both, words=["another first layer"])
+
+
+def test_who_has_another_first_layer_is_named(data, second, tmp_path):
+    third = shutil.copytree(second / "data" / "delivery", tmp_path / "third")
+    change(third / "manifest.json", layer_fingerprint="0" * 64)
+    ends(data, "train_with_ac.py", "--delivery", data / "delivery", third,
+         words=[f"that of {data}/developer/first_layer.pt is in {data}/delivery: send it"])
+
+
+def test_images_that_come_twice_are_told(data, made, tmp_path):
+    """As after a new key: the developer has both deliveries."""
+    other = shutil.copytree(data, tmp_path / "other")
+    steps(other, "gen_morphing_matrix.py --morph_seed 9", "gen_augconv.py",
+          dataset_dir=made / "images")
+    result = call("train_with_ac.py", "--delivery", data / "delivery", other / "delivery",
+                  "--data_dir", data, settings=SETTINGS)
+    assert result.status == 0
+    for split in ("train", "test"):
+        assert (f"{other}/delivery has the same {split} images as {data}/delivery, and they count "
+                "twice") in result.err
 
 
 def test_providers_of_other_classes_are_refused_by_name(data, second, tmp_path):

@@ -461,7 +461,7 @@ def test_plain_runs_alone_have_a_row_and_name_missing_commands():
                          training_run("pretrained", 0.54, 9))
     [row] = accuracy.make_accuracy(results).rows
     assert row[1] == "plain images only"
-    assert row[2] == "51.50 ± 2.12%, 2 seeds"            # the runs of one seed count as one
+    assert row[2] == "51.50 ± 2.12%, 2 seeds, mean of 3 runs"         # of one seed two
     assert row[3:] == [f"not measured yet: `python {command}`" for command in (
         "pretrain.py --frozen_first_layer FILE --weight_decay 5e-7", "train_with_ac.py",
         "train_no_ac.py", "train_no_ac.py --standardise")]
@@ -521,6 +521,16 @@ def test_one_seed_is_said_to_be_one():
     runs = [training_run("with_ac", 0.701), training_run("pretrained_frozen", 0.7)]
     [row] = equality.make_equality(results_of(*runs)).rows
     assert row[3] == "+0.10" and row[4:] == ["one seed"] * 3 + ["one seed: no test"]
+
+
+def test_seeds_that_all_differ_by_the_same_are_no_test(recwarn):
+    """A standard deviation of zero, as few test images give it by chance, proves nothing."""
+    runs = [training_run("with_ac", 0.170, seed) for seed in range(2)]
+    runs += [training_run("pretrained_frozen", 0.175, seed) for seed in range(2)]
+    [row] = equality.make_equality(results_of(*runs)).rows
+    assert row[3] == "-0.50" and row[-1] == "no spread over the seeds: no test"
+    assert claims.claim_equal_training(results_of(*runs)).verdict == row[-1]
+    assert not recwarn
 
 
 def test_another_weight_decay_makes_no_fair_partner():

@@ -73,8 +73,8 @@ def first_step(path: Path) -> str:
         return f"run `python {command}` first"
     advice = f"ask the provider for it, or to run `python {command}` first"
     if command == "gen_augconv.py":
-        advice += "; --delivery names another folder"
-    return advice
+        return f"{advice}; --delivery names another folder"
+    return f"{advice}; a query that came is put there"
 
 
 def temporary(path: Path) -> Path:

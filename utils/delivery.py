@@ -27,13 +27,16 @@ from utils.artifacts import (
     write_rows,
 )
 from utils.devices import largest_over_processes, rank, wait_for_all, world
-from utils.errors import UserError
+from utils.errors import UserError, warn
+from utils.first_layers import read_first_layer
 from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
 from utils.names import quoted_apart
 
 LEVELS = 127                        # of int8, on both sides of zero
+SECRET_FILES = ("keys", "current.json", "morphing_matrix.pt", "inverse_matrix.pt",
+                "channel_order.pt")  # of data/provider/ and of a key in it
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
 
 
@@ -305,6 +308,7 @@ def read_query(folder: Path) -> Query:
 
 
 def _read(folder: Path, kind: type):
+    refuse_secrets(folder)
     manifest = read_manifest(folder)
     try:
         geometry = from_manifest(manifest, Geometry)
@@ -317,6 +321,15 @@ def _read(folder: Path, kind: type):
         raise UserError(f"{path} is not a valid {name}: {advice}") from None
 
 
+def refuse_secrets(folder: Path):
+    """Raises UserError where a folder that was handed over has a provider's secret files."""
+    for name in SECRET_FILES:
+        if (folder / name).exists():
+            raise UserError(f"{folder} has {name}, which is a provider's SECRET: delete the "
+                            "folder, and tell the provider, who needs a new key "
+                            "(gen_morphing_matrix.py)")
+
+
 def read_one_delivery(p, why_one: str) -> Delivery:
     """The delivery of --delivery, or the one in data_dir.
 
@@ -327,9 +340,10 @@ def read_one_delivery(p, why_one: str) -> Delivery:
     return read_delivery(Path(p.delivery[0]) if p.delivery else Path(p.data_dir) / "delivery")
 
 
-def read_deliveries(folders: list[Path]) -> list[Delivery]:
-    """Deliveries that one network can be trained on together.
+def read_deliveries(folders: list[Path], own_layer: Path) -> list[Delivery]:
+    """Deliveries that one network can be trained on together; warns of images that are in two.
 
+    own_layer: the developer's first_layer.pt, if it is there: an error says who has another one.
     Raises UserError if it cannot, or the same delivery is named twice.
     """
     deliveries = [read_delivery(folder) for folder in folders]
@@ -343,7 +357,7 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     for d in deliveries[1:]:
         if d.layer_fingerprint != first.layer_fingerprint:
             raise UserError(f"{d.folder} was made with another first layer than {first.folder}: "
-                            "one network needs the same")
+                            f"one network needs the same{_who_has(own_layer, first, d)}")
         g, expected = d.geometry, first.geometry
         if g.plain_shape != expected.plain_shape:
             raise UserError(f"{d.folder} has images of another size than {first.folder}: one "
@@ -356,7 +370,33 @@ def read_deliveries(folders: list[Path]) -> list[Delivery]:
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
         raise UserError("several deliveries need their channels in the same order: each provider "
                         "runs `python gen_augconv.py --shuffle_channels no`")
+    _warn_of_the_same_images(deliveries)
     return deliveries
+
+
+def _who_has(own_layer: Path, *deliveries: Delivery) -> str:
+    """Which deliveries were made with the developer's own first layer, after a semicolon; nothing
+    where there is none that can be read."""
+    try:
+        fingerprint = read_first_layer(own_layer).fingerprint
+    except (UserError, OSError):
+        return ""
+    names = [str(d.folder) for d in deliveries if d.layer_fingerprint == fingerprint]
+    return (f"; that of {own_layer} is in {' and '.join(names) or 'neither'}: send it to the other "
+            "provider, who runs `python gen_augconv.py` again")
+
+
+def _warn_of_the_same_images(deliveries: list[Delivery]):
+    """Warns where two deliveries have the same images, such as those of an earlier key."""
+    for split in ("train", "test"):
+        by_digest = {}
+        for d in deliveries:
+            digest = d.train_digest if split == "train" else d.test_digest
+            if digest in by_digest and rank() == 0:
+                warn(f"{d.folder} has the same {split} images as {by_digest[digest].folder}, and "
+                     "they count twice: if it is the same provider's under a new key, name the "
+                     "newer one alone")
+            by_digest[digest] = d
 
 
 def check_classes(one: tuple[str, ...], other: tuple[str, ...], whose: str, whose_other: str):

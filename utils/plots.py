@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from utils.names import readable_names
 MOST_NAMED = 20                     # classes up to which a confusion matrix has names and numbers
 MOST_INCHES = 14                    # sides of a picture
 LEAST_INCHES, LEAST_SIDE = 4, 30    # of a row of images, in inches and pixels: titles need room
+LETTERS_TO_INCH = 15                # of its title
 
 
 def pyplot():
@@ -97,10 +99,13 @@ def rows_png(rows: list[tuple[str, Tensor]], zoom: int = 2) -> bytes:
     """Rows of images under their titles: (title, tensor (N, 3 or 1, m, m), values in [0, 1])."""
     count = len(rows[0][1])
     side = max(LEAST_SIDE, zoom * max(images.shape[-1] for _, images in rows))
-    size = max(LEAST_INCHES, count * side / 100), len(rows) * (side + 26) / 100
+    width = max(LEAST_INCHES, count * side / 100)
+    titles = [fill(title, int(width * LETTERS_TO_INCH)) for title, _ in rows]
+    extra_lines = sum(title.count("\n") for title in titles)
+    size = width, (len(rows) * (side + 26) + extra_lines * 14) / 100
     figure, axes = pyplot().subplots(len(rows), 1, squeeze=False, layout="constrained",
                                      figsize=size)
-    for axis, (title, images) in zip(axes[:, 0], rows, strict=True):
+    for axis, title, (_, images) in zip(axes[:, 0], titles, rows, strict=True):
         pictures = visible(images.detach().cpu().float().clamp(0, 1)).expand(-1, 3, -1, -1)
         framed = functional.pad(pictures, (1, 1, 1, 1))
         row = torch.cat(list(framed), 2)

@@ -278,8 +278,9 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
     module = share_network(network, context, p.compile)
     forward = make_forward(module, context)
     processes = f", {context.world} processes" if context.world > 1 else ""
-    say(f"training on {count} images, testing on {len(data.test)}: {run.kind.title}, {p.epochs} "
-        f"epochs, {context.device} in {context.precision}{processes}")
+    duration_of_run = "1 epoch" if p.epochs == 1 else f"{p.epochs} epochs"
+    say(f"training on {count} images, testing on {len(data.test)}: {run.kind.title}, "
+        f"{duration_of_run}, {context.device} in {context.precision}{processes}")
     saved = began = time.perf_counter()
     epochs = range(len(curve) + 1, p.epochs + 1)
     for epoch in epochs:

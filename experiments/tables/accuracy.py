@@ -86,13 +86,16 @@ def make_each_run(results: Results) -> Table:
         rows.append([RUNS[run.run].title, title_of(run.settings | run.data),
                      describe_morphing(run.morphing), str(run.seed), f"{run.accuracy:.2%}",
                      f"{run.settings['weight_decay']:g}", write_number("{:,.0f}", run.seconds),
+                     "unknown" if run.load is None else f"{run.load:.1f}",
                      write_number("{:,.0f}", run.peak_mb),
                      write_number("{:,}", run.trained_parameters), machine_of_run(run),
                      run.versions["torch"], run.code, f"`{run.command}`"])
     header = ["network", "setting", "morphing", "seed", "accuracy", "weight decay", "seconds",
-              "peak MB", "trained parameters", "machine", "torch", "code", "command"]
-    note = ("*Seconds*: all epochs with their evaluation. *Peak MB*: the most memory of the "
-            "process. *Code*: the commit when the run began.")
+              "load", "peak MB", "trained parameters", "machine", "torch", "code", "command"]
+    note = ("*Seconds*: all epochs with their evaluation. *Load*: of the machine in the minute "
+            "before; where other programs ran beside it, as for most of these, seconds are no "
+            "measure of the work. *Peak MB*: the most memory of the process. *Code*: the commit "
+            "when the run began.")
     return Table("Every training run.", header, rows, note)
 
 

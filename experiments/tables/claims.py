@@ -79,7 +79,8 @@ def judge_equal_training(comparisons: list[Comparison]) -> str:
     """
     tested = [one for one in comparisons if one.test is not None]
     if not tested:
-        return "one seed: no test"
+        reasons = {one.why_untested for one in comparisons} or {"one seed"}
+        return f"{' or '.join(sorted(reasons))}: no test"
     equal = sum(one.test.equal for one in tested)
     if equal == len(tested):
         return EQUAL
@@ -392,7 +393,7 @@ def write_short_report(results: Results) -> str:
     """A report on a person's own records: what they say, and in a line what they do not say."""
     claims = list_claims(results)
     measured = [one for one in claims if one.is_measured]
-    others = [one.claim for one in claims if not one.is_measured]
+    others = [one for one in claims if not one.is_measured]
     sections = ["# Reproduction of Morphed Learning: your records\n",
                 "Made by `python reproduce_tables.py`; every row is in [tables.md](tables.md). The "
                 "verdicts' rules\nare in results/REPRODUCTION.md of the project.\n",
@@ -400,9 +401,15 @@ def write_short_report(results: Results) -> str:
     if measured:
         sections.append(f"## Results, claim by claim\n\n{write_claims(measured)}\n")
     if others:
-        lines = "\n".join(f"- {claim}" for claim in others)
+        lines = "\n".join(describe_untested(one) for one in others)
         sections.append(f"## Not tested by these records\n\n{lines}\n")
     return "\n".join(sections)
+
+
+def describe_untested(one: Claim) -> str:
+    """A claim that records do not test, and what would, where it is not a formula's."""
+    is_missing, _, command = one.found.partition("not measured yet: ")
+    return f"- {one.claim}" if is_missing or not command else f"- {one.claim}: needs {command}"
 
 
 def write_claims(claims: list[Claim]) -> str:

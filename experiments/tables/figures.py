@@ -48,9 +48,12 @@ LINES = {"pretrained": ("C0", "s", "-"), "pretrained_frozen": ("C4", "D", "--"),
 CORE_LINES = {"orthogonal": ("C0", "o"), "normal": ("C1", "s"), "uniform": ("C3", "^")}
 
 
-def draw_figures(results: Results) -> dict[str, bytes]:
-    """Every figure by the name of its file; those whose records are missing are left out."""
-    figures = {"overhead": draw_overhead(results.records.get("attack_matrix"))}
+def draw_figures(results: Results, with_formulas: bool = True) -> dict[str, bytes]:
+    """Every figure by the name of its file; those whose records are missing are left out.
+    `with_formulas`: also what formulas give of the paper's setting, without any record."""
+    figures = {}
+    if with_formulas or "attack_matrix" in results.records:
+        figures["overhead"] = draw_overhead(results.records.get("attack_matrix"))
     rows = group_in_rows(results.runs)
     if rows:
         figures["accuracy"] = draw_accuracy(rows)

@@ -24,6 +24,10 @@ EXPERIMENTS = {
 }
 BENCH = "make bench"                # one record for each processor, in the folder bench/
 DEMO = "python -m experiments.demo"
+RENAMED = {                         # commands of records that an earlier version made
+    "python -m benchmarks.he": EXPERIMENTS["he"],
+    "python -m benchmarks.repairs": EXPERIMENTS["repairs"],
+}
 TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
 OWN_OUTPUT = {"analysis.json", "evidence.json"}     # of reproduce_tables.py and `make evidence`
@@ -54,6 +58,7 @@ class TrainingRun:
     command: str
     code: str
     machine: dict
+    load: float | None              # of the machine when the run began; None where unknown
     versions: dict
 
     @property
@@ -225,8 +230,10 @@ def machine_in_words(record: dict) -> str:
 def command_of(record: dict) -> str:
     """The command that made a record, and whether it is of an earlier version, where it was named
     otherwise."""
-    command = f"`{record['command']}`"
-    return f"{command} of an earlier version" if " -m benchmarks." in command else command
+    command = record["command"]
+    if command in RENAMED:
+        return f"`{command}` of an earlier version, today `{RENAMED[command]}`"
+    return f"`{command}`"
 
 
 def seconds_on_aug_conv(record: dict, attack: str) -> float:

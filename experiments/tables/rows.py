@@ -57,6 +57,7 @@ class Summary:
     mean: float
     deviation: float | None         # standard deviation over seeds; None for one seed
     seeds: int
+    runs: int                       # more than seeds where one seed ran with several keys
 
 
 def setting_of(run: TrainingRun) -> dict:
@@ -226,7 +227,8 @@ def summarise(runs: list[TrainingRun]) -> list[Summary]:
     for decay, seeds in sorted(by_decay.items()):
         values = [mean(same_seed) for same_seed in seeds.values()]
         deviation = stdev(values) if len(values) > 1 else None
-        found.append(Summary(decay, mean(values), deviation, len(values)))
+        count = sum(len(same_seed) for same_seed in seeds.values())
+        found.append(Summary(decay, mean(values), deviation, len(values), count))
     return found
 
 
@@ -237,6 +239,8 @@ def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
         text = f"{summary.mean:.2f}%"
         if summary.deviation is not None:
             text = f"{summary.mean:.2f} ± {summary.deviation:.2f}%, {summary.seeds} seeds"
+        if summary.runs > summary.seeds:
+            text += f", mean of {summary.runs} runs"
         if name_decay:
             text += f", weight decay {summary.weight_decay:g}"
         parts.append(text)
