@@ -84,6 +84,8 @@ def judge_equal_training(comparisons: list[Comparison]) -> str:
     equal = sum(one.test.equal for one in tested)
     if equal == len(tested):
         return EQUAL
+    if equal == 0:
+        return f"not shown {EQUAL}"
     return f"shown {EQUAL} in {equal} of {len(tested)} rows"
 
 
@@ -182,12 +184,18 @@ def claim_equal_training(results: Results) -> Claim:
     if not comparisons:
         return unmeasured(claim, published, TRAINING)
     found = "; ".join(describe_comparison(one) for one in comparisons)
-    means = sorted(one.mean for one in comparisons)
-    short = f"{means[0]:+.2f} points against the fair partner"
-    if len(means) > 1:
-        short = f"{means[0]:+.2f} to {means[-1]:+.2f} points against the fair partners"
+    tested = [one for one in comparisons if one.test is not None]
+    short = "; ".join(describe_in_short(one) for one in tested or comparisons)
     return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY,
-                 short=short)
+                 short=f"against the fair partner, {short}")
+
+
+def describe_in_short(one: Comparison) -> str:
+    words = f"{one.mean:+.2f} points ({one.row.morphed}"
+    if one.test is None:
+        return f"{words}, {one.why_untested})"
+    return (f"{words}; {len(one.differences)} seeds, 90% interval {one.test.low:+.2f} to "
+            f"{one.test.high:+.2f})")
 
 
 def describe_comparison(one: Comparison) -> str:
@@ -208,8 +216,8 @@ def claims_low_accuracy(results: Results) -> list[Claim]:
     claim = "Without Aug-Conv accuracy is very low"
     if ours:
         most = ours[0]                                   # rows with most training come first
-        short = (f"{describe_accuracy(most.runs['no_ac'])} beside "
-                 f"{describe_accuracy(most.runs['pretrained'])} of the plain network")
+        short = (f"{describe_accuracy(most.runs['no_ac'])}; plain network: "
+                 f"{describe_accuracy(most.runs['pretrained'])}")
         claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
     else:
         claims = [unmeasured(claim, published, TRAINING)]
