@@ -17,7 +17,14 @@ import utils.step  # isort: skip                         # first: see there
 from torch import Tensor
 
 from attacks import adversary, algebra
-from attacks.adversary import FEW_PUBLIC, LIKENESS, PROBES, Finding, Recovery
+from attacks.adversary import (
+    FEW_PUBLIC,
+    LIKENESS,
+    PROBES,
+    UNEXPLAINED_LIMIT,
+    Finding,
+    Recovery,
+)
 from attacks.samples import evenly_spaced
 from attacks.view import (
     PUBLIC,
@@ -36,7 +43,7 @@ from images.folders import list_images
 from mole.morphing import core_size, unroll
 from utils.artifacts import load, write_alone
 from utils.delivery import Delivery, as_morphed, read_one_delivery
-from utils.errors import UserError, user_errors
+from utils.errors import UserError, user_errors, warn
 from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.launch import require_one_process
@@ -72,6 +79,7 @@ def main(p):
         both = " and the mirrored one" if view.mirrored is not None else ""
         tell(f"with Aug-Conv{both}, blind", recovery.blind.report)
         alone = adversary.attack_data(view, truth)
+        warn_of_few_images(view)
         tell("without Aug-Conv, from the morphed images alone", alone.report)
         report = recovery.report | {"data_only": alone.report}
         if truth is not None:
@@ -98,6 +106,11 @@ def adopt_shape(p, delivery: Delivery):
         p = adopt(p, owner, image_size=side)
     if p.dataset == "folder" or p.public:
         p = adopt(p, owner, image_fit=delivery.geometry.image_fit)
+    needs_own_images = p.score or not p.public
+    if p.dataset != "arrays" and channels not in (1, 3) and needs_own_images:
+        raise UserError(f"{owner} has arrays of {channels} channels: add --dataset arrays and "
+                        "--dataset_dir, which name the plain arrays, as for gen_augconv.py; "
+                        "without --score, --public FILE.npy will do")
     if p.dataset != "arrays":
         p = adopt(p, owner, channels=channels)
     if not p.public and image_shape(p) != delivered:
@@ -123,6 +136,17 @@ def read_view(p, delivery: Delivery) -> View:
     low, high = value_range(images)
     return View(geometry, aug_conv, morphed, layer, unroll(public, geometry.tile), low, high,
                 mirrored)
+
+
+def warn_of_few_images(view: View):
+    """Warns where fewer images are morphed than a block has entries: their statistics are weak, and
+    the attack on morphed images alone may be wrong without noticing."""
+    geometry = view.geometry
+    entries = core_size(geometry.shape, geometry.kappa, geometry.tile)
+    if len(view.all_morphed) < entries:
+        warn(f"{len(view.all_morphed)} morphed images are fewer than the {entries} entries of a "
+             "block: what the attack on them alone finds may be wrong; with more test images it is "
+             "less so (--test_limit of gen_augconv.py)")
 
 
 def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
@@ -266,7 +290,7 @@ def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["not tried"]
     if "unexplained" in report and "images_from" not in report:
-        words.append(f"images whose features are right to {report['unexplained']:.1e}")
+        words.append(describe_unexplained(report["unexplained"]))
     if "channels_right" in report:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
@@ -282,14 +306,22 @@ def tell(what: str, report: dict):
         if "psnr" in report and report["psnr"] <= mean:
             words.append("so nothing was found that is better than it")
     if "starts" in report:
-        words.append(f"{report['agreeing']} of {report['starts']} starts agree")
+        words.append(f"{report['agreeing']} of {report['starts']} starts agree, which is no proof")
     up_to_colour = report.get("up_to_colour")
     if "failed" in report and up_to_colour:
-        words.append("images up to a mixture of their channels, "
-                     f"PSNR {up_to_colour['psnr']:.1f} dB under the best one; it was not found")
+        words.append("images come back up to a mixture of their channels "
+                     f"({up_to_colour['psnr']:.1f} dB under the best one), which was not found")
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
+
+
+def describe_unexplained(share: float) -> str:
+    """What an attack that knows no truth can say of its images: whether they explain Aug-Conv's
+    features; `share`: of these features, what they leave."""
+    if share > UNEXPLAINED_LIMIT:
+        return f"images that do not explain Aug-Conv's features: they leave {share:.1%}"
+    return f"images come back: their features are Aug-Conv's to {share:.1e}"
 
 
 def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding) -> bytes:

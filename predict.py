@@ -122,7 +122,7 @@ def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None
     reason = "the delivery has the channels in another order, or another first layer"
     if delivery.shuffle_channels:
         reason = ("its channels are shuffled, so train behind it (train_with_ac.py), or ask the "
-                  "provider to run `python gen_augconv.py --shuffle_channels no`")
+                  "provider to run gen_augconv.py again, with --shuffle_channels no")
     raise UserError(f"{path} was not trained behind the Aug-Conv of {delivery.folder}: {reason}")
 
 

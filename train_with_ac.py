@@ -70,7 +70,7 @@ def check_layer(layer, model: Model, deliveries: list[Delivery], p):
                             f"was composed with the first layer of {d.model}, see --model")
         if p.augment == "crop_flip" and not d.mirrored:
             raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "
-                            "provider to run `python gen_augconv.py --mirrored`, or choose "
+                            "provider to run gen_augconv.py again, with --mirrored, or choose "
                             "--augment crop")
     if p.init and any(d.shuffle_channels for d in deliveries):
         warn("--init gives layers trained on channels in their own order, but Aug-Conv's are "

@@ -223,9 +223,31 @@ def test_what_a_blind_attack_leaves_open_is_said(deep):
     """It has no 8 bits to find the colours by; images come back all the same."""
     found = call("attack.py", "--score", settings=deep[1])
     [line] = [line for line in found.out.splitlines() if "blind" in line]
-    assert "images up to a mixture of their channels, PSNR" in line
+    assert "images come back up to a mixture of their channels (" in line
     assert "of the values exact to 8 bits" in found.out
     assert "these are the delivered test images; a developer also holds 64 training" in found.out
+
+
+def test_few_morphed_images_are_said_to_be_too_few_to_trust(dense):
+    """32 of them, for one block of 192 entries."""
+    found = call("attack.py", settings=dense[1])
+    assert found.status == 0
+    assert "warning: 32 morphed images are fewer than the 192 entries of a block" in found.err
+    assert "images come back: their features are Aug-Conv's to" in found.out
+
+
+def test_arrays_of_many_channels_are_attacked_by_name(tmp_path):
+    """With public arrays of one's own; the plain ones are needed for the score."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 64), ("test", 32)):
+        np.save(tmp_path / f"{split}.npy", random.normal(0, 1, (count, 5, 8, 8)).astype("float32"))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(count) % 4)
+    data = tmp_path / "data"
+    deliver(data, "--dataset", "arrays", "--dataset_dir", tmp_path)
+    command = ("attack.py", "--data_dir", data, "--public", tmp_path / "train.npy")
+    assert call(*command).status == 0
+    refused = call(*command, "--score")
+    assert refused.status == 1 and "has arrays of 5 channels: add --dataset arrays" in refused.err
 
 
 def test_an_attack_that_is_no_better_than_the_mean_image_says_so(capsys):

@@ -623,7 +623,7 @@ def test_equality_is_claimed_of_fair_partners_and_counts_rows():
     unfair = [training_run("pretrained_frozen", 0.9, seed, weight_decay=5e-6) for seed in range(5)]
     assert claims.claim_equal_training(results_of(*close, *unfair)).verdict == equality.EQUAL
     both = claims.claim_equal_training(results_of(*close, *far))
-    assert both.verdict == "shown equal within ±1 point in 1 of 2 rows"
+    assert both.verdict == "shown equal within ±1 point in 1 of 2 tested rows"
 
 
 def test_a_refused_delivery_is_not_reproduced():

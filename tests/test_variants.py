@@ -212,7 +212,7 @@ def test_flips_need_a_mirrored_aug_conv(mirrored, tmp_path):
     command = ("train_with_ac.py", "--augment", "crop_flip", "--data_dir", data)
     steps(data, "gen_augconv.py --shuffle_channels no")
     assert refused(call(*command, settings=STRIDED), "has no mirrored Aug-Conv",
-                   "gen_augconv.py --mirrored", "--augment crop")
+                   "gen_augconv.py again, with --mirrored", "--augment crop")
     assert not (data / "delivery" / "mirrored_aug_conv.pt").exists()
     steps(data, "train_with_ac.py --augment crop")
 

@@ -369,7 +369,7 @@ def read_deliveries(folders: list[Path], own_layer: Path) -> list[Delivery]:
         check_classes(d.classes, first.classes, str(d.folder), str(first.folder))
     if len(deliveries) > 1 and any(d.shuffle_channels for d in deliveries):
         raise UserError("several deliveries need their channels in the same order: each provider "
-                        "runs `python gen_augconv.py --shuffle_channels no`")
+                        "runs gen_augconv.py again, with --shuffle_channels no")
     _warn_of_the_same_images(deliveries)
     return deliveries
 

@@ -119,6 +119,8 @@ def _ignore_ctrl_c():
 
 def _how_to_continue(name: str, p: Settings | None) -> str:
     """The command that continues. With --restart the same one would start from scratch."""
+    if name == "gen_morphing_matrix.py":
+        return "run it again: it draws another key"
     where = " from the last checkpoint" if uses(name, "restart") else ""
     if p is not None and p.restart:
         return f"run the command without --restart to continue{where}"

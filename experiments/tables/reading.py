@@ -30,7 +30,8 @@ RENAMED = {                         # commands of records that an earlier versio
 }
 TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
-OWN_OUTPUT = {"analysis.json", "evidence.json"}     # of reproduce_tables.py and `make evidence`
+# Of reproduce_tables.py, of `make evidence`, and in the folders of the steps.
+OWN_OUTPUT = {"analysis.json", "evidence.json", "manifest.json"}
 MORPHING = {"kappa", "tile", "morph_distribution", "image_padding", "delivery_dtype",
             "shuffle_channels"}
 SETTINGS = {"model", "init", "epochs", "batch_size", "lr", "schedule", "decay_epochs", "momentum",
