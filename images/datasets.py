@@ -142,13 +142,20 @@ def load_sets(p: Parameters) -> dict[str, Images]:
     if train.from_files is not None:
         warn_of_loss([train.from_files, test.from_files], p.pixel_range)
     if p.dataset in ("folder", "arrays") and rank() == 0:
-        shared = find_shared(test.images, train.images)
-        if shared:
-            files = test.from_files.files if test.from_files else None
-            example = f"number {shared[0]}" if files is None else shown(files[shared[0]])
-            warn(f"{len(shared)} of {len(test.images)} test images are also training images, such "
-                 f"as {example}: accuracy on them says little")
+        warn_of_shared_images(train, test)
     return sets
+
+
+def warn_of_shared_images(train: Images, test: Images):
+    """Warns of test images that are, entry by entry, training images too."""
+    shared = find_shared(test.images, train.images)
+    if not shared:
+        return
+    example = f"number {shared[0]}"
+    if test.from_files is not None:
+        example = shown(test.from_files.files[shared[0]])
+    warn(f"{len(shared)} of {len(test.images)} test images are also training images, such as "
+         f"{example}: accuracy on them says little")
 
 
 def load_images(p: Parameters, split: str) -> Images:

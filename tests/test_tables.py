@@ -325,6 +325,9 @@ def test_a_report_on_ones_own_records_has_what_they_say_and_names_the_rest(recor
     for claim in ("the features are the same", "Computation grows by 9%", "An attack succeeds",
                   "GAZELLE costs 421 000 times the data"):
         assert claim in line
+    alone = claims.write_short_report(results_of(training_run("with_ac", 0.7)))
+    assert "is lost: training: needs `train_with_ac.py` and its fair partner, `pretrain.py" in alone
+    assert "accuracy is very low: needs `pretrain.py` and `train_no_ac.py`" in alone
     (records / "attacks.json").write_text(json.dumps(ATTACKS | {"known_pairs": []}))
     assert "An attack succeeds" in [row[0] for row in claims_of(claims.write_short_report(
         read_results([records])))][-1]

@@ -17,6 +17,7 @@ from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import (
+    NOT_YET,
     describe_known_layer,
     not_measured,
     seconds_of_known_layer,
@@ -420,8 +421,9 @@ def write_short_report(results: Results) -> str:
 
 def describe_untested(one: Claim) -> str:
     """A claim that records do not test, and what would, where it is not a formula's."""
-    is_missing, _, command = one.found.partition("not measured yet: ")
-    return f"- {one.claim}" if is_missing or not command else f"- {one.claim}: needs {command}"
+    if not one.found.startswith(NOT_YET):
+        return f"- {one.claim}"
+    return f"- {one.claim}: needs {one.found.removeprefix(NOT_YET)}"
 
 
 def write_claims(claims: list[Claim]) -> str:

@@ -39,10 +39,13 @@ def make_published(results: Results) -> Table:
                  "not at hand. VGG-16 on CIFAR: α = 3, *m* = *n* = 32, β = 64, *p* = 3, κ = 1.")
 
 
+NOT_YET = "not measured yet: "     # and then what measures it
+
+
 def not_measured(command: str) -> str:
     """`command` in code, unless it is a sentence that has code in it already."""
     code = command if "`" in command else f"`{command}`"
-    return f"not measured yet: {code}"
+    return NOT_YET + code
 
 
 def find_paper_row(results: Results) -> Row | None:
