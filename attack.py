@@ -79,7 +79,8 @@ def main(p):
         both = " and the mirrored one" if view.mirrored is not None else ""
         tell(f"with Aug-Conv{both}, blind", recovery.blind.report)
         alone = adversary.attack_data(view, truth)
-        warn_of_few_images(view)
+        if "starts" in alone.report:
+            warn_of_few_images(view)
         tell("without Aug-Conv, from the morphed images alone", alone.report)
         report = recovery.report | {"data_only": alone.report}
         if truth is not None:
@@ -290,7 +291,7 @@ def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["not tried"]
     if "unexplained" in report and "images_from" not in report:
-        words.append(describe_unexplained(report["unexplained"]))
+        words.append(describe_unexplained(report["unexplained"], report.get("left_open")))
     if "channels_right" in report:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
@@ -307,21 +308,32 @@ def tell(what: str, report: dict):
             words.append("so nothing was found that is better than it")
     if "starts" in report:
         words.append(f"{report['agreeing']} of {report['starts']} starts agree, which is no proof")
-    up_to_colour = report.get("up_to_colour")
-    if "failed" in report and up_to_colour:
-        words.append("images come back up to a mixture of their channels "
-                     f"({up_to_colour['psnr']:.1f} dB under the best one), which was not found")
+    if "failed" in report and "up_to_colour" in report:
+        words.append(describe_mixture(report["up_to_colour"]))
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
 
 
-def describe_unexplained(share: float) -> str:
+def describe_unexplained(share: float, left_open: str | None) -> str:
     """What an attack that knows no truth can say of its images: whether they explain Aug-Conv's
-    features; `share`: of these features, what they leave."""
+    features.
+
+    share: of these features, what the images do not explain. left_open: what features cannot tell.
+    """
     if share > UNEXPLAINED_LIMIT:
         return f"images that do not explain Aug-Conv's features: they leave {share:.1%}"
-    return f"images come back: their features are Aug-Conv's to {share:.1e}"
+    words = "images come back"
+    if left_open:
+        words = f"images come back in part (left open: {left_open})"
+    return f"{words}, their features are Aug-Conv's to {share:.1e}"
+
+
+def describe_mixture(scores: dict) -> str:
+    """What a blind attack found that did not find the mixture of channels; `scores`, where the
+    truth is known, are under the best one."""
+    words = "pixels are found up to an unknown mixture of their channels"
+    return f"{words}, {scores['psnr']:.1f} dB under the best one" if scores else words
 
 
 def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding) -> bytes:

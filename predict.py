@@ -17,12 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from images.folders import shown
-from models.build import build
+from models.build import build, digest_of_code
 from mole.first_layer import BehindFirstLayer
 from utils.artifacts import load, to_csv, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_one_delivery, read_query
 from utils.devices import Context, joined_processes
-from utils.errors import UserError
+from utils.errors import UserError, warn
 from utils.examples import FrozenLayer
 from utils.launch import require_one_process
 from utils.names import told_apart
@@ -95,7 +95,7 @@ def read_network(p, delivery: Delivery) -> Network:
     def assemble(content: dict) -> Network:
         model, classes = content["model"], tuple(content["classes"])
         shape = tuple(model["shape"])
-        network = build(**model)
+        network = build_again(path, model)
         if shape != delivery.geometry.plain_shape:
             raise UserError(f"{path} is for images {'x'.join(map(str, shape))}, but "
                             f"{delivery.folder} has "
@@ -105,11 +105,43 @@ def read_network(p, delivery: Delivery) -> Network:
         behind = BehindFirstLayer(network, shape)
         weights = {name: weight for name, weight in content["network"].items()
                    if not name.startswith(f"{behind.name}.")}
-        behind.network.load_state_dict(weights)
+        load_weights(path, behind.network, weights, model["name"])
+        warn_of_other_code(path, content.get("code", ""), model["name"])
         places = torch.tensor([classes.index(name) for name in delivery.classes])
         return Network(behind, places)
 
     return load(path, assemble)
+
+
+def build_again(path: Path, model: dict):
+    """The network of a file, untrained. Raises UserError where one of the user's own is not found,
+    or not as it was: that is no damage of the file."""
+    try:
+        return build(**model)
+    except ValueError as reason:
+        if ":" not in model["name"]:
+            raise
+        raise UserError(f"{path} needs your network {reason}. Run this where its file is, as it "
+                        "was when the network was trained") from None
+
+
+def load_weights(path: Path, network, weights: dict, name: str):
+    """Raises UserError where a network of the user's own has other weights than its file."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        if ":" not in name:
+            raise
+        raise UserError(f"{path} has other weights than {name} has now: set its code back to what "
+                        "it was when the network was trained, or train again") from None
+
+
+def warn_of_other_code(path: Path, digest: str, name: str):
+    """Warns where the file of the user's own network is not that of the training; `digest`: its
+    SHA-256 then."""
+    if digest != digest_of_code(name):
+        warn(f"the file of {name} has changed since {path} was trained: if the network computes "
+             "something else now, predictions are wrong")
 
 
 def check_first_layer(path: Path, trained_on: tuple[str, ...], layer: str | None,

@@ -93,8 +93,15 @@ def say_what_differs(run: Run):
     for name in differences_from_plain(run.identity, plain):
         part = "settings" if name in run.settings else "data"
         mine, its = run.identity[part].get(name), plain[part].get(name)
+        if name == "init":
+            mine, its = in_words(mine), in_words(its)
         if isinstance(mine, (int, float, str)) and not name.endswith("digest"):
             say(f"{name} is {mine!r}; the plain network had {its!r}")
+
+
+def in_words(init: str | None) -> str:
+    """Where a training started; `init`: the digest of given weights."""
+    return "random weights" if init is None else f"given weights ({init[:8]})"
 
 
 def train_behind(network, stride: tuple[int, int], model: Model, deliveries: list[Delivery], p, run,

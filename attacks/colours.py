@@ -60,8 +60,8 @@ def _lattice(colours: Tensor) -> tuple[Tensor, Tensor]:
         turns = torch.exp(2j * math.pi * (colours @ steps)).mean(0)
         if turns.abs().min() > 0.5:
             return steps, turns.angle() / (2 * math.pi)
-    raise ValueError("its colours are on no grid of 8 bits: too noisy, not of 8 bits, or of too "
-                     "few images")
+    raise ValueError("no mixture gives values of 8 bits: they are too noisy, not of 8 bits, or of "
+                     "too few images")
 
 
 def _combination(levels: Tensor, combinations: Tensor, fractions: Tensor, centre: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import hashlib
 import io
 import os
 import pkgutil
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -93,7 +95,9 @@ def _call_own(name: str, classes: int) -> nn.Module:
         with _silent_if_it_ends():
             function = pkgutil.resolve_name(name)
     except Exception as wrong:
-        raise ValueError(f"it cannot be imported ({wrong}){_shadowed(name)}") from None
+        module, _, rest = name.partition(".py:")
+        hint = f": write {module}:{rest}, without .py" if rest else _shadowed(name)
+        raise ValueError(f"it cannot be imported ({wrong}){hint}") from None
     except SystemExit:
         raise ValueError("its module ends the program when it is imported: put what runs there "
                          "under `if __name__ == \"__main__\":`") from None
@@ -102,6 +106,15 @@ def _call_own(name: str, classes: int) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"it returns a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def digest_of_code(name: str) -> str:
+    """SHA-256 of the file that a network of the user's own comes from; "" for other networks."""
+    if ":" not in name:
+        return ""
+    module = sys.modules.get(name.partition(":")[0])
+    path = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 @contextlib.contextmanager

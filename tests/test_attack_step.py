@@ -223,17 +223,34 @@ def test_what_a_blind_attack_leaves_open_is_said(deep):
     """It has no 8 bits to find the colours by; images come back all the same."""
     found = call("attack.py", "--score", settings=deep[1])
     [line] = [line for line in found.out.splitlines() if "blind" in line]
-    assert "images come back up to a mixture of their channels (" in line
+    assert "pixels are found up to an unknown mixture of their channels, " in line
+    assert "no mixture gives values of 8 bits" in line
     assert "of the values exact to 8 bits" in found.out
     assert "these are the delivered test images; a developer also holds 64 training" in found.out
 
 
-def test_few_morphed_images_are_said_to_be_too_few_to_trust(dense):
-    """32 of them, for one block of 192 entries."""
+def test_without_the_truth_it_says_whether_images_come_back(dense):
+    """And has no warning on an attack that it does not try."""
     found = call("attack.py", settings=dense[1])
-    assert found.status == 0
-    assert "warning: 32 morphed images are fewer than the 192 entries of a block" in found.err
-    assert "images come back: their features are Aug-Conv's to" in found.out
+    assert found.status == 0 and not found.err
+    assert "images come back, their features are Aug-Conv's to" in found.out
+    assert "without Aug-Conv, from the morphed images alone: not tried, 32 morphed" in found.out
+
+
+def test_few_morphed_images_are_said_to_be_too_few_to_trust(capsys):
+    geometry = replace(GEOMETRY, shape=(3, 8, 8))
+    for count, is_said in ((100, True), (192, False)):
+        view = SimpleNamespace(geometry=geometry, all_morphed=np.zeros(count))
+        attack.warn_of_few_images(view)
+        words = f"{count} morphed images are fewer than the 192 entries of a block"
+        assert (words in capsys.readouterr().err) == is_said
+
+
+def test_what_a_layer_leaves_open_is_said_in_the_line(capsys):
+    """A small residual proves nothing where there are fewer features than values."""
+    report = {"seconds": 1.0, "unexplained": 3e-13, "left_open": "256 features for 1280 values"}
+    attack.tell("first layer known", report)
+    assert "come back in part (left open: 256 features for 1280 values)" in capsys.readouterr().out
 
 
 def test_arrays_of_many_channels_are_attacked_by_name(tmp_path):

@@ -142,7 +142,7 @@ def test_filters_of_deficient_rank_hide_nothing():
 def test_colours_are_not_found_in_noisy_images():
     images = recover_blind(deliver())
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="no grid of 8 bits"):
+    with pytest.raises(ValueError, match="no mixture gives values of 8 bits"):
         find_colours(images + 0.05 * images.std() * noise, *CIFAR)
 
 

@@ -28,7 +28,7 @@ from tests.inference import (
     steps,
     tree,
 )
-from tests.steps import call, full_disk
+from tests.steps import call, full_disk, run
 from utils import plots
 from utils.artifacts import to_csv
 from utils.names import readable_names, told_apart
@@ -359,6 +359,38 @@ def test_arrays_are_given_by_themselves(data, tmp_path):
     np.save(tmp_path / "one.npy", np.zeros((8, 8, 3), np.uint8))
     ends(data, "morph_images.py", "--images", tmp_path / "one.npy",
          words=["is one image", "array[None]"])
+
+
+OWN_NETWORK = """
+from torch import nn
+
+def small(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 12, 5, stride=2, padding=2), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, num_classes))
+"""
+
+
+def test_predictions_need_the_code_that_the_network_was_trained_with(data, tmp_path):
+    """Weights alone are saved: other code gives other predictions, or none."""
+    def predict():
+        return run("predict.py", "--name", "test", "--data_dir", data, settings=SETTINGS,
+                   cwd=tmp_path)
+
+    file = tmp_path / "my_networks.py"
+    file.write_text(OWN_NETWORK)
+    trained = run("train_with_ac.py", "--model", "my_networks:small", "--data_dir", data,
+                  settings=SETTINGS, cwd=tmp_path)
+    assert trained.status == 0, trained.err
+    same = predict()
+    assert same.status == 0 and "has changed" not in same.err
+
+    file.write_text(OWN_NETWORK.replace("nn.ReLU()", "nn.GELU()"))
+    assert "the file of my_networks:small has changed since" in predict().err
+    file.write_text(OWN_NETWORK.replace("nn.Flatten()", "nn.Flatten(), nn.Linear(48, 48)"))
+    assert refused(predict(), "with_ac.pt has other weights than my_networks:small has now")
+    file.unlink()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    assert refused(predict(), "with_ac.pt needs your network my_networks:small", "Run this where")
 
 
 def test_a_providers_secret_files_are_named_where_they_arrive(data, tmp_path):

@@ -93,6 +93,8 @@ REFUSED = [
      "it cannot be imported .*no attribute 'nowhere'"),
     ("no such module", "no_such_package:network", (3, 8, 8),
      "it cannot be imported .*No module named 'no_such_package'"),
+    ("the name of a file", "tests.own_networks.py:strided", (3, 8, 8),
+     "write tests.own_networks:strided, without .py"),
     ("misspelt", "resnet17", (3, 32, 32),
      "there is no network resnet17: choose vgg_small, vgg11, .*resnet18"),
     ("not for classification", "fcn_resnet50", (3, 32, 32), "there is no network fcn_resnet50")]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from models.build import build, gives_probabilities
+from models.build import build, digest_of_code, gives_probabilities
 from models.weights import find_weights, start_from
 from mole.augmentation import largest_shift, shift
 from parameter import Parameters
@@ -476,7 +476,7 @@ class Trained:
     def to_dict(self, run: Run) -> dict:
         return {"network": self.state, "model": self.model.to_dict(),
                 "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
-                "layer": self.layer_fingerprint}
+                "layer": self.layer_fingerprint, "code": digest_of_code(self.model.name)}
 
 
 def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,
