@@ -11,12 +11,12 @@ ROWS_AT_ONCE = 4096
 
 def find_shared(images: Tensor, others: Tensor) -> list[int]:
     """Indices of images (N, …) that are also, entry by entry, among the others (M, …)."""
-    known = {entries_digest(other) for other in others}
-    return [i for i, image in enumerate(images) if entries_digest(image) in known]
+    known = {entries_digest(other) for other in others.numpy()}
+    return [i for i, image in enumerate(images.numpy()) if entries_digest(image) in known]
 
 
-def entries_digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image.numpy()), digest_size=16).digest()
+def entries_digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
 
 
 def data_digest(*parts) -> str:
