@@ -56,6 +56,7 @@ from utils.records import delivered_data, split_digest, to_json
 
 PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
+RECOGNISED = 0.1            # of all images: from such a share on they count as re-identified
 COPIES = 9                  # of each public image, where they are few
 
 
@@ -305,14 +306,26 @@ def tell(what: str, report: dict):
         mean = report["mean_image"]["psnr"]
         words.append(f"the mean public image alone {mean:.1f} dB")
         if "psnr" in report and report["psnr"] <= mean:
-            words.append("so nothing was found that is better than it")
+            words.append(describe_no_better(report))
     if "starts" in report:
+        if "failed" not in report:
+            words.append(f"found by its own account: unlikeness {report['unlikeness']:.3f}, wrong "
+                         f"keys {report['wrong_keys']:.3f}")
         words.append(f"{report['agreeing']} of {report['starts']} starts agree, which is no proof")
     if "failed" in report and "up_to_colour" in report:
         words.append(describe_mixture(report["up_to_colour"]))
     if "failed" in report:
         words.append(report["failed"])
     print(f"{what}: {', '.join(words)}", flush=True)
+
+
+def describe_no_better(report: dict) -> str:
+    """Of images that are no closer to the private ones than the mean image, by PSNR: whether they
+    are recognised all the same."""
+    found = max(report["reidentified"], report.get("reidentified_mirrored", 0))
+    if found > RECOGNISED:
+        return "so images are no closer than that, but they are recognised"
+    return "so nothing was found that is better than it"
 
 
 def describe_unexplained(share: float, left_open: str | None) -> str:

@@ -101,6 +101,7 @@ def _call_own(name: str, classes: int) -> nn.Module:
     except SystemExit:
         raise ValueError("its module ends the program when it is imported: put what runs there "
                          "under `if __name__ == \"__main__\":`") from None
+    _refuse_another_file(name)
     with _silent_if_it_ends():
         network = function(num_classes=classes)
     if not isinstance(network, nn.Module):
@@ -134,6 +135,16 @@ def _silent_if_it_ends():
     finally:
         if not is_over:
             sys.stderr.write(said.getvalue())
+
+
+def _refuse_another_file(name: str):
+    """Raises ValueError where the current folder has the module too, but another was imported."""
+    package = name.partition(":")[0].partition(".")[0]
+    imported = getattr(sys.modules.get(package), "__file__", None)
+    for place in (f"{package}.py", os.path.join(package, "__init__.py")):
+        own = os.path.join(os.getcwd(), place)
+        if imported and os.path.exists(own) and not os.path.samefile(own, imported):
+            raise ValueError(f"{imported} was found first, but {own} is there too: rename one")
 
 
 def _shadowed(name: str) -> str:

@@ -393,6 +393,17 @@ def test_predictions_need_the_code_that_the_network_was_trained_with(data, tmp_p
     assert refused(predict(), "with_ac.pt needs your network my_networks:small", "Run this where")
 
 
+def test_of_two_files_of_one_name_none_is_taken(tmp_path, monkeypatch):
+    """One in the current folder, and one that Python finds first: another would be trained."""
+    for folder in ("first", "current"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "two_of_it.py").write_text(OWN_NETWORK)
+    monkeypatch.chdir(tmp_path / "current")
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    with pytest.raises(ValueError, match=r"first/two_of_it\.py was found first, but .* rename one"):
+        build("two_of_it:small", 4, (3, 8, 8))
+
+
 def test_a_providers_secret_files_are_named_where_they_arrive(data, tmp_path):
     """Or the developer would ask for the same again, and the key would stay in use."""
     sent = shutil.copytree(data / "provider", tmp_path / "sent")
