@@ -94,12 +94,12 @@ def say_what_differs(run: Run):
         part = "settings" if name in run.settings else "data"
         mine, its = run.identity[part].get(name), plain[part].get(name)
         if name == "init":
-            mine, its = in_words(mine), in_words(its)
+            mine, its = describe_start(mine), describe_start(its)
         if isinstance(mine, (int, float, str)) and not name.endswith("digest"):
             say(f"{name} is {mine!r}; the plain network had {its!r}")
 
 
-def in_words(init: str | None) -> str:
+def describe_start(init: str | None) -> str:
     """Where a training started; `init`: the digest of given weights."""
     return "random weights" if init is None else f"given weights ({init[:8]})"
 

@@ -24,12 +24,12 @@ from utils.errors import UserError, warn
 from utils.examples import take_rows
 from utils.first_layers import FirstLayer
 from utils.memory import require_memory, shapes_bytes
-from utils.names import told_apart
+from utils.names import first_names, told_apart
 
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)      # as in the reference scripts
 ROWS_AT_ONCE = 1000
 LOOKED_AT = 256                     # images whose scale is compared with the first layer's
-FAR, FAR_BELOW = 5, 50              # from mean 0, times standard deviation 1 or more, or less
+FAR, FLAT = 5, 1 / 50               # of mean or standard deviation: far from 0 and 1
 FLOAT32_STEP = 2.0 ** -23                                # between neighbouring numbers, relative
 CLASSES_SHOWN = 20                                       # in a line that counts their images
 UNEQUAL = 2                         # times as many images in the largest class as in the smallest
@@ -266,9 +266,8 @@ def _say_unequal_counts(labels: Tensor, split: str, classes: list[str]):
         return
     order = counts.argsort(stable=True).tolist()
     shown_classes = told_apart(shown(name) for name in classes)
-    names = [f"{shown_classes[i]} {counts[i]}" for i in order[:CLASSES_SHOWN]]
-    more = f" and {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
-    say(f"{split} images of each class: {', '.join(names)}{more}")
+    names = [f"{shown_classes[i]} {counts[i]}" for i in order]
+    say(f"{split} images of each class: {first_names(names, CLASSES_SHOWN)}")
 
 
 def recoloured(images: Tensor, channels: int) -> Tensor:
@@ -348,7 +347,7 @@ def warn_of_another_scale(images: Tensor, mean: tuple, std: tuple):
     step = max(1, len(images) // LOOKED_AT)
     some = normalise(take_rows(images, slice(None, None, step)), mean, std).double()
     found_mean, found_std = float(some.mean()), float(some.std())
-    is_far = abs(found_mean) > FAR or not 1 / FAR_BELOW < found_std < FAR
+    is_far = abs(found_mean) > FAR or not FLAT < found_std < FAR
     if is_far and rank() == 0:
         warn(f"normalised by the first layer's mean and standard deviation, these images have mean "
              f"{found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and 1: they "

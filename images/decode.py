@@ -23,6 +23,7 @@ from tqdm import tqdm
 from images.folders import shown
 from utils.artifacts import write_alone
 from utils.errors import UserError
+from utils.names import first_names
 
 VERSION = 3                                              # of the decoder: raised when pixels change
 # Pillow knows others too, and one of them runs a program (PostScript).
@@ -167,8 +168,9 @@ def hints(facts: Tensor, files: list[Path], pixel_range: tuple[float, float] | N
             if is_dark(facts[chosen]):
                 names = [shown(files[i]) for i in chosen.nonzero()[:, 0].tolist()]
                 others = len(facts) - len(names)
-                lines.append(f"{in_short(names)} have {words} and no pixel above an eighth of the "
-                             f"range, and {others} of {len(facts)} files have another depth: "
+                some = first_names(names, LISTED, "more files")
+                lines.append(f"{some} have {words} and no pixel above an eighth of the range, and "
+                             f"{others} of {len(facts)} files have another depth: "
                              "convert the files of one kind to the other")
     elif is_dark(facts):
         advice = "--pixel_range LOW HIGH says which numbers are black and white"
@@ -180,12 +182,6 @@ def hints(facts: Tensor, files: list[Path], pixel_range: tuple[float, float] | N
                       "`--pixel_range none` where they have 8 bits")
         lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
-
-
-def in_short(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - LISTED} more files" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def is_dark(facts: Tensor) -> bool:

@@ -32,7 +32,7 @@ from utils.first_layers import read_first_layer
 from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
-from utils.names import quoted_apart
+from utils.names import first_names, quoted_apart
 
 LEVELS = 127                        # of int8, on both sides of zero
 SECRET_FILES = ("keys", "current.json", "morphing_matrix.pt", "inverse_matrix.pt",
@@ -423,9 +423,7 @@ def _differing(names: list[str], words: str) -> list[str]:
     """A sentence on some names, in quotes; none where there are none."""
     if not names:
         return []
-    shown = ", ".join(names[:5])
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return [f"{words} {shown}{more}"]
+    return [f"{words} {first_names(names, 5)}"]
 
 
 def standardiser(values: Tensor, scale: float) -> Callable[[Tensor], Tensor]:

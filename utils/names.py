@@ -24,6 +24,12 @@ def _described(names: Iterable[str]) -> list[tuple[str, str, bool]]:
     return [(name, ascii(name), times[text] > 1) for name, text in zip(names, texts, strict=True)]
 
 
+def first_names(names: list[str], most: int, more: str = "more") -> str:
+    """At most so many names, and how many `more` there are."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} {more}" if len(names) > most else shown
+
+
 def readable(name: str, most: int = 24) -> str:
     """A name for a picture: one line, of limited length."""
     name = unicodedata.normalize("NFC", " ".join(name.split()))

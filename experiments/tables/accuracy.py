@@ -1,5 +1,6 @@
 """Tables of training runs: accuracy, each run, learning rates, the demo."""
 
+from experiments.tables.published import not_measured
 from experiments.tables.reading import Results, TrainingRun, machine_in_words
 from experiments.tables.rows import (
     CONTROLS,
@@ -15,12 +16,19 @@ from experiments.tables.table import Table, write_number
 from utils.records import RUNS
 
 DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
+NOTES = [                           # under every table of accuracies
+    "Runs in a row agree in all settings and data but seed, key and frozen layer.",
+    "The plain network's weight decay is ten times that of the others, as in the authors' scripts, "
+    "or the same; cells name it where it is neither.",
+    "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core was drawn; "
+    "what is not as in the paper.",
+    "± is the standard deviation over seeds; without it, there was one seed."]
 
 
 def make_accuracy(results: Results) -> Table:
     """Test accuracy of each network; a missing run names its command."""
     rows = group_in_rows(results.runs)
-    return accuracy_table(rows, "not measured yet: `{}`", accuracy_note(results, rows))
+    return accuracy_table(rows, not_measured("{}"), accuracy_note(results, rows))
 
 
 def make_accuracy_short(results: Results) -> Table:
@@ -29,18 +37,7 @@ def make_accuracy_short(results: Results) -> Table:
     rows = group_in_rows(results.runs)
     with_aug_conv = [row for row in rows if row.runs["with_ac"]]
     without = [row for row in rows if not row.runs["with_ac"]]
-    note = " ".join([*ROWS_AND_DECAYS, *MORPHING_AND_SEEDS])
-    return accuracy_table([*with_aug_conv, *without], "not measured", note)
-
-
-ROWS_AND_DECAYS = [
-    "Runs in a row agree in all settings and data but seed, key and frozen layer.",
-    "The plain network's weight decay is ten times that of the others, as in the authors' scripts, "
-    "or the same; cells name it where it is neither."]
-MORPHING_AND_SEEDS = [
-    "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core was drawn; "
-    "what is not as in the paper.",
-    "± is the standard deviation over seeds; without it, there was one seed."]
+    return accuracy_table([*with_aug_conv, *without], "not measured", " ".join(NOTES))
 
 
 def accuracy_table(rows: list[Row], missing: str, note: str) -> Table:
@@ -64,7 +61,7 @@ def why_missing(row: Row, name: str, missing: str) -> str:
 
 
 def accuracy_note(results: Results, rows: list[Row]) -> str:
-    notes = [*ROWS_AND_DECAYS, *MORPHING_AND_SEEDS]
+    notes = list(NOTES)
     if any(not row.runs[name] for row in rows for name in row.runs):
         notes.append("Where something is not measured yet, the step that measures it is named: it "
                      "needs the settings of the row, and `--results_dir`. FILE is the first layer "

@@ -198,16 +198,15 @@ def describe_in_short(one: Comparison) -> str:
     words = f"{one.mean:+.2f} points ({one.row.morphed}"
     if one.test is None:
         return f"{words}, {one.why_untested})"
-    return (f"{words}; {len(one.differences)} seeds, 90% interval {one.test.low:+.2f} to "
-            f"{one.test.high:+.2f})")
+    return f"{words}; {len(one.differences)} seeds, 90% interval {one.test.interval})"
 
 
 def describe_comparison(one: Comparison) -> str:
     words = f"{one.row.setting}; {one.row.morphed}: {one.mean:+.2f} points"
     if one.test is None:
         return f"{words}, {one.verdict}"
-    return (f"{words}, 90% interval {one.test.low:+.2f} to {one.test.high:+.2f}, "
-            f"{len(one.differences)} seeds, {one.verdict}")
+    return (f"{words}, 90% interval {one.test.interval}, {len(one.differences)} seeds, "
+            f"{one.verdict}")
 
 
 def claims_low_accuracy(results: Results) -> list[Claim]:

@@ -25,6 +25,11 @@ class Equality:
     equal: bool                     # p < 5%: just where the interval lies within the margin
     detectable: float               # a true difference that a t-test would see 4 times in 5
 
+    @property
+    def interval(self) -> str:
+        """The confidence interval in words."""
+        return f"{self.low:+.2f} to {self.high:+.2f}"
+
 
 def assess_equality(differences: list[float], margin: float) -> Equality:
     """Two one-sided t-tests (TOST) of two or more paired differences, not all the same, against
@@ -109,8 +114,7 @@ def make_equality(results: Results) -> Table:
         each = ", ".join(f"{value:+.2f}" for value in one.differences.values())
         tested = [one.why_untested] * 3
         if one.test is not None:
-            tested = [f"{one.test.low:+.2f} to {one.test.high:+.2f}", f"{one.test.p:.2g}",
-                      f"{one.test.detectable:.2f}"]
+            tested = [one.test.interval, f"{one.test.p:.2g}", f"{one.test.detectable:.2f}"]
         rows.append([one.row.setting, one.row.morphed, each, f"{one.mean:+.2f}", *tested,
                      one.verdict])
     note = ("Points of accuracy, with Aug-Conv less plain with the same frozen first layer, paired "
