@@ -42,6 +42,7 @@ from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import core_size, unroll
 from utils.artifacts import load, write_alone
+from utils.attack_reports import share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
 from utils.examples import take_rows
@@ -322,8 +323,8 @@ def tell(what: str, report: dict):
 def describe_no_better(report: dict) -> str:
     """Of images that are no closer to the private ones than the mean image, by PSNR: whether they
     are recognised all the same."""
-    found = max(report["reidentified"], report.get("reidentified_mirrored", 0))
-    if found > RECOGNISED:
+    share, _ = share_found(report)
+    if share > RECOGNISED:
         return "so images are no closer than that, but they are recognised"
     return "so nothing was found that is better than it"
 

@@ -27,6 +27,7 @@ from images.datasets import (
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error
 from utils.artifacts import Saving
+from utils.attack_reports import share_found
 from utils.delivery import (
     as_morphed,
     compose,
@@ -246,7 +247,7 @@ def what_is_given_away(geometry: Geometry) -> str:
             found = row.get("data_only", {})
             is_like_it = all(row[name] == value for name, value in attacked.items())
             if is_like_it and geometry.shape == (3, 32, 32) and "reidentified" in found:
-                share = max(found["reidentified"], found.get("reidentified_mirrored", 0))
+                share, _ = share_found(found)
                 return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 "
                         f"pixels that were morphed like this ({geometry.blocks}, "
                         f"{geometry.morph_distribution} core)")

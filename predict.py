@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from images.folders import shown
-from models.build import build, digest_of_code
+from models.build import build, digest_of_code, is_users_own
 from mole.first_layer import BehindFirstLayer
 from utils.artifacts import load, to_csv, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_one_delivery, read_query
@@ -119,7 +119,7 @@ def build_again(path: Path, model: dict):
     try:
         return build(**model)
     except ValueError as reason:
-        if ":" not in model["name"]:
+        if not is_users_own(model["name"]):
             raise
         raise UserError(f"{path} needs your network {reason}. Run this where its file is, as it "
                         "was when the network was trained") from None
@@ -130,7 +130,7 @@ def load_weights(path: Path, network, weights: dict, name: str):
     try:
         network.load_state_dict(weights)
     except RuntimeError:
-        if ":" not in name:
+        if not is_users_own(name):
             raise
         raise UserError(f"{path} has other weights than {name} has now: set its code back to what "
                         "it was when the network was trained, or train again") from None

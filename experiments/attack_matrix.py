@@ -27,7 +27,6 @@ from experiments.tables.formulas import KAPPAS
 from experiments.tables.measured import (
     describe_alone,
     describe_blocks,
-    share_found,
     title_of_dataset,
 )
 from experiments.tables.reading import read_json
@@ -38,6 +37,7 @@ from mole.first_layer import find_first_layer
 from mole.morphing import unroll
 from parameter import Parameters
 from utils.artifacts import write_alone
+from utils.attack_reports import share_found
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
 from utils.errors import UserError

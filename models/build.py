@@ -41,7 +41,7 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     Raises ValueError where there is no such network, it does not take such images, or Aug-Conv
     cannot stand for its first layer (`check_network`).
     """
-    if not (name in GROUPS or name in OWN or ":" in name or _is_torchvisions(name)):
+    if not (name in GROUPS or name in OWN or is_users_own(name) or _is_torchvisions(name)):
         raise ValueError(f"there is no network {name}: choose {', '.join([*GROUPS, *OWN])}, a "
                          "classification network of torchvision (such as resnet18), or "
                          "package.module:callable")
@@ -57,6 +57,11 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
     raise ValueError(f"{name} cannot be used for images {'x'.join(map(str, shape))}: {reason}")
 
 
+def is_users_own(name: str) -> bool:
+    """Whether a network's name is `package.module:callable` of the user's own."""
+    return ":" in name
+
+
 def _is_torchvisions(name: str) -> bool:
     """Whether torchvision has a classification network of this name."""
     import torchvision
@@ -68,7 +73,7 @@ def _build_unchecked(name: str, classes: int, shape: tuple[int, int, int],
     channels, side, _ = shape
     if name in GROUPS:
         return VGG(name, classes, channels, side, dropout)
-    if ":" in name:
+    if is_users_own(name):
         return _call_own(name, classes)
     if name in OWN:
         network = OWN[name](classes)
@@ -111,11 +116,15 @@ def _call_own(name: str, classes: int) -> nn.Module:
 
 def digest_of_code(name: str) -> str:
     """SHA-256 of the file that a network of the user's own comes from; "" for other networks."""
-    if ":" not in name:
+    if not is_users_own(name):
         return ""
-    module = sys.modules.get(name.partition(":")[0])
-    path = getattr(module, "__file__", None)
+    path = _file_of(name.partition(":")[0])
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def _file_of(module: str) -> str | None:
+    """The file that a module was imported from; None where it was not, or has none."""
+    return getattr(sys.modules.get(module), "__file__", None)
 
 
 @contextlib.contextmanager
@@ -140,7 +149,7 @@ def _silent_if_it_ends():
 def _refuse_another_file(name: str):
     """Raises ValueError where the current folder has the module too, but another was imported."""
     package = name.partition(":")[0].partition(".")[0]
-    imported = getattr(sys.modules.get(package), "__file__", None)
+    imported = _file_of(package)
     for place in (f"{package}.py", os.path.join(package, "__init__.py")):
         own = os.path.join(os.getcwd(), place)
         if imported and os.path.exists(own) and not os.path.samefile(own, imported):
@@ -150,8 +159,7 @@ def _refuse_another_file(name: str):
 def _shadowed(name: str) -> str:
     """What to say where a package of the user's has the name of one of this program's."""
     package = name.partition(":")[0].partition(".")[0]
-    loaded = sys.modules.get(package)
-    found = getattr(loaded, "__file__", None)
+    found = _file_of(package)
     own = os.path.join(os.getcwd(), package)
     if found is None or not os.path.isdir(own) or os.path.dirname(found) == own:
         return ""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mole.first_layer import Convolution, check_features, describe, draw_image
-from mole.morphing import check_core, core_size, morphed_shape
+from mole.morphing import check_core, core_size, morphed_shape, require_tensor
 
 ROWS_AT_ONCE = 16                   # rows of M'⁻¹ whose products stay in the processor's cache
 
@@ -118,6 +118,7 @@ class AugConv(nn.Module):
 
         Refuses integers: int8 values have a scale, without which they are not the morphed images.
         """
+        require_tensor(morphed, "morphed images")
         if not morphed.is_floating_point():
             raise ValueError(f"morphed images are {morphed.dtype}: convert them to floating point, "
                              "and multiply them by their scale, before Aug-Conv")

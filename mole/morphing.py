@@ -17,6 +17,13 @@ from torch.nn import functional as F
 DISTRIBUTIONS = ("uniform", "normal", "orthogonal")
 
 
+def require_tensor(value: Tensor, what: str):
+    """Raises ValueError for an array of NumPy, or whatever else is no tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} are of type {type(value).__name__}: give a torch.Tensor "
+                         "(torch.from_numpy makes one of an array)")
+
+
 def require_shape(shape: tuple[int, ...]):
     """Raises ValueError where this is not the shape of one image."""
     if len(shape) != 3:
@@ -46,6 +53,7 @@ def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int
 
 def check_core(core: Tensor, shape: tuple[int, int, int], tile: int = 0):
     """Raises ValueError where a core or its inverse does not fit images of `shape` (α, m, m)."""
+    require_tensor(core, "the entries of a core")
     size = "x".join(map(str, shape))
     if core.ndim != 2 or core.shape[0] != core.shape[1]:
         raise ValueError(f"a core must be a square matrix, not {tuple(core.shape)}")
@@ -104,8 +112,9 @@ def invert_core(core: Tensor) -> Tensor:
     """The inverse (q, q) float32 of a core, computed in float64.
 
     The core is float32 already, so this is the inverse of the matrix that morphs the images, and
-    not of the one before it was rounded. Raises ValueError for a singular core.
+    not of the one before it was rounded. Raises ValueError for a singular core, or no tensor.
     """
+    require_tensor(core, "the entries of a core")
     try:
         return torch.linalg.inv(core.double()).float()
     except torch.linalg.LinAlgError:
@@ -201,8 +210,9 @@ def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     """T = D·M, multiplied in float64: images (B, α, m, m) to (B, αm²), or with tiles (B, q, t, t).
 
     The images are normalised, of a floating dtype, which T has too. Raises ValueError where they
-    are integers, and where the core does not fit them.
+    are integers or no tensor, and where the core does not fit them.
     """
+    require_tensor(images, "images")
     if images.ndim != 4:
         raise ValueError(f"images must be (B, channels, rows, columns), not {tuple(images.shape)}")
     if not images.is_floating_point():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import block_diag
+from torch import nn
 
+from mole.aug_conv import AugConv
 from mole.morphing import (
     condition_number,
     core_size,
@@ -201,6 +203,19 @@ def test_integers_are_no_images_to_morph(dtype):
     """Their products would be rounded and wrapped."""
     with pytest.raises(ValueError, match=f"images are {dtype}: convert them to floating point"):
         morph(torch.ones(2, 3, 4, 4, dtype=dtype), torch.eye(48))
+
+
+@pytest.mark.parametrize("call", [
+    lambda: morph(np.ones((2, 3, 4, 4), np.float32), torch.eye(48)),
+    lambda: morph(torch.ones(2, 3, 4, 4), np.eye(48)),
+    lambda: invert_core(np.eye(48)),
+    lambda: AugConv.compose(nn.Conv2d(3, 4, 3, padding=1), np.eye(48), (3, 4, 4)),
+    lambda: AugConv.compose(nn.Conv2d(3, 4, 3, padding=1), torch.eye(48), (3, 4, 4))(
+        np.ones((2, 48), np.float32)),
+], ids=["images", "core", "core to invert", "inverse", "morphed images"])
+def test_arrays_of_numpy_are_refused_in_words(call):
+    with pytest.raises(ValueError, match=r"are of type ndarray: give a torch\.Tensor"):
+        call()
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (2, 48), (1, 2, 3, 4, 4)], ids=str)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from models.build import is_users_own
 from parameter import Parameters
 from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
@@ -193,8 +194,7 @@ def record_name(record: dict) -> str:
     readable = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower())[:120]
     but_seed = {key: value for key, value in settings.items() if key != "seed"}
     told_apart = [record["run"], but_seed, data, record["frozen_layer"]]
-    is_the_users_own = ":" in settings["model"]
-    if is_the_users_own:
+    if is_users_own(settings["model"]):
         told_apart.append([f"{logit:.3g}" for logit in record["network_sample"]])
     canonical = json.dumps(told_apart, sort_keys=True).encode()
     short = hashlib.sha256(canonical).hexdigest()[:8]

@@ -21,7 +21,6 @@ from experiments.tables.measured import (
     CORES,
     MAIN_IMAGES,
     rows_of_cores,
-    share_found,
     title_of_dataset,
 )
 from experiments.tables.reading import Results, TrainingRun
@@ -37,6 +36,7 @@ from experiments.tables.rows import (
     summarise,
 )
 from experiments.tables.table import write_number
+from utils.attack_reports import share_found
 from utils.plots import as_png, pyplot
 from utils.records import RUNS
 

@@ -9,6 +9,7 @@ from experiments.tables.reading import (
 )
 from experiments.tables.rows import DATASET_TITLES, describe_morphing
 from experiments.tables.table import Column, Table, table_of_records, write_number
+from utils.attack_reports import share_found
 
 # Of the rows in the README's table of attacks:
 ATTACKED_IMAGES = 10_000            # private images
@@ -188,13 +189,6 @@ def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
 def quote_failure(words: str, report: dict) -> str:
     """Words on an attack's result, and whether the attack itself says that it failed."""
     return f"{words} (failed by its own account)" if "failed" in report else words
-
-
-def share_found(report: dict) -> tuple[float, bool]:
-    """The share of images that an attack's report says are re-identified, and whether these are
-    those whose mirror images came back."""
-    share, mirrored = report["reidentified"], report.get("reidentified_mirrored", 0)
-    return max(share, mirrored), mirrored > share
 
 
 def describe_share(report: dict) -> str:
