@@ -65,6 +65,18 @@ def test_every_block_of_the_pages_is_typed(page):
             assert block.text.startswith(tuple(NOT_TYPED.get(page, ["nothing"]))), block.text
 
 
+def test_folders_of_images_and_deliveries_are_not_committed_by_mistake():
+    """Those that the pages put beside the code: `git add .` must leave them out."""
+    option = r"--(?:dataset_dir|images|delivery|public) ([a-z]\w*)"
+    folders = {name for page in PAGES
+               for name in re.findall(option, (ROOT / page).read_text(encoding="utf-8"))}
+    assert {"my_images", "scans", "from_hospital"} <= folders
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone of git")
+    for folder in sorted(folders):
+        subprocess.run(["git", "check-ignore", "-q", f"{folder}/a"], cwd=ROOT, check=True)
+
+
 def test_the_commands_in_the_readmes_sentences(tmp_path):
     """Those of the steps in the order in which they stand there; of the others, that they exist."""
     steps, targets = [], []
