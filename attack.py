@@ -28,7 +28,6 @@ from attacks.adversary import (
 from attacks.samples import evenly_spaced
 from attacks.view import (
     PUBLIC,
-    UNDER_ATTACK,
     Truth,
     View,
     as_pixels,
@@ -42,7 +41,7 @@ from images.datasets import DATASETS, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import core_size, unroll
 from utils.artifacts import load, write_alone
-from utils.attack_reports import share_found
+from utils.attack_reports import UNDER_ATTACK, share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
 from utils.examples import take_rows

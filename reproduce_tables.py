@@ -96,6 +96,9 @@ TABLES = [                          # in the order of tables.md
     of_record("stress", "Interruption, damage and hostile files", measured.make_stress, "stress"),
     TableKind("runs", "Every training run", accuracy.make_each_run, "runs", TRAINING),
 ]
+TITLE = ("# All tables\n\nMade by `python reproduce_tables.py` from JSON records. Under each table "
+         "stand the command\nand the machine of its record. The last table has those of every "
+         "training run.\n")
 # In pages alone.
 PAGES_ALONE = [
     TableKind("verdict", "Verdict", make_verdict),
@@ -181,7 +184,7 @@ def write_output(folder: Path, results: Results, tables: dict[str, Table], repor
         sections.append("## Not in these folders\n\nThe project's own experiments, and what makes "
                         f"their records:\n\n{titles}\n")
     latex = [LATEX_PREAMBLE, *(table.latex() for table in shown)]
-    write_alone(folder / "tables.md", "\n".join(sections))
+    write_alone(folder / "tables.md", "\n".join([TITLE, *sections]))
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")
     write_alone(folder / "REPRODUCTION.md", report)
     write_alone(folder / "analysis.json", to_json(asdict(compute_overheads())))

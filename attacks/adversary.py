@@ -19,7 +19,6 @@ from attacks.colours import find_colours
 from attacks.samples import evenly_spaced, in_parts, shifted_copies
 from attacks.scores import share_reidentified
 from attacks.view import (
-    UNDER_ATTACK,
     Truth,
     View,
     from_blocks,
@@ -28,6 +27,7 @@ from attacks.view import (
     to_plain_images,
 )
 from mole.morphing import unroll
+from utils.attack_reports import UNDER_ATTACK
 
 PROBES = 96                 # random vectors that are put through Aug-Conv
 LIKENESS = 2000             # images that the order of channels is compared on

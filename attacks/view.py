@@ -12,9 +12,9 @@ from attacks.samples import evenly_spaced, in_parts
 from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
 from mole.morphing import core_size
+from utils.attack_reports import UNDER_ATTACK
 from utils.geometry import Geometry
 
-UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
 PUBLIC = 50_000             # public images that are used at most
 
 

@@ -26,7 +26,7 @@ from utils.devices import use_full_float32
 from utils.errors import UserError
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import draw_key
-from utils.provenance import provenance
+from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 
 BATCH = 250                         # images that are predicted at once
@@ -68,7 +68,7 @@ def main(p: Parameters):
             table.append(row)
     record = provenance(p) | {
         "model": trained.first.model, "dataset": dataset_name(p), "images": len(plain),
-        "right": count_right(plain, test.labels), "table": table}
+        "right": count_right(plain, test.labels), "seconds": seconds_so_far(), "table": table}
     path = Path(p.results_dir or "results") / "agreement.json"
     write_alone(path, to_json(record))
     print(f"{path} is written")

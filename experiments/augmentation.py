@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import utils.step
 from attacks import adversary
 from attacks.samples import evenly_spaced
-from attacks.view import UNDER_ATTACK, Truth, View
+from attacks.view import Truth, View
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
 from experiments.program import require_fit
 from images.datasets import Images, Prepared, dataset_name, image_shape, load_images, normalisation
@@ -31,13 +31,14 @@ from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import write_alone
+from utils.attack_reports import UNDER_ATTACK
 from utils.delivery import as_morphed, compose, is_exact_enough, morph_in_memory
 from utils.devices import Context, joined_processes
 from utils.errors import user_errors
 from utils.examples import Examples, Features, FrozenLayer, Source
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import Key, draw_key, draw_order
-from utils.provenance import provenance
+from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 from utils.training import (
     Augmentation,
@@ -99,6 +100,7 @@ def main(p: Parameters):
         "first_layer": first.fingerprint, "images_of": dataset_name(p)}
     with user_errors(), joined_processes(p) as context:
         record |= measure(p, first, train, test, context)
+    record["seconds"] = seconds_so_far()
     path = Path(p.results_dir or "results") / "augmentation.json"
     write_alone(path, to_json(record))
     print(f"{path} is written")

@@ -10,6 +10,7 @@ the same settings stay. Writes defects.json to --output.
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,9 @@ def main():
         rows = read_rows(path, settings, facts)
         for change in CHANGES:
             if change.name not in rows:
-                rows[change.name] = train_with(change, data, facts, p, context)
+                began = time.perf_counter()
+                row = train_with(change, data, facts, p, context)
+                rows[change.name] = row | {"seconds": round(time.perf_counter() - began, 1)}
                 write_record(path, about, rows)
         write_record(path, about, rows)
     print(f"{path} has {len(rows)} rows")

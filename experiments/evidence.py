@@ -41,7 +41,7 @@ ATTACKED_LAYERS = ("vgg11.pt", "vgg16.pt")
 
 @dataclass(frozen=True)
 class Command:
-    """A line of commands.txt: a command, and its minutes on two cores with AVX2."""
+    """A line of commands.txt: a command, and its minutes on two cores."""
 
     line: str
     minutes: float
@@ -183,6 +183,15 @@ def read_commands(text: str) -> list[Command]:
             minutes = float(minutes.removesuffix(" min"))
             commands.append(Command(command.strip(), minutes, heading))
     return commands
+
+
+def list_chapters_left(made: set[str]) -> list[str]:
+    """The chapters with commands that leave a record, but are not among those that were `made`."""
+    made_words = {tuple(shlex.split(command)) for command in made}
+    commands = read_commands(COMMANDS.read_text(encoding="utf-8"))
+    left = [command.chapter.rstrip(".") for command in commands
+            if command.leaves_record and tuple(command.words) not in made_words]
+    return list(dict.fromkeys(left))
 
 
 # -- What is done

@@ -28,7 +28,7 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.delivery import Morpher, compose
 from utils.keys import draw_key
-from utils.provenance import provenance
+from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 
 SHAPE, CHANNELS, IMAGES = (3, 32, 32), 64, 256
@@ -161,6 +161,7 @@ def main():
     record = about | {"settings": settings, "security_bits": 128, "note": NOTE,
                       "largest_feature": float(case.exact.abs().max())} | summarise(turns)
     record["versions"]["tenseal"] = version("tenseal")
+    record["seconds"] = seconds_so_far()
     write_alone(arguments.output / "he.json", to_json(record))
     for key in ("best", "seconds_ratio", "bytes_ratio", "seconds_over_mole", "bytes_over_mole"):
         print(f"{key}: {record[key]}")

@@ -25,7 +25,7 @@ from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.keys import draw_key
 from utils.plots import rows_png, stretch
-from utils.provenance import provenance
+from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 
 IMAGES = 256
@@ -46,7 +46,8 @@ def main(p: Parameters):
         points, picture = sweep(p, first.layer, as_pixels(test.float(), low, high), plain)
     folder = Path(p.results_dir or "results")
     record = {"images": len(plain), "images_of": dataset_name(p),
-              "morph_distribution": p.morph_distribution, "sweep": points}
+              "morph_distribution": p.morph_distribution, "seconds": seconds_so_far(),
+              "sweep": points}
     write_alone(folder / "kappa.json", to_json(provenance(p) | record))
     write_alone(folder / "figures" / "kappa.png", picture)
 

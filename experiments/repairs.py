@@ -1,8 +1,8 @@
 """Repairs of Aug-Conv, attacked and trained behind: `python -m experiments.repairs`.
 
 The delivery is made in memory (experiments.attack_matrix), of the paper's dense Aug-Conv with an
-orthogonal core. Reads CIFAR-10 in --data/datasets; the first
-layer is trained where --first_layers has vgg11.pt. Writes repairs.json to --output.
+orthogonal core. Reads CIFAR-10 in --data/datasets; the first layer is trained where --first_layers
+has vgg11.pt. Writes repairs.json to --output.
 """
 
 import argparse
@@ -35,13 +35,14 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes
 from utils.examples import Features, FrozenLayer, Source, keep_features
-from utils.provenance import provenance
+from utils.provenance import provenance, seconds_so_far
 from utils.records import Run, to_json
 from utils.training import Model, new_network, train
 
 CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
 # On the CPU, where the attacks are: they share Aug-Conv with the training.
-TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1, device="cpu")
+TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.01, dropout=0.1, device="cpu",
+                precision="fp32")
 TESTED = 2000                       # morphed test images on which accuracy is measured
 
 
@@ -74,7 +75,7 @@ def main():
             table.append(row)
             print(describe_result(row), flush=True)
             record = {"case": CASE._asdict(), "weights": weights, "model": p.model,
-                      "train_images": PAIRS, "test_images": TESTED,
+                      "train_images": PAIRS, "test_images": TESTED, "seconds": seconds_so_far(),
                       "complete": len(table) == len(REPAIRS), "table": table}
             write_alone(arguments.output / "repairs.json", to_json(about | record))
 

@@ -4,9 +4,7 @@ CASES: each name gives a function that does the case in an empty folder. It retu
 pixels (True) or the one-line refusal (False) were right, and fails on anything else.
 """
 
-import json
 import os
-import platform
 import shutil
 import tempfile
 import warnings
@@ -19,6 +17,7 @@ from PIL import Image
 
 from images.decode import FACTS, decode, decode_all
 from images.folders import find_images
+from parameter import Parameters
 from tests.image_files import (
     BYTE_ORDER,
     DEEP_COLOURS,
@@ -35,7 +34,10 @@ from tests.image_files import (
     saved,
     tiff,
 )
+from utils.artifacts import write_alone
 from utils.errors import UserError
+from utils.provenance import provenance, seconds_so_far
+from utils.records import to_json
 
 
 def add_orientations(files: dict):
@@ -218,6 +220,7 @@ CASES = {**{name: check_file for name in FILES}, **{name: check_tree for name in
 
 
 def main():
+    about = provenance(Parameters())
     warnings.simplefilter("ignore")
     right = []
     for name, check in CASES.items():
@@ -226,11 +229,10 @@ def main():
             right.append(check(name, folder))
         finally:
             shutil.rmtree(folder)
-    Path("results/inputs.json").write_text(json.dumps({
-        "command": "python -m tests.inputs", "cases": len(CASES), "right_pixels": sum(right),
-        "refused_in_one_line": len(right) - sum(right),
-        "versions": {"python": platform.python_version(), "pillow": PIL.__version__,
-                     "numpy": np.__version__, "torch": torch.__version__}}, indent=1) + "\n")
+    record = about | {"cases": len(CASES), "right_pixels": sum(right),
+                      "refused_in_one_line": len(right) - sum(right), "seconds": seconds_so_far()}
+    record["versions"]["pillow"] = PIL.__version__
+    write_alone(Path("results/inputs.json"), to_json(record))
 
 
 if __name__ == "__main__":

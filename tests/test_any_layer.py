@@ -9,12 +9,13 @@ from torch import nn
 from attacks import adversary, algebra
 from attacks.samples import evenly_spaced
 from attacks.scores import score_images
-from attacks.view import UNDER_ATTACK, Truth, View, to_normalised, to_pixels
+from attacks.view import Truth, View, to_normalised, to_pixels
 from experiments import attack_matrix, repairs
 from experiments.inverse_training import inverse_training
 from images.datasets import CIFAR, Images, Prepared
 from mole.morphing import draw_core, secret_generator, unroll
 from tests.photographs import draw_photographs
+from utils.attack_reports import UNDER_ATTACK
 from utils.delivery import compose, deliver_in_memory
 from utils.errors import UserError
 from utils.geometry import Geometry

@@ -1,5 +1,7 @@
 """What an attack's report says, read by the steps and the tables: no image is needed for it."""
 
+UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
+
 
 def share_found(report: dict) -> tuple[float, bool]:
     """The share of images that an attack's report says are re-identified, and whether these are

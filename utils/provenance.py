@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from parameter import Parameters
 from utils.launch import ROOT, command_line
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy")
+BEGAN = time.perf_counter()         # of this program, but for the imports before this one
 
 
 def provenance(p: Parameters) -> dict:
@@ -23,6 +25,11 @@ def provenance(p: Parameters) -> dict:
         versions[name] = version(name)
     return {"command": command_line(), "seed": p.seed, "versions": versions,
             "code": code_version(), "machine": machine(), "load": load_at_start()}
+
+
+def seconds_so_far() -> float:
+    """Since this program began: what a record says that its measurement took."""
+    return round(time.perf_counter() - BEGAN, 1)
 
 
 @lru_cache(1)

@@ -86,13 +86,14 @@ def make_each_run(results: Results) -> Table:
                      "unknown" if run.load is None else f"{run.load:.1f}",
                      write_number("{:,.0f}", run.peak_mb),
                      write_number("{:,}", run.trained_parameters), machine_of_run(run),
-                     run.versions["torch"], run.code, f"`{run.command}`"])
+                     run.versions["torch"], run.code, f"`{run.file}`", f"`{run.command}`"])
     header = ["network", "setting", "morphing", "seed", "accuracy", "weight decay", "seconds",
-              "load", "peak MB", "trained parameters", "machine", "torch", "code", "command"]
+              "load", "peak MB", "trained parameters", "machine", "torch", "code", "record",
+              "command"]
     note = ("*Seconds*: all epochs with their evaluation. *Load*: of the machine in the minute "
             "before; where other programs ran beside it, as for most of these, seconds are no "
             "measure of the work. *Peak MB*: the most memory of the process. *Code*: the commit "
-            "when the run began.")
+            "when the run began. *Record*: its file, in the folder accuracy.")
     return Table("Every training run.", header, rows, note)
 
 
@@ -110,10 +111,11 @@ def make_validation(results: Results) -> Table:
     rows = []
     for run in sorted(results.validation, key=lambda run: run.settings["lr"]):
         rows.append([title_of(run.settings | run.data), f"{run.settings['lr']:g}",
-                     f"{run.accuracy:.2%}", f"`{run.command}`"])
+                     f"{run.accuracy:.2%}", write_number("{:,.0f}", run.seconds), f"`{run.file}`",
+                     f"`{run.command}`"])
     return Table("Learning rates, on training images that were left out.",
-                 ["setting", "learning rate", "accuracy", "command"], rows,
-                 "No test image was seen; the best rate is that of the runs.")
+                 ["setting", "learning rate", "accuracy", "seconds", "record", "command"], rows,
+                 "No test image was seen. *Record*: its file, in the folder validation.")
 
 
 def make_demo(results: Results) -> Table:

@@ -5,14 +5,13 @@ from statistics import mean
 
 from experiments.tables.measured import describe_blocks, outcome
 from experiments.tables.published import not_measured
-from experiments.tables.reading import Results, TrainingRun, machine_in_words
+from experiments.tables.reading import Results, TrainingRun, describe_load, source_of
 from experiments.tables.rows import Row, describe_accuracy, group_in_rows, setting_of
 from experiments.tables.table import Column, Table, table_of_records, write_number
 from utils.records import RUNS
 
 LARGEST_ERROR_RATIO = 1.5           # of the features' error, of Aug-Conv's own
 LARGEST_EPOCH_RATIO = 1.3           # of an epoch's seconds by tiles, of those without augmentation
-IDLE = 0.5                          # programs that run on a machine where nothing else does
 
 
 # -- Accuracy
@@ -28,6 +27,11 @@ class Augmented:
     def with_aug_conv(self) -> list[TrainingRun]:
         return self.row.runs["with_ac"]
 
+    @property
+    def seeds(self) -> int:
+        """Of the runs with Aug-Conv."""
+        return len({run.seed for run in self.with_aug_conv})
+
     def points_above(self, plain: list[TrainingRun]) -> float | None:
         """Points of accuracy with Aug-Conv, above plain runs; None where one of them is missing."""
         if not self.with_aug_conv or not plain:
@@ -38,6 +42,11 @@ class Augmented:
     def above_plain(self) -> float | None:
         """Above the plain network with the same augmentation."""
         return self.points_above(self.row.runs["pretrained"])
+
+    @property
+    def above_partner(self) -> float | None:
+        """Above the plain network behind the same frozen layer, with the same augmentation."""
+        return self.points_above(self.row.runs["pretrained_frozen"])
 
     @property
     def above_not_augmented(self) -> float | None:
@@ -97,10 +106,11 @@ def describe_augmented(results: Results) -> str | None:
     same = [one for one in found if one.row.setting == first.row.setting]
     morphed = ", ".join(f"{describe_accuracy(one.with_aug_conv)} ({one.row.morphed})"
                         for one in same)
-    plain = [describe_accuracy(runs) or "not measured"
-             for runs in (first.not_augmented, first.row.runs["pretrained"])]
-    return (f"{first.row.title}: plain without it {plain[0]}, plain {plain[1]}, "
-            f"with Aug-Conv {morphed}")
+    others = (first.not_augmented, first.row.runs["pretrained"],
+              first.row.runs["pretrained_frozen"])
+    plain = [describe_accuracy(runs) or "not measured" for runs in others]
+    return (f"{first.row.title}: plain without it {plain[0]}, plain {plain[1]}, its fair partner "
+            f"{plain[2]}, with Aug-Conv {morphed}")
 
 
 # -- The experiment's record
@@ -153,7 +163,7 @@ def make_features(results: Results) -> Table:
             for row in record["features"]]
     return table_of_records(
         "Features of augmented images, as the developer makes them.", FEATURES_COLUMNS, rows,
-        f"{describe_source(record)}, {record['features'][0]['images']} images.")
+        f"{record['features'][0]['images']} images, {describe_source(record)}.")
 
 
 def make_composing(results: Results) -> Table:
@@ -194,8 +204,8 @@ def make_attacks(results: Results) -> Table:
             "one": describe_blind(one), "left_open": one.get("left_open", "nothing"),
             "both": describe_blind(both), "left_open_by_both": both.get("left_open", "nothing")})
     return table_of_records("What both Aug-Convs give away, the first layer unknown.",
-                            ATTACK_COLUMNS, rows, f"{describe_source(record)}, "
-                            f"{record['attacks'][0]['images']} images.")
+                            ATTACK_COLUMNS, rows, f"{record['attacks'][0]['images']} images, "
+                            f"{describe_source(record)}.")
 
 
 def describe_blind(report: dict) -> str:
@@ -209,14 +219,4 @@ def describe_blind(report: dict) -> str:
 
 
 def describe_source(record: dict) -> str:
-    return (f"`{record['command']}`, {record['model']}, {record['weights']} first layer, on "
-            f"{machine_in_words(record)}")
-
-
-def describe_load(record: dict) -> str:
-    """Whether the machine had nothing else to do in the minute before."""
-    load = record["load"]
-    if load is None:
-        return "the system does not tell its load"
-    words = "nothing else ran" if load <= IDLE else "something else ran, or had just ended"
-    return f"load at the start {load:g}: {words}"
+    return f"{record['model']}, {record['weights']} first layer. {source_of(record)}"

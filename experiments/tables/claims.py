@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 
+from experiments.evidence import list_chapters_left
 from experiments.tables.augmentation import (
     LARGEST_EPOCH_RATIO,
     LARGEST_ERROR_RATIO,
@@ -18,6 +19,7 @@ from experiments.tables.formulas import compute_overheads
 from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import (
     NOT_YET,
+    describe_epochs,
     describe_known_layer,
     not_measured,
     seconds_of_known_layer,
@@ -47,6 +49,7 @@ ACCURACY = "every run in [tables.md](tables.md)"
 PAIRS = ("`train_with_ac.py` and its fair partner, `pretrain.py --frozen_first_layer FILE "
          "--weight_decay 5e-7`, with several seeds")
 CONTROL = "`pretrain.py` and `train_no_ac.py`, with the same settings"
+AUTHORS_OPTIMISATION = "0.001, halved every 60 epochs, dropout 0.5"
 RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as successful
 
 
@@ -85,9 +88,10 @@ def judge_equal_training(comparisons: list[Comparison]) -> str:
     if not tested:
         reasons = {one.why_untested for one in comparisons} or {"one seed"}
         return f"{' or '.join(sorted(reasons))}: no test"
+    verdicts = {one.verdict for one in tested}
+    if len(verdicts) == 1:
+        return verdicts.pop()
     equal = sum(one.test.equal for one in tested)
-    if equal == len(tested):
-        return EQUAL
     if equal == 0:
         return f"not shown {EQUAL}"
     return f"shown {EQUAL} in {equal} of {len(tested)} tested rows"
@@ -149,9 +153,9 @@ def judge_guess(published: float, found: float) -> str:
 # -- The claims
 
 def list_claims(results: Results) -> list[Claim]:
-    return [claim_equal_predictions(results), claim_equal_training(results),
+    return [claim_equal_predictions(results), *claims_equal_training(results),
             claim_augmented_training(results), claim_augmentation(results),
-            *claims_low_accuracy(results), claim_computation(), claim_data(results),
+            *claims_low_accuracy(results), claim_computation(results), claim_data(results),
             claim_attack(results), *claims_gazelle(results)]
 
 
@@ -182,76 +186,131 @@ def claim_equal_predictions(results: Results) -> Claim:
                  short=short)
 
 
-def claim_equal_training(results: Results) -> Claim:
+def claims_equal_training(results: Results) -> list[Claim]:
+    """One claim for the paper's setting, and one for what goes beyond it."""
     claim, published = "No accuracy is lost: training", "“close to pretrain”"
-    comparisons = [one for one in compare_with_partners(results) if one.is_fair]
-    if not comparisons:
-        return unmeasured(claim, published, PAIRS)
-    found = "; ".join(describe_comparison(one) for one in comparisons)
+    papers, ours = [], []
+    for one in compare_with_partners(results):
+        if one.is_fair:
+            (papers if one.row.is_papers else ours).append(one)
+    claims = [unmeasured(claim, published, PAIRS)]
+    if papers:
+        short = f"against the fair partner, {describe_in_short(papers)}"
+        if ours:
+            short += f"; our extension: {describe_in_short(ours)}"
+        claims = [replace(claim_equal_training(claim, published, papers), short=short)]
+    if ours:
+        claims.append(claim_equal_training(f"{claim} (our extension)", NOT_PUBLISHED, ours))
+    return claims
+
+
+def claim_equal_training(claim: str, published: str, comparisons: list[Comparison]) -> Claim:
+    found = join_by_setting([(one.row.setting, describe_comparison(one)) for one in comparisons])
+    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY)
+
+
+def describe_in_short(comparisons: list[Comparison]) -> str:
+    """Those of several seeds, if there are any."""
     tested = [one for one in comparisons if one.test is not None]
-    short = "; ".join(describe_in_short(one) for one in tested or comparisons)
-    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY,
-                 short=f"against the fair partner, {short}")
-
-
-def describe_in_short(one: Comparison) -> str:
-    words = f"{one.mean:+.2f} points ({one.row.morphed}"
-    if one.test is None:
-        return f"{words}, {one.why_untested})"
-    return f"{words}; {len(one.differences)} seeds, 90% interval {one.test.interval})"
+    words = []
+    for one in tested or comparisons:
+        how = one.why_untested
+        if one.test is not None:
+            how = f"{len(one.differences)} seeds, 90% interval {one.test.interval}"
+        words.append(f"{one.mean:+.2f} points ({one.row.morphed}; {how})")
+    return "; ".join(words)
 
 
 def describe_comparison(one: Comparison) -> str:
-    words = f"{one.row.setting}; {one.row.morphed}: {one.mean:+.2f} points"
+    words = f"{one.row.morphed}: {one.mean:+.2f} points"
     if one.test is None:
         return f"{words}, {one.verdict}"
     return (f"{words}, 90% interval {one.test.interval}, {len(one.differences)} seeds, "
             f"{one.verdict}")
 
 
+def join_by_setting(cells: list[tuple[str, str]]) -> str:
+    """Settings, and what was found there, each setting once."""
+    by_setting: dict[str, list[str]] = {}
+    for setting, words in cells:
+        by_setting.setdefault(setting, []).append(words)
+    return ". ".join(f"{setting}: {'; '.join(words)}" for setting, words in by_setting.items())
+
+
 def claims_low_accuracy(results: Results) -> list[Claim]:
-    """One claim for the paper's core, and one for other cores, which the paper does not have."""
-    published = "“very low”"
-    ours, others = [], []
+    """One claim for the paper's core, one for other κ, which the authors' scripts have, and one for
+    what goes beyond both."""
+    papers, kappas, ours = [], [], []
     for row in group_in_rows(results.runs):
         if row.runs["no_ac"] and row.runs["pretrained"]:
-            (ours if row.is_papers_core else others).append(row)
-    claim = "Without Aug-Conv accuracy is very low"
+            group = papers if row.is_papers else kappas if row.has_papers_blocks else ours
+            group.append(row)
+    claim, published = "Without Aug-Conv accuracy is very low", "“very low”"
+    claims = [unmeasured(claim, published, CONTROL)]
+    if papers:
+        measured = claim_low_accuracy(claim, published, papers)
+        claims = [replace(measured, verdict=judge_published_low(papers),
+                          short=describe_low_accuracy(papers[0], [*kappas, *ours]))]
+    if kappas:
+        claims.append(claim_low_accuracy("Without Aug-Conv, other κ (a setting of the authors' "
+                                         "scripts)", NOT_PUBLISHED, kappas))
     if ours:
-        most = ours[0]                                   # rows with most training come first
-        short = (f"{describe_accuracy(most.runs['no_ac'])}; plain network: "
-                 f"{describe_accuracy(most.runs['pretrained'])}")
-        claims = [replace(claim_low_accuracy(claim, published, ours), short=short)]
-    else:
-        claims = [unmeasured(claim, published, CONTROL)]
-    if others:
         claims.append(claim_low_accuracy("Without Aug-Conv, other cores (our extension)",
-                                         NOT_PUBLISHED, others))
+                                         NOT_PUBLISHED, ours))
     return claims
 
 
 def claim_low_accuracy(claim: str, published: str, rows: list[Row]) -> Claim:
-    found, verdicts = [], []
+    cells = []
     for row in rows:
-        verdict = judge_row(row)
-        verdicts.append(verdict)
-        controls = describe_accuracy(row.runs["no_ac"])
-        if row.runs["no_ac_standardised"]:
-            controls += f" ({describe_accuracy(row.runs['no_ac_standardised'])} standardised)"
-        found.append(f"{row.setting}; {row.morphed}: {controls} "
-                     f"beside {describe_accuracy(row.runs['pretrained'])} plain: {verdict}")
-    low = verdicts.count("very low")
-    total = f"very low in {low} of {len(verdicts)} rows"
-    return Claim(claim, published, "; ".join(found),
-                 verdicts[0] if len(verdicts) == 1 else total, ACCURACY)
+        setting = f"{row.setting} (plain {describe_accuracy(row.runs['pretrained'])})"
+        cells.append((setting, f"{row.morphed}: {describe_controls(row)}"))
+    return Claim(claim, published, join_by_setting(cells), judge_rows(rows), ACCURACY)
+
+
+def describe_controls(row: Row) -> str:
+    """Such as "15.57% (15.95% standardised)"."""
+    words = describe_accuracy(row.runs["no_ac"])
+    if row.runs["no_ac_standardised"]:
+        words += f" ({describe_accuracy(row.runs['no_ac_standardised'])} standardised)"
+    return words
+
+
+def describe_low_accuracy(row: Row, others: list[Row]) -> str:
+    """The row of most training in a few words, and what other cores reach in its setting."""
+    words = (f"{describe_controls(row)}; plain network: "
+             f"{describe_accuracy(row.runs['pretrained'])}")
+    best = [best_control(other) for other in others if other.setting == row.setting]
+    if best:
+        words += f"; other κ and tiles: {min(best):.2f}% to {max(best):.2f}%"
+    return words
+
+
+def judge_published_low(rows: list[Row]) -> str:
+    """The verdict on the claim of the paper."""
+    found = judge_rows(rows)
+    if found == "very low":
+        return f"reproduced: {found}"
+    return f"not reproduced: {found}" if found == "not very low" else found
+
+
+def judge_rows(rows: list[Row]) -> str:
+    verdicts = [judge_row(row) for row in rows]
+    if len(verdicts) == 1:
+        return verdicts[0]
+    return f"very low in {verdicts.count('very low')} of {len(verdicts)} rows"
 
 
 def judge_row(row: Row) -> str:
-    """By the highest accuracy without Aug-Conv, standardised or not, and the lowest plain one."""
-    controls = [*summarise(row.runs["no_ac"]), *summarise(row.runs["no_ac_standardised"])]
-    without = max(one.mean for one in controls)
+    """By the best accuracy without Aug-Conv and the lowest plain one."""
     plain = min(one.mean for one in summarise(row.runs["pretrained"]))
-    return judge_low_accuracy(without, plain, row.runs["no_ac"][0].classes)
+    return judge_low_accuracy(best_control(row), plain, row.runs["no_ac"][0].classes)
+
+
+def best_control(row: Row) -> float:
+    """The highest accuracy without Aug-Conv in percent, standardised or not."""
+    controls = [*summarise(row.runs["no_ac"]), *summarise(row.runs["no_ac_standardised"])]
+    return max(one.mean for one in controls)
 
 
 def claim_augmented_training(results: Results) -> Claim:
@@ -260,17 +319,21 @@ def claim_augmented_training(results: Results) -> Claim:
     found = [one for one in list_augmented(results) if one.above_plain is not None]
     if not found:
         return unmeasured(claim, published, f"{TRAINING} and `--augment crop_flip`")
-    words = "; ".join(describe_augmented_row(one) for one in found)
-    return Claim(claim, published, words, judge_augmented([one.above_plain for one in found]),
-                 ACCURACY)
+    words = join_by_setting([(one.row.setting, describe_augmented_row(one)) for one in found])
+    verdict = judge_augmented([one.above_plain for one in found])
+    if all(one.seeds == 1 for one in found):
+        verdict += ", by one seed"
+    return Claim(claim, published, words, verdict, ACCURACY)
 
 
 def describe_augmented_row(one: Augmented) -> str:
-    words = (f"{one.row.setting}; {one.row.morphed}: {describe_accuracy(one.with_aug_conv)}, "
-             f"{one.above_plain:+.2f} points above plain with the same augmentation")
+    words = (f"{one.row.morphed}: {describe_accuracy(one.with_aug_conv)}, "
+             f"{one.above_plain:+.2f} points against plain with the same augmentation")
+    if one.above_partner is not None:
+        words += f", {one.above_partner:+.2f} against the fair partner with it"
     if one.above_not_augmented is None:
         return f"{words}; plain without it is not measured"
-    return f"{words}, {one.above_not_augmented:+.2f} above plain without it"
+    return f"{words}, {one.above_not_augmented:+.2f} against plain without it"
 
 
 def claim_augmentation(results: Results) -> Claim:
@@ -290,22 +353,31 @@ def claim_augmentation(results: Results) -> Claim:
                  f"{results.link('augmentation')}, `{record['command']}`")
 
 
-def claim_computation() -> Claim:
+def claim_computation(results: Results) -> Claim:
+    """The count is a formula's; seconds stand beside it where the speed benchmark has them."""
     tiles = {tile.tile: tile for tile in compute_overheads().tiles}
     growth = tiles[32].growth
-    return Claim("Computation grows by 9%", "9%",
-                 f"the network's multiply-adds grow by {growth:.1%} with the paper's dense "
-                 f"Aug-Conv, by {tiles[8].growth:.1%} with 8×8 tiles (our extension)",
-                 judge_overhead(0.09, growth), f"{ANALYSIS}, `make tables`", is_measured=False,
-                 short=f"by {growth:.1%}; with 8×8 tiles (our extension) by {tiles[8].growth:.1%}")
+    found = (f"the network's multiply-adds grow by {growth:.1%} with the paper's dense Aug-Conv, "
+             f"by {tiles[8].growth:.1%} with 8×8 tiles (our extension)")
+    short = (f"multiply-adds by {growth:.1%}; with 8×8 tiles (our extension) by "
+             f"{tiles[8].growth:.1%}")
+    sources = [f"{ANALYSIS}, `make tables`"]
+    if results.benches:
+        found += f"; {describe_epochs(results)}"
+        short += f"; {describe_epochs(results)}"
+        sources += [results.link(f"bench/{name}") for name in results.benches]
+    return Claim("Computation grows by 9%", "9%", found, judge_overhead(0.09, growth),
+                 ", ".join(sources), is_measured=bool(results.benches), short=short)
 
 
 def claim_data(results: Results) -> Claim:
     made = compute_overheads()
     times = f"{1 + made.transmission_by_bytes:.1f} times"
+    parts = (f"{made.morphed_bytes / made.plain_bytes:.1f} of float32 images and "
+             f"{made.aug_conv_bytes / made.plain_bytes:.1f} of Aug-Conv")
     found = (f"{made.published_transmission:.2%} is a matrix as large as *M*, which is not sent; "
-             f"all that is sent has {times} the bytes of the images")
-    short = f"what is sent has {times} the bytes of the images"
+             f"all that is sent has {times} the bytes of the images: {parts}")
+    short = f"what is sent has {times} the bytes of the images ({parts})"
     sources = [ANALYSIS]
     for name, record in results.benches.items():
         sent = next((row for row in record["table"] if row["name"] == "delivered"), None)
@@ -369,6 +441,7 @@ def write_report(results: Results) -> str:
                                pictures=show_accuracy(results),
                                measured=describe_measurements(results),
                                not_tried=describe_gaps(results),
+                               missing=describe_missing(results),
                                alone=describe_morphed_alone(results), margin=f"{MARGIN:g}",
                                error_ratio=f"{LARGEST_ERROR_RATIO:g}",
                                epoch_ratio=f"{LARGEST_EPOCH_RATIO:g}",
@@ -446,14 +519,23 @@ def describe_measurements(results: Results) -> str:
         datasets = sorted({DATASET_TITLES.get(run.data["dataset"], run.data["dataset"])
                            for run in results.runs})
         epochs = sorted({run.settings["epochs"] for run in results.runs})
+        ways = sorted({describe_optimisation(run.settings) for run in results.runs})
         lines += [f"- Training runs: {len(results.runs)}.",
-                  f"- Data sets: {', '.join(datasets)}.",
-                  f"- Epochs: {', '.join(map(str, epochs))}; the paper's setting has 300."]
+                  f"- Their data sets: {', '.join(datasets)}.",
+                  f"- Their epochs: {', '.join(map(str, epochs))}; the paper's setting has 300.",
+                  f"- Their learning rates: {'; '.join(ways)}; the authors' scripts have "
+                  f"{AUTHORS_OPTIMISATION}."]
     else:
         lines.append(f"- Training runs: {not_measured(TRAINING)}.")
     lines += [f"- Machines: {'; '.join(list_machines(results)) or 'none yet'}.",
               f"- Versions of the code: {', '.join(list_codes(results)) or 'none yet'}."]
     return "\n".join(lines)
+
+
+def describe_optimisation(settings: dict) -> str:
+    """Such as "0.01, onecycle, dropout 0.1, fp32"."""
+    return (f"{settings['lr']:g}, {settings['schedule']}, dropout {settings['dropout']:g}, "
+            f"{settings['precision']}")
 
 
 def list_machines(results: Results) -> list[str]:
@@ -466,6 +548,19 @@ def list_machines(results: Results) -> list[str]:
 def list_codes(results: Results) -> list[str]:
     found = {record["code"] for record in results.records.values() if "code" in record}
     return sorted(found | {run.code for run in results.runs})
+
+
+def describe_missing(results: Results) -> str:
+    """The chapters of commands.txt with commands that no record has."""
+    records = [*results.records.values(), *results.demo]
+    made = {record["command"] for record in records}
+    made |= {run.command for run in [*results.runs, *results.validation]}
+    chapters = list_chapters_left(made)
+    if not chapters:
+        return "All of them have been run."
+    lines = "\n".join(f"- {chapter}" for chapter in chapters)
+    return ("These chapters of the list have commands that no record here has. They were not run "
+            f"yet, or by an earlier version:\n\n{lines}")
 
 
 def describe_gaps(results: Results) -> str:

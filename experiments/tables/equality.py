@@ -30,6 +30,13 @@ class Equality:
         """The confidence interval in words."""
         return f"{self.low:+.2f} to {self.high:+.2f}"
 
+    @property
+    def side(self) -> str:
+        """On which side of 0 the whole interval lies, if it does."""
+        if self.high < 0:
+            return "lower"
+        return "higher" if self.low > 0 else "undecided"
+
 
 def assess_equality(differences: list[float], margin: float) -> Equality:
     """Two one-sided t-tests (TOST) of two or more paired differences, not all the same, against
@@ -78,7 +85,7 @@ class Comparison:
             return "no fair partner: weight decays differ"
         if self.test is None:
             return f"{self.why_untested}: no test"
-        return EQUAL if self.test.equal else f"not shown {EQUAL}"
+        return EQUAL if self.test.equal else f"not shown {EQUAL}: {self.test.side}"
 
 
 def compare_with_partners(results: Results) -> list[Comparison]:
@@ -120,9 +127,10 @@ def make_equality(results: Results) -> Table:
     note = ("Points of accuracy, with Aug-Conv less plain with the same frozen first layer, paired "
             "by seed. *90% interval*: of the mean, by Student's t. *p*: of two one-sided tests "
             f"(TOST) against ±{MARGIN:g} point; below 0.05 the two are *{EQUAL}*, a rule fixed "
-            "before the runs. *Detectable*: a true difference in points that a paired t-test (5%) "
-            "of so many seeds would see four times in five. There is no test of one seed, nor of "
-            "seeds that all differ by the same.")
+            "before the runs. Where that is not shown, *lower* and *higher* say that the interval "
+            "leaves out 0, *undecided* that it does not. *Detectable*: a true difference in points "
+            "that a paired t-test (5%) of so many seeds would see four times in five. There is no "
+            "test of one seed, nor of seeds that all differ by the same.")
     header = ["setting", "morphing", "each seed", "mean", "90% interval", "p", "detectable",
               "verdict"]
     return Table("With Aug-Conv against its fair partner.", header, rows, note if rows else "")

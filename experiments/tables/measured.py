@@ -3,13 +3,15 @@
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
 from experiments.tables.reading import (
     Results,
-    command_of,
+    describe_load,
+    describe_seconds,
     machine_in_words,
     seconds_on_aug_conv,
+    source_of,
 )
 from experiments.tables.rows import DATASET_TITLES, describe_morphing
 from experiments.tables.table import Column, Table, table_of_records, write_number
-from utils.attack_reports import share_found
+from utils.attack_reports import UNDER_ATTACK, share_found
 
 # Of the rows in the README's table of attacks:
 ATTACKED_IMAGES = 10_000            # private images
@@ -41,7 +43,7 @@ def make_agreement(results: Results) -> Table:
     rows = [row | {"blocks": describe_blocks(row)} for row in record["table"]]
     return table_of_records(
         "Equal predictions of the plain network and of its own later layers behind Aug-Conv.",
-        AGREEMENT_COLUMNS, rows, f"`{record['command']}` on {machine_in_words(record)}.")
+        AGREEMENT_COLUMNS, rows, f"{source_of(record)}.")
 
 
 # -- What κ changes
@@ -68,7 +70,7 @@ def make_kappa(results: Results) -> Table:
         share = morphing_macs(entries, point["kappa"]) / vgg_macs("vgg16", 10)
         needed = pairs_needed(point["q"], point["kappa"])
         rows.append(point | {"share": share, "pairs_needed": needed})
-    note = (f"`{record['command']}`, {record['morph_distribution']} cores, "
+    note = (f"{source_of(record)}; {record['morph_distribution']} cores, "
             f"{record['images']} images of {record['images_of']}.")
     return table_of_records("What κ changes.", KAPPA_COLUMNS, rows, note)
 
@@ -88,7 +90,7 @@ STRESS_COLUMNS = [
 def make_inputs(results: Results) -> Table:
     record = results.records["inputs"]
     return table_of_records("Image files and folders of all kinds.", INPUTS_COLUMNS, [record],
-                            f"`{record['command']}`.")
+                            f"{source_of(record)}.")
 
 
 def make_stress(results: Results) -> Table:
@@ -97,10 +99,8 @@ def make_stress(results: Results) -> Table:
     for row in record["table"]:
         outcomes = [f"{count} {what.replace('_', ' ')}" for what, count in row["outcomes"].items()]
         rows.append(row | {"outcomes": ", ".join(outcomes)})
-    seconds = write_number("{:,}", record["seconds"])
     return table_of_records("Interruption, damage and hostile files.", STRESS_COLUMNS, rows,
-                            f"`{record['command']}`, {seconds} seconds on "
-                            f"{machine_in_words(record)}.")
+                            f"{source_of(record)}.")
 
 
 # -- Homomorphic encryption
@@ -119,8 +119,7 @@ def make_he(results: Results) -> Table:
     record = results.records["he"]
     note = (f"{record['note']} The fastest CKKS takes {record['seconds_over_mole']:.0f} times "
             f"MoLe's time and {record['bytes_over_mole']:.0f} times its bytes. "
-            f"{command_of(record)} on one core of {record['machine']['processor']}, "
-            f"TenSEAL {record['versions']['tenseal']}.")
+            f"One core in use; TenSEAL {record['versions']['tenseal']}. {source_of(record)}.")
     return table_of_records(
         "One first layer, 3→64, 3×3, on a 32×32 image: CKKS against MoLe.", HE_COLUMNS,
         record["table"], note)
@@ -142,10 +141,10 @@ def make_bench(results: Results) -> Table:
         cells = [describe_speed(record, figure) for record in benches]
         rows.append([figure, unit, *cells, targets.get(figure, "none")])
     header = ["figure", "unit", *map(machine_in_words, benches), "target"]
-    commands = "; ".join(f"{machine_in_words(record)}: `{record['command']}`"
-                         for record in benches)
+    commands = "; ".join(f"{source_of(record)}, {describe_load(record)}" for record in benches)
     return Table("Speed, beside the reference's algorithm.", header, rows,
-                 "Each cell: the reference's algorithm → this program, and their ratio. Medians; "
+                 "Each cell: the reference's algorithm, in float32, → this program, which trains "
+                 "in bfloat16 where the processor multiplies in it; and their ratio. Medians; "
                  "*target*: this project's own aim, set before it was measured; *missed* stands "
                  f"where it is not reached. {commands}.")
 
@@ -240,8 +239,7 @@ def make_attacks(results: Results) -> Table:
             row["share"] = describe_share(report)
         rows.append(row)
     note = (f"*PSNR*, *SSIM* and *exact* are of {record['images']} test images. "
-            f"`{record['command']}`, {describe_morphing(record['data']['morphing'])}, "
-            f"on {machine_in_words(record)}.")
+            f"{describe_morphing(record['data']['morphing'])}. {source_of(record)}.")
     return table_of_records("Attacks on the project's own delivery.", DELIVERY_COLUMNS, rows, note)
 
 
@@ -285,8 +283,9 @@ def note_of_matrix(record: dict) -> str:
     weights = sorted({row["weights"] for row in record["table"]})
     machines = sorted({machine_in_words(row if "machine" in row else record)
                        for row in record["table"]})
-    return (f"`{record['command']}` on {' and '.join(machines)}; first layers "
-            f"{' and '.join(weights)}.")
+    seconds = sum(row["seconds"] for row in record["table"])
+    return (f"`{record['command']}` on {' and '.join(machines)}, {describe_seconds(seconds)} for "
+            f"all rows; first layers {' and '.join(weights)}.")
 
 
 def describe_case(row: dict) -> dict:
@@ -365,8 +364,9 @@ def make_protection(results: Results) -> Table:
             "lowest PSNR over the cores, of one key each: others differ by some dB. Images "
             "alone: PSNR, and images whose own plain image is the nearest of all. With 1 000 "
             "public images, and with 50 000 of another data set: the least and the most of such "
-            "images over the cores. *As mirror images*: left and right are exchanged in all of "
-            f"them. {note_of_matrix(record)}")
+            "images over the cores. *As mirror images*: left and right are exchanged. *Called "
+            "failed*: by the attack itself, which does not know the truth. PSNR is of "
+            f"{UNDER_ATTACK} of the images. {note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
 
@@ -391,10 +391,13 @@ def describe_range(reports: list[dict]) -> str:
     scored = [report for report in reports if "reidentified" in report]
     if not scored:
         return outcome(reports[0]) if reports else NOT_MEASURED
-    least = min(scored, key=lambda report: share_found(report)[0])
-    most = max(scored, key=lambda report: share_found(report)[0])
-    words = [describe_share(least), describe_share(most)]
-    return " to ".join(dict.fromkeys(words))
+    shares = sorted(share_found(report)[0] for report in scored)
+    words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (shares[0], shares[-1])))
+    for what, chosen in (("as mirror images", [share_found(report)[1] for report in scored]),
+                         ("called failed", ["failed" in report for report in scored])):
+        if any(chosen):
+            words += f", {sum(chosen)} of {len(scored)} {what}"
+    return words
 
 
 # -- Morphed images alone, by the public images
@@ -504,8 +507,10 @@ def make_repairs(results: Results) -> Table:
                            "known": outcome(known), "blind": outcome(blind)})
     case = record["case"]
     images = write_number("{:,}", record["train_images"])
-    note = (f"{command_of(record)} on {case['dataset']}, κ = {case['kappa']}, "
-            f"{case['morph_distribution']} core; {record['model']} on {images} images.")
+    tested = write_number("{:,}", record["test_images"])
+    note = (f"{title_of_dataset(case['dataset'])}, κ = {case['kappa']}, "
+            f"{case['morph_distribution']} core; *accuracy*: of {record['model']}, one seed, "
+            f"{images} training images, {tested} test images. {source_of(record)}.")
     return table_of_records("Repairs of Aug-Conv.", REPAIR_COLUMNS, rows, note)
 
 
@@ -526,5 +531,4 @@ def make_defects(results: Results) -> Table:
         points = 100 * (row["accuracy"] - record["table"][0]["accuracy"])
         rows.append(row | {"points": points})
     return table_of_records("What the defects of the reference scripts cost.", DEFECT_COLUMNS, rows,
-                            f"`{record['command']}`, {record['setting']}, "
-                            f"on {machine_in_words(record)}.")
+                            f"{record['setting']}. {source_of(record)}.")

@@ -51,7 +51,7 @@ def not_measured(command: str) -> str:
 def find_paper_row(results: Results) -> Row | None:
     """The row of the most training with the paper's core and a plain network."""
     for row in group_in_rows(results.runs):
-        if row.is_papers_core and row.runs["pretrained"]:
+        if row.is_papers and row.runs["pretrained"]:
             return row
     return None
 
@@ -86,6 +86,13 @@ def on_each_processor(results: Results, form: str, *names: str) -> str:
     return "; ".join(parts) or not_measured(BENCH)
 
 
+def describe_epochs(results: Results) -> str:
+    """Seconds of an epoch with Aug-Conv, of those of a plain one, for each processor."""
+    return on_each_processor(results, "an epoch takes {epoch_not_kept[ratio]:.2f} times a plain "
+                             "one, {epoch[ratio]:.2f} times with Aug-Conv's output kept",
+                             "epoch_not_kept", "epoch")
+
+
 def computation_figures(results: Results) -> list[Figure]:
     made = compute_overheads()
     products = write_number("{:,}", made.likely_published_macs)
@@ -96,9 +103,7 @@ def computation_figures(results: Results) -> list[Figure]:
         Figure("computation of the developer", "not published", "(αm²·βn² − αβp²n²) over the "
                "network's: growth with the dense Aug-Conv in place of the first layer",
                f"{made.growth:.1%}",
-               on_each_processor(results, "an epoch takes {epoch_not_kept[ratio]:.2f} times a "
-                                 "plain one; {epoch[ratio]:.2f} times with Aug-Conv's output kept",
-                                 "epoch_not_kept", "epoch")),
+               describe_epochs(results)),
         Figure("computation of the provider", "not published", "αm²·q over the network's, once "
                "for each image", f"{made.morphing_overhead:.2%}",
                on_each_processor(results, "{morphing[here]:.0f} images/s", "morphing"))]

@@ -24,6 +24,7 @@ EXPERIMENTS = {
 }
 BENCH = "make bench"                # one record for each processor, in the folder bench/
 DEMO = "python -m experiments.demo"
+IDLE = 0.5                          # programs that run on a machine where nothing else does
 RENAMED = {                         # commands of records that an earlier version made
     "python -m benchmarks.he": EXPERIMENTS["he"],
     "python -m benchmarks.repairs": EXPERIMENTS["repairs"],
@@ -61,6 +62,7 @@ class TrainingRun:
     machine: dict
     load: float | None              # of the machine when the run began; None where unknown
     versions: dict
+    file: str = ""                  # its record's name
 
     @property
     def seed(self) -> int:
@@ -74,6 +76,9 @@ class TrainingRun:
     @property
     def classes(self) -> int:
         return len(self.data["class_names"])
+
+
+RECORDED = {f.name for f in fields(TrainingRun)} - {"file"}
 
 
 @dataclass
@@ -150,7 +155,7 @@ def add_file(path: Path, place: str, results: Results):
     record = read_json(path)
     if is_training(record):
         runs = results.validation if place == "validation" else results.runs
-        runs.append(as_run(record))
+        runs.append(as_run(record, path.name))
     elif is_earlier_training(record):
         results.earlier.append(path)
     elif is_record(record) and "demo" in record:
@@ -204,7 +209,7 @@ def is_training(record) -> bool:
     morphing = data.get("morphing")
     return (settings.keys() == SETTINGS and data.keys() - OF_SEVERAL == DATA
             and (morphing is None or morphing.keys() == MORPHING)
-            and all(f.name in record for f in fields(TrainingRun)))
+            and record.keys() >= RECORDED)
 
 
 def is_earlier_training(record) -> bool:
@@ -212,8 +217,8 @@ def is_earlier_training(record) -> bool:
     return isinstance(record, dict) and {"run", "accuracy", "curve"} <= record.keys()
 
 
-def as_run(record: dict) -> TrainingRun:
-    return TrainingRun(**{f.name: record[f.name] for f in fields(TrainingRun)})
+def as_run(record: dict, file: str = "") -> TrainingRun:
+    return TrainingRun(**{name: record[name] for name in RECORDED}, file=file)
 
 
 def machine_in_words(record: dict) -> str:
@@ -235,6 +240,31 @@ def command_of(record: dict) -> str:
     if command in RENAMED:
         return f"`{command}` of an earlier version, today `{RENAMED[command]}`"
     return f"`{command}`"
+
+
+def source_of(record: dict) -> str:
+    """The command that made a record, the machine, and how long it took, as far as the record says
+    them."""
+    words = command_of(record)
+    if "machine" in record:
+        words += f" on {machine_in_words(record)}"
+    if record.get("seconds"):
+        words += f", {describe_seconds(record['seconds'])}"
+    return words
+
+
+def describe_seconds(seconds: float) -> str:
+    """In minutes, where they are many."""
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def describe_load(record: dict) -> str:
+    """Whether the machine had nothing else to do in the minute before."""
+    load = record["load"]
+    if load is None:
+        return "the system does not tell its load"
+    words = "nothing else ran" if load <= IDLE else "something else ran, or had just ended"
+    return f"load at the start {load:g}: {words}"
 
 
 def seconds_on_aug_conv(record: dict, attack: str) -> float:

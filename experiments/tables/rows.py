@@ -45,8 +45,15 @@ class Row:
         return next(run for runs in self.runs.values() for run in runs).settings["augment"]
 
     @property
-    def is_papers_core(self) -> bool:
-        return self.morphing == PAPER_MORPHING
+    def is_papers(self) -> bool:
+        """Whether images are morphed as in the paper, and not augmented."""
+        return self.morphing == PAPER_MORPHING and self.augment == "none"
+
+    @property
+    def has_papers_blocks(self) -> bool:
+        """Whether nothing but κ is not as in the paper."""
+        morphing = self.morphing and self.morphing | {"kappa": PAPER_MORPHING["kappa"]}
+        return morphing == PAPER_MORPHING and self.augment == "none"
 
 
 @dataclass(frozen=True)
