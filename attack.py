@@ -30,21 +30,20 @@ from attacks.view import (
     PUBLIC,
     Truth,
     View,
-    as_pixels,
+    make_truth,
     scale_of_pixels,
     to_pixels,
     value_range,
 )
 from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
-from images.datasets import DATASETS, Prepared, image_shape, load_images
+from images.datasets import DATASETS, Images, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import core_size, unroll
 from utils.artifacts import load, write_alone
 from utils.attack_reports import UNDER_ATTACK, share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
-from utils.examples import take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.launch import require_one_process
 from utils.memory import require_memory
@@ -250,17 +249,20 @@ def read_truth(p, delivery: Delivery) -> Truth:
     order, owner = load(path, read_order)
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
-    for split, delivered in (("train", delivery.train_digest), ("test", delivery.test_digest)):
-        images = load_images(p, split)
-        if split_digest(images) != delivered:
-            raise UserError(f"the plain {split} images of these settings are not those that were "
-                            "delivered: use the --dataset, --train_limit, --test_limit and so on "
-                            "of gen_augconv.py")
-    test = images.images                                 # the last that was loaded
-    low, high = value_range(test)
-    shown = take_rows(test, evenly_spaced(len(test), UNDER_ATTACK)).double()
-    mean, std = scale_of_pixels(delivery.geometry.mean, delivery.geometry.std, low, high)
-    return Truth(order, as_pixels(shown, low, high), test, mean, std, low, high)
+    load_delivered(p, "train", delivery.train_digest)    # its known pairs are of these
+    test = load_delivered(p, "test", delivery.test_digest)
+    return make_truth(order, test.images, delivery.geometry.mean, delivery.geometry.std)
+
+
+def load_delivered(p, split: str, delivered: str) -> Images:
+    """The plain images behind a delivery; raises UserError where these are others. `delivered`: the
+    digest in the delivery."""
+    images = load_images(p, split)
+    if split_digest(images) != delivered:
+        raise UserError(f"the plain {split} images of these settings are not those that were "
+                        "delivered: use the --dataset, --train_limit, --test_limit and so on of "
+                        "gen_augconv.py")
+    return images
 
 
 def read_order(content: dict) -> tuple[Tensor, str]:

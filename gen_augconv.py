@@ -47,6 +47,7 @@ from utils.records import split_digest
 from utils.settings import in_short
 
 SHOWN = 10                          # images in the picture
+SAMPLE = 64                         # images whose features are compared with the plain ones
 ATTACK_MATRIX = Path(__file__).parent / "results" / "attack_matrix.json"
 
 
@@ -72,7 +73,9 @@ def main(p):
         sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
                    for split, images in sets.items()}
         morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)
-        sample = sources["test"][:64].to(context.device)
+        # From end to end, since images may lie by class.
+        chosen = torch.linspace(0, len(sources["test"]) - 1, SAMPLE).long().unique()
+        sample = sources["test"][chosen].to(context.device)
         morphed = as_morphed(morpher(sample), morpher.scale)     # through the delivery's dtype
         convolution = describe(layer).with_less_padding(key.image_padding)
         check_precision("Aug-Conv", aug_conv, convolution, morphed, sample, order, p, key)

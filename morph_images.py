@@ -25,7 +25,7 @@ from images.datasets import Prepared, warn_of_another_scale
 from images.folders import list_images, shown
 from utils.artifacts import Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
-from utils.devices import joined_processes, rank, say
+from utils.devices import first_process_first, joined_processes, rank, say
 from utils.errors import UserError
 from utils.keys import LIST, LastDelivery, dtype_name, list_keys, read_key, read_last_delivery
 from utils.owners import adopt
@@ -42,16 +42,17 @@ def main(p):
     last = read_last_delivery(provider, key)
     p = adopt(p, f"the delivery of key {key.id}", pixel_range=last.pixel_range)
     geometry = last.geometry
-    found = find_images(p, last)
-    require_same_dtype(found.images, last)
-    warn_of_another_scale(found.images, geometry.mean, geometry.std)
-    names_file = provider / f"names-{p.name}.csv"
-    refuse_taken_name(names_file, found.names)
-    source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
-    new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
-    if (new.folder / "manifest.json").exists():
-        say(f"replacing the earlier query {p.name}")
     with joined_processes(p) as context:
+        with first_process_first():                      # the others find the decoded images
+            found = find_images(p, last)
+        require_same_dtype(found.images, last)
+        warn_of_another_scale(found.images, geometry.mean, geometry.std)
+        names_file = provider / f"names-{p.name}.csv"
+        refuse_taken_name(names_file, found.names)
+        source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
+        new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
+        if (new.folder / "manifest.json").exists():
+            say(f"replacing the earlier query {p.name}")
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
         if rank() > 0:                                   # it morphs its share of the images
             write_morphed(new, "morphed.npy", source, morpher)
@@ -88,7 +89,12 @@ def refuse_taken_name(path: Path, names: list[str]):
     be read under the names of these. `path`: the table of that query's names."""
     if not path.exists():
         return
-    if names_in(path.read_text(encoding="utf-8")) != names_in(names_csv(names, names)):
+    try:
+        taken = names_in(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is not as this step wrote it: put it back, or choose another "
+                        "--name") from None
+    if taken != names_in(names_csv(names, names)):
         raise UserError(f"the --name is taken: {path} has the names of other files, and their "
                         "predictions would be read as those of these; choose another --name, or "
                         "delete that table if it is needed no more")
@@ -163,7 +169,7 @@ def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
             files.append(path)
             names.append(shown(path.name))
     if skipped:
-        print(f"{skipped} files are skipped: hidden, side files, or in side folders")
+        say(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
         arrays = [file for path in paths for file in sorted(path.rglob("*.npy"))
                   if not file.stem.endswith("_labels")]
@@ -194,8 +200,9 @@ def names_csv(numbers: list[str], names: list[str]) -> str:
 
 
 def names_in(table: str) -> list[str]:
-    """The names in a table of names_csv, as they stand there."""
-    return [row[1] for row in csv.reader(table.splitlines())]
+    """The names in a table of names_csv, as they stand there. Raises ValueError where it has not
+    two columns."""
+    return [name for _, name in csv.reader(table.splitlines())]
 
 
 if __name__ == "__main__":

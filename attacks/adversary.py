@@ -321,6 +321,8 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     report = {"public_images": len(public)}
     try:
         copies, guess = best_guess(view, public)
+    except torch.linalg.LinAlgError:
+        return Finding(report=report | {"failed": "the blocks vary too little for statistics"})
     except ValueError as reason:
         return Finding(report=report | {"failed": str(reason)})
     report["copies"] = copies

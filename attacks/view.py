@@ -13,6 +13,7 @@ from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
 from mole.morphing import core_size
 from utils.attack_reports import UNDER_ATTACK
+from utils.examples import take_rows
 from utils.geometry import Geometry
 
 PUBLIC = 50_000             # public images that are used at most
@@ -87,6 +88,15 @@ class Truth(NamedTuple):
         if up_to_colour:
             images = best_colour_fit(images, to_normalised(self.pixels, self.mean, self.std))
         return score_images(to_pixels(images, self.mean, self.std), self.pixels)
+
+
+def make_truth(order: Tensor, images: Tensor, mean: tuple, std: tuple) -> Truth:
+    """Of Aug-Conv's channels and test images (N, α, m, m) as they are stored; `mean`, `std`: of
+    their values / 255, as `normalise` takes them."""
+    low, high = value_range(images)
+    shown = take_rows(images, evenly_spaced(len(images), UNDER_ATTACK)).double()
+    mean, std = scale_of_pixels(mean, std, low, high)
+    return Truth(order, as_pixels(shown, low, high), images, mean, std, low, high)
 
 
 def value_range(images: Tensor) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attacks import adversary
 from attacks.adversary import Finding
 from attacks.samples import evenly_spaced
-from attacks.view import Truth, View, to_pixels
+from attacks.view import Truth, View, make_truth, to_pixels
 from experiments.inverse_training import inverse_training
 from experiments.program import run_command
 from experiments.tables.formulas import KAPPAS
@@ -37,7 +37,7 @@ from mole.first_layer import find_first_layer
 from mole.morphing import unroll
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.attack_reports import UNDER_ATTACK, share_found
+from utils.attack_reports import share_found
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
 from utils.errors import UserError
@@ -254,9 +254,7 @@ def deliver(case: Case, data: Path, first_layers: Path | None = None) -> Deliver
     geometry = key.geometry("crop", case.delivery_dtype, mean, std)
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer,
                 as_public(known, geometry))
-    attacked = secret[evenly_spaced(len(secret), UNDER_ATTACK)].double() / 255
-    return Delivered(view, Truth(order, attacked, secret, mean, std), as_morphed(values, scale),
-                  weights)
+    return Delivered(view, make_truth(order, secret, mean, std), as_morphed(values, scale), weights)
 
 
 def choose(images: Tensor, count: int) -> Tensor:

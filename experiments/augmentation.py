@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import utils.step
 from attacks import adversary
 from attacks.samples import evenly_spaced
-from attacks.view import Truth, View
+from attacks.view import View, make_truth, value_range
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
 from experiments.program import require_fit
 from images.datasets import Images, Prepared, dataset_name, image_shape, load_images, normalisation
@@ -296,8 +296,8 @@ def attack_pair(pair: Pair, first: FirstLayer, layer: nn.Conv2d, train: Images, 
     values, scale = morph_in_memory(Prepared(secret, first.mean, first.std, 0)[:], key, dtype)
     geometry = key.geometry(first.image_fit, dtype, first.mean, first.std)
     one = View(geometry, pair.aug_conv, as_morphed(values, scale), layer,
-               as_public(public, geometry))
-    truth = Truth(pair.order, secret.double() / 255, secret, first.mean, first.std)
+               as_public(public, geometry), *value_range(public))
+    truth = make_truth(pair.order, secret, first.mean, first.std)
     with_one = adversary.recover(one, truth).report
     with_both = adversary.recover(one._replace(mirrored=pair.mirrored), truth).report
     return {"layer": describe_layer(layer), "delivery_dtype": dtype, "images": len(secret),

@@ -13,6 +13,7 @@ from images.datasets import Prepared, load_images, normalisation
 from mole.morphing import roll
 from utils.artifacts import write_alone
 from utils.delivery import as_morphed, morph_in_memory
+from utils.errors import user_errors
 from utils.keys import draw_key
 from utils.plots import rows_png, stretch
 
@@ -32,7 +33,8 @@ def main(p):
     plain = Prepared(chosen, mean, std, 0)[:]
     rows = [("plain images, which the provider keeps", stretch(chosen))]
     for title, kappa, tile, distribution in ROWS:
-        key = draw_key(tuple(plain.shape[1:]), kappa, tile, distribution, p.morph_seed)
+        with user_errors():
+            key = draw_key(tuple(plain.shape[1:]), kappa, tile, distribution, p.morph_seed)
         values, scale = morph_in_memory(plain, key)
         morphed = as_morphed(values, scale)
         rows.append((title, stretch(roll(morphed, plain.shape[1:], tile))))

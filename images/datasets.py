@@ -20,9 +20,9 @@ from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
 from parameter import Parameters
 from utils.devices import first_process_first, rank, say
-from utils.errors import UserError, warn
+from utils.errors import UserError, user_errors, warn
 from utils.examples import take_rows
-from utils.first_layers import FirstLayer
+from utils.first_layers import FirstLayer, check_normalisation
 from utils.memory import require_memory, shapes_bytes
 from utils.names import first_names, told_apart
 
@@ -66,11 +66,18 @@ DATASETS = {
 }
 
 
+def find_dataset(name: str) -> DataSet:
+    """Raises UserError where there is no data set of this name."""
+    if name not in DATASETS:
+        raise UserError(f"dataset is {name!r}, but must be one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
 def settings_of_images(p: Parameters, first: FirstLayer) -> dict:
     """Settings of images that a first layer decides. The size is not among them where the data set
     has one of its own: then the two are compared."""
     decided = {"channels": first.shape[0], "image_fit": first.image_fit}
-    if not DATASETS[p.dataset].torchvision:
+    if not find_dataset(p.dataset).torchvision:
         decided["image_size"] = first.image_size
     return decided
 
@@ -100,11 +107,9 @@ def image_shape(p: Parameters) -> tuple[int, int, int]:
 
     Raises UserError if there is no such data set, or its images are of another size.
     """
-    if p.dataset not in DATASETS:
-        raise UserError(f"dataset is {p.dataset!r}, but must be one of {', '.join(DATASETS)}")
+    known = find_dataset(p.dataset)
     if p.dataset == "arrays":
         return _shape_of_arrays(p)
-    known = DATASETS[p.dataset]
     if known.torchvision and p.image_size not in (0, known.side):
         raise UserError(f"image_size is {p.image_size}, but the images of {p.dataset} have side "
                         f"{known.side}: choose another --dataset (folder, for image files of your "
@@ -176,7 +181,7 @@ def load_images(p: Parameters, split: str) -> Images:
             images, labels = shapes.draw(shapes.SIZES[split], shape[1], shapes.SEEDS[split])
             classes = shapes.CLASSES
         else:
-            known = DATASETS[p.dataset]
+            known = find_dataset(p.dataset)
             _refuse_folders_of_images(p)
             images, labels, classes = read_torchvision(
                 known.torchvision, p.dataset_dir, split, (known.channels, known.side, known.side),
@@ -309,11 +314,15 @@ def normalise(images: Tensor, mean: tuple, std: tuple) -> Tensor:
 
 def normalisation(p: Parameters, train: Images) -> tuple[tuple, tuple]:
     """Mean and standard deviation of each channel, of values / 255: the data set's where DATASETS
-    has them, otherwise measured on the training images."""
-    known = DATASETS[p.dataset]
+    has them, otherwise measured on the training images. Raises UserError where these are too large.
+    """
+    known = find_dataset(p.dataset)
     if known.mean is not None and len(known.mean) == train.images.shape[1]:
         return known.mean, known.std
-    return measure_normalisation(train.images)
+    mean, std = measure_normalisation(train.images)
+    with user_errors():
+        check_normalisation(mean, std)
+    return mean, std
 
 
 def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:

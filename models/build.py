@@ -170,6 +170,9 @@ def _replace_channels(network: nn.Module, channels: int, side: int):
     """Puts a first layer for another number of channels in the place of one for 3."""
     place = find_first_layer(network, (3, side, side))
     old = network.get_submodule(place)
+    if old.groups > 1:
+        raise ValueError(f"its first layer has {old.groups} groups of channels: write a network "
+                         f"for {channels} channels (package.module:callable)")
     network.set_submodule(place, nn.Conv2d(
         channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation,
         bias=old.bias is not None))

@@ -85,6 +85,10 @@ def start_from(network: nn.Module, weights: dict[str, Tensor],
         lines.append(f"{first} is for colour images: its filters are summed over the colours")
     fitting = {name: weight for name, weight in weights.items()
                if name in state and state[name].shape == weight.shape}
+    for name, weight in fitting.items():
+        if state[name].is_floating_point() and not weight.is_floating_point():
+            raise ValueError(f"{name} is {weight.dtype}, not {state[name].dtype}: save weights of "
+                             "floating point")
     for name in state:
         # Weights from before PyTorch 0.4.1 have no count of batches, which nothing depends on.
         if name in fitting or name.endswith("num_batches_tracked"):

@@ -67,7 +67,7 @@ class AugConv(nn.Module):
         check_core(inverse, shape, tile)
         channels = torch.arange(convolution.channels[1])
         order = channels if order is None else torch.as_tensor(order)
-        if not torch.equal(order.cpu().sort().values, channels):
+        if order.is_floating_point() or not torch.equal(order.cpu().sort().values, channels):
             raise ValueError(f"order must have each of the layer's {len(channels)} channels once "
                              "(a tile is given as tile=...)")
         order = order.to(convolution.weight.device)
@@ -161,7 +161,7 @@ def compose_matrix(layer: Convolution, inverse: Tensor, shape: tuple[int, int, i
     filters = torch.block_diag(*layer.weight.flatten(1).chunk(layer.groups))[order].to(inverse)
     top, bottom, left, right = layer.padding
     weight = inverse.new_empty(entries, beta * rows * columns)
-    with torch.inference_mode():
+    with torch.no_grad():
         for start in range(0, entries, q):               # a copy of M'⁻¹ on the diagonal
             for first in range(0, q, ROWS_AT_ONCE):
                 some = inverse[first:first + ROWS_AT_ONCE]
@@ -210,7 +210,7 @@ def compose_by_tiles(layer: Convolution, inverse: Tensor, shape: tuple[int, int,
         first = reach - (reach - own) % stride
         before.append(first)
         offset.append((first - own) // stride)
-    with torch.inference_mode():
+    with torch.no_grad():
         tiles = inverse.view(-1, shape[0], tile, tile)
         padded = F.pad(tiles, (before[1], layer.reach[1], before[0], layer.reach[0]))
         weight = F.conv2d(padded, layer.weight.to(inverse), None, layer.stride, 0,

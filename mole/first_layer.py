@@ -172,7 +172,7 @@ def find_first_layer(network: nn.Module, shape: tuple[int, int, int]) -> str:
     if not inputs:
         raise ValueError(f"the network calls its first layer {names[0]} by keyword: pass the image "
                          "as the first argument")
-    if not torch.equal(inputs[0], image):
+    if not isinstance(inputs[0], Tensor) or not torch.equal(inputs[0], image):
         raise ValueError(f"the network changes the image before its first layer {names[0]}")
     describe(layer).features_shape(shape)                # raises where they do not fit
     return names[0]

@@ -202,7 +202,7 @@ def unroll(images: Tensor, tile: int = 0) -> Tensor:
 def roll(vectors: Tensor, shape: tuple[int, int, int], tile: int = 0) -> Tensor:
     """The inverse of `unroll`: images (B, α, m, m), or with tiles (B, α, t·s, t·s)."""
     if not tile:
-        return vectors.view(-1, *shape)
+        return vectors.reshape(-1, *shape)
     return F.pixel_shuffle(vectors, tile)
 
 
@@ -222,7 +222,7 @@ def morph(images: Tensor, core: Tensor, tile: int = 0) -> Tensor:
     core = core.double()
     vectors = unroll(images, tile).double()
     if not tile:
-        blocks = vectors.view(-1, len(core))
+        blocks = vectors.reshape(-1, len(core))
         return (blocks @ core).view(vectors.shape).to(images.dtype)
     blocks = vectors.permute(0, 2, 3, 1)                 # (B, t, t, q)
     return (blocks @ core).to(images.dtype).permute(0, 3, 1, 2).contiguous()

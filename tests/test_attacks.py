@@ -12,8 +12,16 @@ from attacks import algebra
 from attacks.adversary import SHARES_OF_PAIRS
 from attacks.blind import blind_filters, find_shared_pixel
 from attacks.colours import best_colour_fit, find_colours
+from attacks.samples import evenly_spaced
 from attacks.scores import psnr, score_images, share_reidentified, ssim
-from attacks.view import as_pixels, scale_of_pixels, to_normalised, to_pixels, value_range
+from attacks.view import (
+    as_pixels,
+    make_truth,
+    scale_of_pixels,
+    to_normalised,
+    to_pixels,
+    value_range,
+)
 from experiments.repairs import blind_pixels, denoised_inverse, repair_weight
 from images.datasets import CIFAR, Prepared, measure_normalisation, normalise
 from mole.aug_conv import AugConv
@@ -26,7 +34,10 @@ from mole.morphing import (
     unroll,
 )
 from tests.photographs import draw_photographs
-from utils.delivery import as_morphed, morph_in_memory
+from utils.attack_reports import UNDER_ATTACK
+from utils.delivery import as_morphed, morph_in_memory, quantise
+from utils.errors import UserError
+from utils.examples import take_rows
 from utils.keys import draw_key
 
 SIDE, IMAGES = 12, 64
@@ -306,6 +317,15 @@ def test_scores_of_the_private_images_themselves():
     assert score_images(pixels, pixels) == (math.inf, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("dtype, largest", [("float16", 7e4), ("float32", 4e38)])
+def test_values_that_are_too_large_for_the_delivery_are_refused(dtype, largest):
+    """They would arrive as infinity."""
+    morphed = torch.tensor([[1.0, largest]], dtype=torch.float64)
+    with pytest.raises(UserError, match=f"too large for {dtype}"):
+        quantise(morphed, dtype, 1.0)
+    assert quantise(morphed / 2, dtype, 1.0).isfinite().all()
+
+
 def test_psnr_of_a_constant_error():
     assert psnr(torch.full((2, 3, 8, 8), 0.6), torch.full((2, 3, 8, 8), 0.5)) == pytest.approx(20)
 
@@ -350,6 +370,22 @@ def test_pixels_of_arrays_are_between_their_least_and_largest_value(dtype, facto
     normalised = normalise(images, mean, std).double()
     back = to_pixels(normalised, *scale_of_pixels(mean, std, low, high))
     torch.testing.assert_close(back, pixels, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, factor", [(torch.uint8, 1), (torch.float32, 1 / 255)],
+                         ids=["bytes", "numbers from 0 to 1"])
+def test_the_truth_is_scored_on_the_scale_of_its_images(dtype, factor):
+    """Images that are right but for half their contrast score the same, whatever their dtype."""
+    images = draw_photographs(300, 16, seed=1)
+    images[0, :, 0, 0], images[0, :, 0, 1] = 0, 255      # so that all values have one range
+    stored = (images * factor).to(dtype)
+    mean, std = measure_normalisation(stored)
+    truth = make_truth(torch.arange(1), stored, mean, std)
+    assert len(truth.pixels) == UNDER_ATTACK and truth.pixels.min() == 0 and truth.pixels.max() == 1
+    shown = take_rows(stored, evenly_spaced(len(stored), UNDER_ATTACK))
+    right = normalise(shown, mean, std)
+    assert truth.score(right).psnr > 100
+    assert 20 < truth.score(right + 0.1).psnr < 40
 
 
 def test_arrays_of_one_value_are_black():

@@ -287,6 +287,26 @@ def test_what_is_handed_over_makes_the_same_layer(tile, bias):
     assert torch.equal(again(morphed), aug_conv(morphed))
 
 
+@pytest.mark.parametrize("layer, tile", [
+    (nn.Conv2d(3, 4, 3), 0), (nn.Conv2d(3, 4, 3), 4), (nn.Conv2d(3, 4, 4, 4), 4),
+    (nn.Conv2d(3, 4, 1), 1)], ids=["without tiles", "by tiles", "patches", "pixels"])
+def test_its_weights_are_those_of_any_layer(layer, tile):
+    """Even if it was composed in inference: a state can be loaded, gradients pass through."""
+    with torch.no_grad():
+        aug_conv = AugConv.compose(layer, torch.eye(3 * (tile or 8) ** 2), SHAPE, tile=tile)
+    aug_conv.load_state_dict(aug_conv.state_dict())
+    morphed = morph(torch.randn(2, *SHAPE), torch.eye(3 * (tile or 8) ** 2), tile)
+    aug_conv(morphed.requires_grad_()).sum().backward()
+    assert morphed.grad.isfinite().all() and morphed.grad.any()
+
+
+@pytest.mark.parametrize("order", [torch.randperm(4).float(), torch.ones(4), torch.arange(3)],
+                         ids=["floating point", "one channel four times", "too few"])
+def test_an_order_that_is_no_permutation_is_refused(order):
+    with pytest.raises(ValueError, match="order must have each of the layer's 4 channels once"):
+        AugConv.compose(nn.Conv2d(3, 4, 3), torch.eye(192), SHAPE, order)
+
+
 @pytest.fixture
 def imprecise():
     """Products of float32 in bfloat16 where the processor can, as a user may have set it."""

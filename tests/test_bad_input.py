@@ -41,6 +41,7 @@ SETTINGS = {
     "gen_morphing_matrix.py --tile 9": "tiles of side 9 are larger than images of side 8",
     "gen_morphing_matrix.py --tile 8 --kappa 3": "kappa 3 and tile 8 are two ways",
     "gen_augconv.py --dataset mnist": "image_size is 8",
+    "gen_augconv.py --dataset mnits": "must be one of cifar10,",
     "gen_augconv.py --train_limit 10001": "train_limit is 10001",
     "train_with_ac.py --model vgg12": "there is no network vgg12",
     "train_with_ac.py --model resnet18": "the first layer of vgg_small, see --model",

@@ -21,6 +21,7 @@ from mole.morphing import (
     relative_error,
     secret_generator,
 )
+from utils import examples
 from utils.devices import Context
 from utils.errors import UserError
 from utils.examples import Features, FrozenLayer, Source, keep_features
@@ -75,6 +76,18 @@ def test_both_sides_compute_the_same(kappa):
     kept = keep_features(features, features, "on", False, context)
     assert relative_error(kept.train.take(slice(None)), plain) < 1e-5
     assert relative_error(reference.DenseLayer(dense, aug_conv.out_shape)(alone), plain) < 1e-5
+
+
+@pytest.mark.parametrize("world, is_kept", [(1, True), (2, False)])
+def test_features_are_kept_where_those_of_all_processes_fit(world, is_kept, monkeypatch):
+    context = Context(torch.device("cpu"), world=world)
+    layer = FrozenLayer(nn.Conv2d(3, 4, 3, padding=1))
+    features = Features([(layer, Source(torch.ones(10, 3, 8, 8), lambda x: x))],
+                        [torch.zeros(10, dtype=torch.int64)], context)
+    needed = 2 * 10 * 4 * 8 * 8 * 4                      # of training and test images
+    monkeypatch.setattr(examples, "free_memory", lambda device: 3 * needed)
+    kept = keep_features(features, features, "auto", False, context)
+    assert (kept.train is not features) == is_kept
 
 
 def test_the_reference_inverts_the_full_matrix():

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from tests.damage import DAMAGE, change, place, refused, same, snapshot, step, vouch
 from tests.misfits import CHECKPOINT, DELIVERY, LAYER, MISFITS, READERS, Reader
+from tests.steps import killed_before
 from utils import artifacts
 from utils.artifacts import (
     Saving,
@@ -136,6 +138,17 @@ def test_restart_mends_a_damaged_checkpoint(at, stages):
     data = at("unfinished")
     (data / CHECKPOINT).write_text("damaged")
     assert step("pretrain.py", data, "--restart").status == 0
+    assert same(data, stages, "pretrain.py")
+
+
+def test_a_run_that_was_given_up_does_not_come_back(at, stages):
+    """Where the new one is stopped before its first checkpoint."""
+    data = at("unfinished")
+    killed = step("pretrain.py", data, "--restart",
+                  before=killed_before("write", "pretrained.checkpoint.pt"))
+    assert killed.status == -signal.SIGKILL
+    again = step("pretrain.py", data)
+    assert again.status == 0 and "going on after" not in again.out
     assert same(data, stages, "pretrain.py")
 
 

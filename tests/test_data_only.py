@@ -94,6 +94,26 @@ def test_nearly_all_images_are_reidentified(tile, distribution, least_db):
     assert not attacked.guess.search.failed
 
 
+@pytest.mark.parametrize("distribution", ["orthogonal", "uniform"])
+def test_tiles_that_are_the_same_in_all_images_hide_nothing(distribution):
+    """A black border, as image_fit pad and many data sets have it."""
+    def framed(count, seed):
+        images = photographs(count, seed)
+        images[:, :, :4] = images[:, :, :, :4] = -1
+        return images
+
+    plain, known = (cut(framed(count, seed), 4) for count, seed in ((1000, 8), (3000, 9)))
+    core = draw_core(48, distribution, secret_generator(0))
+    guess = images_from_statistics(plain @ core, known, distribution == "orthogonal",
+                                   functools.partial(put_together, tile=4))
+    assert share_reidentified(guess.blocks, plain) > 0.9
+
+
+def test_an_attack_on_images_that_are_all_the_same_says_that_it_fails():
+    view = view_of(torch.ones(400, 3, SIDE, SIDE))
+    assert "failed" in adversary.attack_data(view, None).report
+
+
 @pytest.mark.parametrize("wrong", ["public images of noise", "permuted entries"])
 @pytest.mark.parametrize("tile", [0, 4], ids=["one block", "tiles"])
 def test_what_cannot_be_matched_ends_in_failed(tile, wrong):

@@ -335,6 +335,10 @@ def test_a_name_that_other_files_have_is_refused(data, made, tmp_path):
     assert digest(data / "queries" / "monday" / "morphed.npy") == query
     again = steps(data, f"morph_images.py --name monday --images {first}")
     assert "replacing the earlier query monday" in again
+    for table in (names + b"\n", names.replace(b",", b";"), names + b"\xe4,\xe4\n"):
+        (data / "provider" / "names-monday.csv").write_bytes(table)      # as spreadsheets save it
+        ends(data, "morph_images.py", "--name", "monday", "--images", first,
+             words=["names-monday.csv is not as this step wrote it", "choose another --name"])
     assert "replacing" not in steps(data, f"morph_images.py --name tuesday --images {other}")
 
 

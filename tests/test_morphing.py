@@ -198,6 +198,15 @@ def test_shapes_and_blocks_that_mean_nothing_are_refused(shape, kappa, tile, wor
         core_size(shape, kappa, tile)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_slices_and_repeated_images_are_morphed_like_others(dtype):
+    images = torch.randn(6, 3, 4, 4, dtype=dtype)
+    core = draw_core(16, "normal", secret_generator(0))
+    for some in (images[::2], images[:1].expand(6, -1, -1, -1), images.mT):
+        torch.testing.assert_close(morph(some, core), morph(some.clone().contiguous(), core),
+                                   rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64, torch.bool], ids=str)
 def test_integers_are_no_images_to_morph(dtype):
     """Their products would be rounded and wrapped."""

@@ -68,6 +68,19 @@ def test_images_that_a_network_does_not_take_are_refused_in_words():
     assert find_first_layer(network, (3, 32, 32)) == "conv_proj"
 
 
+def test_a_first_layer_that_is_given_a_list_is_refused_in_words():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            return self.first([x])
+
+    with pytest.raises(ValueError, match="changes the image before its first layer first"):
+        find_first_layer(Listed(), (3, 8, 8))
+
+
 @pytest.mark.parametrize("shape, words", [
     ((8, 3, 16, 16), r"must be \(channels, rows, columns\), not \(8, 3, 16, 16\)"),
     ((1, 16, 16), "takes 3 channels, but the images have 1"),

@@ -6,6 +6,7 @@ learns otherwise in two processes than in one; without batch norm, the same.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -154,6 +155,20 @@ def test_two_processes_end_where_one_does(tmp_path):
     assert (one - weights["two"]).norm() <= 1e-5 * one.norm()
     # What gradients that are summed and not averaged would give is far outside that bound.
     assert (one - weights["doubled"]).norm() > 1e-3 * one.norm()
+
+
+def test_two_processes_decode_image_files_once(tmp_path):
+    """And morph them to the same values as one does."""
+    shapes.write_files(tmp_path / "new", 40, 8)
+    data = tmp_path / "data"
+    for script in STEPS[:3]:
+        assert call(script, "--data_dir", data, settings=TINY).status == 0
+    queries = []
+    for run_it in (call, run_in_two):
+        run_it("morph_images.py", "--data_dir", data, "--images", tmp_path / "new", settings=TINY)
+        queries.append((data / "queries" / "queries" / "morphed.npy").read_bytes())
+        shutil.rmtree(data / "decoded", ignore_errors=True)
+    assert queries[0] == queries[1]
 
 
 def test_two_processes_make_the_same_delivery_and_query(tmp_path):

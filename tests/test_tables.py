@@ -292,6 +292,15 @@ def test_two_records_of_one_experiment_are_refused(tmp_path, monkeypatch):
         reproduce(monkeypatch, tmp_path / "a", tmp_path / "b")
 
 
+def test_a_run_whose_record_lies_in_two_folders_counts_once(tmp_path, monkeypatch):
+    """--results_dir leaves it beside the one in the developer's folder."""
+    for name in ("developer/with_ac.json", "results/accuracy/cifar10-with_ac.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(json.dumps(training_record("with_ac", 0.7)))
+    both = read_results([tmp_path / "developer", tmp_path / "results"])
+    assert len(both.runs) == 1
+
+
 def test_what_is_missing_names_its_command(records, monkeypatch):
     reproduce(monkeypatch, records)
     text = (records / "tables" / "tables.md").read_text()

@@ -178,6 +178,14 @@ def test_weights_of_another_network_are_refused_and_nothing_is_changed(name):
     assert all(torch.equal(weight, before[name]) for name, weight in network.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64], ids=str)
+def test_weights_that_are_no_floating_point_are_refused(dtype):
+    """Quantised ones would be taken as they are, without their scale."""
+    weights = {name: weight.to(dtype) for name, weight in state_of("resnet18").items()}
+    with pytest.raises(ValueError, match=f"is {dtype}, not torch.float32: save weights"):
+        start_from(build("resnet18", 4, SHAPE), weights, SHAPE)
+
+
 def test_a_weight_of_another_shape_is_refused():
     weights = state_of("resnet18")
     weights["layer1.0.conv1.weight"] = torch.ones(64, 64, 5, 5)

@@ -48,10 +48,17 @@ def is_exact_enough(error: float) -> bool:
 # Values: what is stored of T.
 
 def quantise(morphed: Tensor, dtype: str, scale: float) -> Tensor:
-    """T as it is delivered: float32, float16, or int8 in steps of `scale`."""
+    """T as it is delivered: float32, float16, or int8 in steps of `scale`.
+
+    Raises UserError for a value that is too large for the dtype.
+    """
     if dtype == "int8":
         return (morphed / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-    return morphed.to(getattr(torch, dtype))
+    values = morphed.to(getattr(torch, dtype))
+    if not values.isfinite().all():
+        raise UserError(f"a morphed value is too large for {dtype}: choose --delivery_dtype "
+                        "float32, or look for an image whose values are far from all others'")
+    return values
 
 
 def dequantise(values: Tensor, scale: float) -> Tensor:

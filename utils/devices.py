@@ -4,6 +4,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -104,8 +105,17 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = multiplies_bfloat16()
     return torch.bfloat16 if fast else torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it, by the flags that Linux shows."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return False
+    flags = set(cpuinfo.read_text(encoding="utf-8").split())
+    return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def rank() -> int:
@@ -205,7 +215,7 @@ def _check_batch_norm(network: nn.Module):
     SyncBatchNorm would take its place and leave out what it does besides, such as an activation.
     """
     for name, module in network.named_modules():
-        is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        is_batch_norm = isinstance(module, PLAIN_BATCH_NORM)
         if is_batch_norm and type(module) not in PLAIN_BATCH_NORM:
             raise UserError(f"{name} is a {type(module).__name__}, which several processes cannot "
                             "share: train in one process")

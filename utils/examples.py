@@ -200,6 +200,8 @@ def keep_features(train: Features, test: Features, cache: str, mirrored: bool,
     needed = (len(train) + len(test)) * row[0].numel() * row.element_size()
     if mirrored:
         needed += len(train) * row[0].numel() * row.element_size()
+    if context.device.type == "cpu":                     # all processes keep them in one memory
+        needed *= context.world
     too_large = 2 * needed > free_memory(context.device)
     if cache == "off" or (cache == "auto" and too_large):
         say("the frozen first layer runs batch by batch")

@@ -72,10 +72,18 @@ def first_layer_from(content: dict) -> FirstLayer:
         raise ValueError("train_images must be a positive number")
     if not len(first.mean) == len(first.std) == layer.in_channels:
         raise ValueError("mean and std must have a number for each channel")
-    if not all(0 < s < 10**6 for s in first.std) or not all(abs(m) < 10**6 for m in first.mean):
-        raise ValueError("mean and std must be finite, and std positive")
+    check_normalisation(first.mean, first.std)
     describe(layer).features_shape(first.shape)          # raises if the layer does not fit them
     return first
+
+
+def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]):
+    """Raises ValueError where images are normalised by numbers that no first layer is saved with.
+    """
+    largest = 10**6                                      # of values / 255
+    if not all(0 < s < largest for s in std) or not all(abs(m) < largest for m in mean):
+        raise ValueError(f"mean and std must be less than {255 * largest:,} in the values of the "
+                         "images, and std positive: scale the images")
 
 
 def _convolution_from(content: dict) -> nn.Conv2d:

@@ -84,11 +84,11 @@ def new_network(p: Parameters, model: Model) -> nn.Module:
 def sample_logits(network: nn.Module, shape: tuple[int, int, int]) -> list[float]:
     """What a network gives for a fixed image (α, m, m): whether two are the same code and weights.
 
-    In evaluation mode, at most ten logits. The state of PyTorch's random generator is kept.
+    In evaluation mode, at most ten logits. The states of PyTorch's random generators are kept.
     """
     was_training = network.training
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)           # CUDA's generators are left alone
         logits = network.eval()(torch.randn(1, *shape))[0, :10]
     network.train(was_training)
     return [round(float(value), 6) for value in logits]
@@ -400,11 +400,16 @@ def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
-    """Goes on from a run's checkpoint if there is one; gives the curve so far.
+    """Goes on from a run's checkpoint if there is one; gives the curve so far. With `restart` it is
+    deleted.
 
     Raises UserError if the checkpoint is damaged, or of other settings or data.
     """
-    if restart or not run.checkpoint.exists():
+    if restart:
+        if rank() == 0:
+            run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
+        return []
+    if not run.checkpoint.exists():
         return []
     state = read_tensors(run.checkpoint, "pass --restart to begin again")
     try:

@@ -62,7 +62,7 @@ class TrainingRun:
     machine: dict
     load: float | None              # of the machine when the run began; None where unknown
     versions: dict
-    file: str = ""                  # its record's name
+    file: str = field(default="", compare=False)        # its record's name
 
     @property
     def seed(self) -> int:
@@ -155,7 +155,9 @@ def add_file(path: Path, place: str, results: Results):
     record = read_json(path)
     if is_training(record):
         runs = results.validation if place == "validation" else results.runs
-        runs.append(as_run(record, path.name))
+        run = as_run(record, path.name)
+        if run not in runs:                              # a step may have written it twice
+            runs.append(run)
     elif is_earlier_training(record):
         results.earlier.append(path)
     elif is_record(record) and "demo" in record:
