@@ -39,7 +39,7 @@ from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Images, Prepared, image_shape, load_images
 from images.folders import list_images
-from mole.morphing import core_size, unroll
+from mole.morphing import core_size, size_in_words, unroll
 from utils.artifacts import load, write_alone
 from utils.attack_reports import UNDER_ATTACK, share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
@@ -115,8 +115,8 @@ def adopt_shape(p, delivery: Delivery):
     if p.dataset != "arrays":
         p = adopt(p, owner, channels=channels)
     if not p.public and image_shape(p) != delivered:
-        raise UserError(f"{owner} has images {'x'.join(map(str, delivered))}, but those of "
-                        f"--dataset {p.dataset} are {'x'.join(map(str, image_shape(p)))}: name "
+        raise UserError(f"{owner} has images {size_in_words(delivered)}, but those of "
+                        f"--dataset {p.dataset} are {size_in_words(image_shape(p))}: name "
                         "the --dataset that the delivery or the first layer is of, or, with "
                         "--public, a folder of images, which are resized")
     return p
@@ -202,8 +202,8 @@ def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
                      dataset_dir=where_data_sets_are(p))
     if image_shape(public) != shape:
         raise UserError(f"the images of --public {p.public} are "
-                        f"{'x'.join(map(str, image_shape(public)))}, but "
-                        f"{'x'.join(map(str, shape))} were delivered: choose others, or a folder "
+                        f"{size_in_words(image_shape(public))}, but "
+                        f"{size_in_words(shape)} were delivered: choose others, or a folder "
                         "of image files, which are resized")
     return load_images(public, "train").images
 

@@ -25,8 +25,8 @@ from images.datasets import (
     warn_of_another_scale,
 )
 from mole.first_layer import describe
-from mole.morphing import padded_shape, relative_error
-from utils.artifacts import Saving
+from mole.morphing import padded_shape, relative_error, size_in_words
+from utils.artifacts import MANIFEST, Saving
 from utils.attack_reports import share_found
 from utils.delivery import (
     as_morphed,
@@ -117,12 +117,12 @@ def check_shapes(p, first, key, layer_path: Path):
     """Raises UserError where images, first layer and key are of different sizes."""
     images = image_shape(p)
     if images != first.shape:
-        raise UserError(f"{p.dataset} has images {'x'.join(map(str, images))}, but {layer_path}, "
-                        f"trained on {first.dataset}, is for {'x'.join(map(str, first.shape))}: "
+        raise UserError(f"{p.dataset} has images {size_in_words(images)}, but {layer_path}, "
+                        f"trained on {first.dataset}, is for {size_in_words(first.shape)}: "
                         "choose --dataset and --channels as the developer did")
     if padded_shape(first.shape, key.image_padding) != key.shape:
-        raise UserError(f"key {key.id} is for images {'x'.join(map(str, key.shape))}, padding "
-                        f"included, but {layer_path} is for {'x'.join(map(str, first.shape))}: run "
+        raise UserError(f"key {key.id} is for images {size_in_words(key.shape)}, padding "
+                        f"included, but {layer_path} is for {size_in_words(first.shape)}: run "
                         f"`python gen_morphing_matrix.py --first_layer {layer_path}` again")
 
 
@@ -141,8 +141,8 @@ def check_precision(what: str, aug_conv, convolution, morphed, plain, order, p, 
                 reason += (f", or {p.delivery_dtype} with gen_morphing_matrix.py "
                            "--morph_distribution orthogonal")
         raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: {reason}")
-    say(f"{what} {'x'.join(map(str, aug_conv.weight.shape))}, features "
-        f"{'x'.join(map(str, features.shape[1:]))}: relative error against the plain first layer "
+    say(f"{what} {size_in_words(aug_conv.weight.shape)}, features "
+        f"{size_in_words(features.shape[1:])}: relative error against the plain first layer "
         f"{error:.1e}")
 
 
@@ -191,7 +191,7 @@ def say_replaced(folder: Path, new: dict):
 
     new: values of the new delivery's manifest.
     """
-    if not (folder / "manifest.json").exists():
+    if not (folder / MANIFEST).exists():
         return
     try:
         earlier = read_delivery(folder)

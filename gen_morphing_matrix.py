@@ -13,7 +13,7 @@ import utils.step  # isort: skip                         # first: see there
 from images.datasets import image_shape
 from mole.aug_conv import check_tile
 from mole.first_layer import describe
-from mole.morphing import core_size, morphed_shape, padded_shape, residual
+from mole.morphing import core_size, morphed_shape, padded_shape, residual, size_in_words
 from utils.artifacts import is_private
 from utils.errors import UserError, user_errors
 from utils.first_layers import first_layer_path, read_first_layer
@@ -51,7 +51,7 @@ def main(p):
             print(f"{p.tile} does not divide {shape[1]}: images are padded to side {side}, morphed "
                   "and sent so")
     print(f"key {key.id}: core {q}x{q}, {key.morph_distribution}, {key.blocks}, for images "
-          f"{'x'.join(map(str, shape))}" + (" with padding" if p.image_padding else ""))
+          f"{size_in_words(shape)}" + (" with padding" if p.image_padding else ""))
     print(f"condition number {key.condition:.3g}, largest entry of |M·M⁻¹ - 1| "
           f"{residual(key.core, key.inverse):.1e}")
     privacy = ", and only their owner can read them" if is_private(folder) else ""

@@ -23,7 +23,7 @@ from images.arrays import read_array_images
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import Prepared, warn_of_another_scale
 from images.folders import list_images, shown
-from utils.artifacts import Saving, to_csv, write_alone
+from utils.artifacts import MANIFEST, Saving, to_csv, write_alone
 from utils.delivery import morpher_for, write_morphed
 from utils.devices import first_process_first, joined_processes, rank, say
 from utils.errors import UserError
@@ -51,7 +51,7 @@ def main(p):
         refuse_taken_name(names_file, found.names)
         source = Prepared(found.images, geometry.mean, geometry.std, geometry.image_padding)
         new = Saving(Path(p.data_dir) / "queries" / p.name, anew=True)
-        if (new.folder / "manifest.json").exists():
+        if (new.folder / MANIFEST).exists():
             say(f"replacing the earlier query {p.name}")
         morpher = morpher_for(key, geometry.delivery_dtype, [source], context.device)
         if rank() > 0:                                   # it morphs its share of the images

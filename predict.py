@@ -19,6 +19,7 @@ from tqdm import tqdm
 from images.folders import shown
 from models.build import build, digest_of_code, is_users_own
 from mole.first_layer import BehindFirstLayer
+from mole.morphing import size_in_words
 from utils.artifacts import load, to_csv, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_one_delivery, read_query
 from utils.devices import Context, joined_processes
@@ -97,9 +98,9 @@ def read_network(p, delivery: Delivery) -> Network:
         shape = tuple(model["shape"])
         network = build_again(path, model)
         if shape != delivery.geometry.plain_shape:
-            raise UserError(f"{path} is for images {'x'.join(map(str, shape))}, but "
+            raise UserError(f"{path} is for images {size_in_words(shape)}, but "
                             f"{delivery.folder} has "
-                            f"{'x'.join(map(str, delivery.geometry.plain_shape))}")
+                            f"{size_in_words(delivery.geometry.plain_shape)}")
         check_classes(classes, delivery.classes, str(path), str(delivery.folder))
         check_first_layer(path, tuple(content["deliveries"]), content["layer"], delivery)
         behind = BehindFirstLayer(network, shape)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import utils.step  # isort: skip                         # first: see there
 from images import datasets
 from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_first_layer
+from mole.morphing import size_in_words
 from utils.devices import joined_processes, say
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
@@ -77,16 +78,16 @@ def check_frozen_layer(frozen: FirstLayer, network, model: Model, p):
     bias must be the same.
     """
     if frozen.shape != model.shape:
-        raise UserError(f"{p.frozen_first_layer} is for images {'x'.join(map(str, frozen.shape))}, "
-                        f"but {p.dataset} has {'x'.join(map(str, model.shape))}: choose --dataset "
+        raise UserError(f"{p.frozen_first_layer} is for images {size_in_words(frozen.shape)}, "
+                        f"but {p.dataset} has {size_in_words(model.shape)}: choose --dataset "
                         "or another first layer")
     own = describe(network.get_submodule(find_first_layer(network, model.shape)))
     expected = own.features_shape(model.shape)
     given = describe(frozen.layer)
     features = given.features_shape(frozen.shape)
     if features != expected:
-        raise UserError(f"{p.frozen_first_layer} gives {'x'.join(map(str, features))} features, "
-                        f"but the first layer of {p.model} gives {'x'.join(map(str, expected))}: "
+        raise UserError(f"{p.frozen_first_layer} gives {size_in_words(features)} features, "
+                        f"but the first layer of {p.model} gives {size_in_words(expected)}: "
                         f"it is the first layer of {frozen.model}, see --model")
     if given.geometry != own.geometry:
         raise UserError(f"{p.frozen_first_layer} has another kernel, stride, padding, dilation or "

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
 from mole.first_layer import BehindFirstLayer, describe, find_first_layer
+from mole.morphing import size_in_words
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
 from utils.devices import joined_processes, say
 from utils.errors import UserError, warn
@@ -65,8 +66,8 @@ def check_layer(layer, model: Model, deliveries: list[Delivery], p):
     expected = layer.features_shape(model.shape)
     for d in deliveries:
         if d.out_shape != expected:
-            raise UserError(f"Aug-Conv gives {'x'.join(map(str, d.out_shape))} features, but the "
-                            f"first layer of {p.model} gives {'x'.join(map(str, expected))}: it "
+            raise UserError(f"Aug-Conv gives {size_in_words(d.out_shape)} features, but the "
+                            f"first layer of {p.model} gives {size_in_words(expected)}: it "
                             f"was composed with the first layer of {d.model}, see --model")
         if p.augment == "crop_flip" and not d.mirrored:
             raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "

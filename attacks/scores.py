@@ -8,6 +8,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+from mole.morphing import size_in_words
+
 WINDOW = 7                  # side of the windows of SSIM, in pixels; smaller in smaller images
 
 
@@ -41,7 +43,7 @@ def ssim(images: Tensor, truth: Tensor) -> float:
     """
     side = min(images.shape[2:])
     if side < 3:
-        raise ValueError(f"images of {'x'.join(map(str, images.shape[2:]))} pixels are too small "
+        raise ValueError(f"images of {size_in_words(images.shape[2:])} pixels are too small "
                          "to score")
     window = min(WINDOW, side - 1 + side % 2)            # odd
     found = []

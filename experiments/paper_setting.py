@@ -20,7 +20,7 @@ from experiments.program import run_command
 from images.datasets import image_shape, load_images
 from mole.first_layer import SplitNetwork
 from parameter import Parameters
-from utils.artifacts import read_tensors
+from utils.artifacts import MANIFEST, read_tensors
 from utils.devices import joined_processes
 from utils.errors import UserError
 from utils.examples import Images, Source
@@ -83,7 +83,7 @@ def run_steps(seconds: float, out: str, options: list[str]) -> int:
 def list_stages(folder: Path) -> list[list[str]]:
     """The steps that are to run one after the other, or beside each other."""
     stages = [["pretrain.py"]]
-    if not (folder / "delivery" / "manifest.json").exists():
+    if not (folder / "delivery" / MANIFEST).exists():
         stages += [[step] for step in PROVIDER]
     if torch.cuda.is_available():
         return [*stages, ["train_with_ac.py", "train_no_ac.py"]]

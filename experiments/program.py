@@ -6,6 +6,7 @@ from pathlib import Path
 
 import utils.ctrl_c
 from images.datasets import image_shape
+from mole.morphing import size_in_words
 from parameter import Parameters
 from utils.errors import UserError
 from utils.first_layers import FirstLayer
@@ -30,6 +31,6 @@ def require_fit(first: FirstLayer, where: Path | str, p: Parameters):
     """Raises UserError where a first layer, which lies at `where`, is for other images than those
     of --dataset."""
     if first.shape != image_shape(p):
-        raise UserError(f"{where} is for images {'x'.join(map(str, first.shape))}, but "
-                        f"{p.dataset} has {'x'.join(map(str, image_shape(p)))}: choose --dataset "
+        raise UserError(f"{where} is for images {size_in_words(first.shape)}, but "
+                        f"{p.dataset} has {size_in_words(image_shape(p))}: choose --dataset "
                         "or another first layer")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from images.decode import FACTS, VERSION, decode_all, hints
 from images.digests import data_digest
+from mole.morphing import size_in_words
 from utils.artifacts import keep_out_of_git, keep_private, temporary, write_alone, write_temporary
 from utils.devices import rank
 from utils.errors import UserError, warn
@@ -54,7 +55,7 @@ def read_image_files(files: list[Path], shape: tuple[int, int, int], fit: str,
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_private(folder)
     keep_out_of_git(folder)
-    path = folder / f"{name}-{'x'.join(map(str, shape))}.npy"
+    path = folder / f"{name}-{size_in_words(shape)}.npy"
     kept = read_kept(path)
     if kept is not None and kept.keys == keys and not kept.facts.isnan().any():
         return FromFiles(kept.images, kept.digest, kept.facts, files)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.vgg import GROUPS, VGG
 from mole.first_layer import BehindFirstLayer, check_features, describe, find_first_layer
+from mole.morphing import size_in_words
 
 
 def resnet18_cifar(classes: int) -> nn.Module:
@@ -54,7 +55,7 @@ def build(name: str, classes: int, shape: tuple[int, int, int], dropout: float =
         reason = " ".join(str(wrong).split())[:250] or type(wrong).__name__
     else:
         return network.train()
-    raise ValueError(f"{name} cannot be used for images {'x'.join(map(str, shape))}: {reason}")
+    raise ValueError(f"{name} cannot be used for images {size_in_words(shape)}: {reason}")
 
 
 def is_users_own(name: str) -> bool:

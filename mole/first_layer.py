@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mole.morphing import require_shape
+from mole.morphing import require_shape, size_in_words
 
 
 class Convolution(NamedTuple):
@@ -196,7 +196,7 @@ def _first_reached(network: nn.Module, image: Tensor) -> tuple[nn.Module, tuple]
     except _Reached as reached:
         return reached.module, reached.inputs
     except Exception as wrong:                           # whatever a network says of its images
-        size = "x".join(map(str, image.shape[1:]))
+        size = size_in_words(image.shape[1:])
         reason = " ".join(str(wrong).split()) or type(wrong).__name__
         raise ValueError(f"the network does not take images {size}: {reason}") from wrong
     finally:

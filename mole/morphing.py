@@ -17,6 +17,11 @@ from torch.nn import functional as F
 DISTRIBUTIONS = ("uniform", "normal", "orthogonal")
 
 
+def size_in_words(shape: tuple[int, ...]) -> str:
+    """Such as "3x32x32"."""
+    return "x".join(map(str, shape))
+
+
 def require_tensor(value: Tensor, what: str):
     """Raises ValueError for an array of NumPy, or whatever else is no tensor."""
     if not isinstance(value, Tensor):
@@ -54,7 +59,7 @@ def core_size(shape: tuple[int, int, int], kappa: int = 1, tile: int = 0) -> int
 def check_core(core: Tensor, shape: tuple[int, int, int], tile: int = 0):
     """Raises ValueError where a core or its inverse does not fit images of `shape` (α, m, m)."""
     require_tensor(core, "the entries of a core")
-    size = "x".join(map(str, shape))
+    size = size_in_words(shape)
     if core.ndim != 2 or core.shape[0] != core.shape[1]:
         raise ValueError(f"a core must be a square matrix, not {tuple(core.shape)}")
     q = len(core)

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from mole.aug_conv import AugConv
 from mole.first_layer import describe
-from mole.morphing import morph
+from mole.morphing import morph, size_in_words
 from utils.artifacts import (
+    MANIFEST,
     Saving,
     load,
     load_array,
@@ -225,7 +226,7 @@ class Delivery:
     def describe(self) -> str:
         """A line for people."""
         g = self.geometry
-        size = "x".join(map(str, g.plain_shape))
+        size = size_in_words(g.plain_shape)
         return (f"delivery {self.id[:12]}: {self.train_images} training and {self.test_images} "
                 f"test images of {self.dataset}, {size}, {g.morph_distribution} core, {g.blocks}, "
                 f"{g.delivery_dtype}")
@@ -321,7 +322,7 @@ def _read(folder: Path, kind: type):
         geometry = from_manifest(manifest, Geometry)
         return from_manifest(manifest, kind, folder=folder, geometry=geometry)
     except (KeyError, TypeError, ValueError, OverflowError):
-        path, name = folder / "manifest.json", kind.__name__.lower()
+        path, name = folder / MANIFEST, kind.__name__.lower()
         advice = remedy(path)
         if kind is Delivery and maker_of(path) == "morph_images.py":
             advice = "it is a query's, so name a folder that gen_augconv.py has written"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mole.morphing import core_size, draw_usable_core, secret_generator
 from utils.artifacts import (
+    MANIFEST,
     Saving,
     first_step,
     is_private,
@@ -116,7 +117,7 @@ def _is_damaged(folder: Path) -> bool:
 
 def key_ids(provider: Path) -> list[str]:
     """The ids of all keys of a provider, the one that was used last at the end."""
-    folders = [path for path in (provider / "keys").glob("*") if (path / "manifest.json").exists()]
+    folders = [path for path in (provider / "keys").glob("*") if (path / MANIFEST).exists()]
     return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime)]
 
 
@@ -178,7 +179,7 @@ def _date_of(file: Path) -> str:
 def read_key(provider: Path, id: str = "") -> Key:
     """A key by its id; none: the current one. Raises UserError if it is missing or damaged."""
     folder = provider / "keys" / (id or current_id(provider))
-    if id and not (folder / "manifest.json").exists():
+    if id and not (folder / MANIFEST).exists():
         known = ", ".join(key_ids(provider)) or "none"
         raise UserError(f"{provider} has no key {id}: its keys are {known}; `python "
                         f"morph_images.py --key {LIST}` says more of them")
@@ -197,7 +198,7 @@ def read_key(provider: Path, id: str = "") -> Key:
     except (KeyError, TypeError, ValueError):
         is_valid = False
     if not is_valid:
-        path = folder / "manifest.json"
+        path = folder / MANIFEST
         raise UserError(f"{path} is not a valid key's: {remedy(path)}")
     return key
 

@@ -278,18 +278,16 @@ def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
     if plain:
         axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2, label="plain")
     for name in CONTROLS:
-        for blocks in ("κ", "s"):
+        for by_tiles, words, marker in ((False, "κ", "o"), (True, "tiles", "s")):
             points = []
             for row in rows:
-                if row.runs[name] and row.morphed.startswith(blocks):
+                if row.runs[name] and bool(row.morphing["tile"]) == by_tiles:
                     q = core_side(row.morphing, row.runs[name][0].data)
                     points.append((q, mean(one.mean for one in summarise(row.runs[name]))))
             if points:
                 colour, _, line = LINES[name]
-                words = "κ" if blocks == "κ" else "tiles"
                 axis.plot(*zip(*sorted(points), strict=True), color=colour, ls=line, ms=5,
-                          marker="o" if blocks == "κ" else "s",
-                          label=f"{RUNS[name].title}, {words}")
+                          marker=marker, label=f"{RUNS[name].title}, {words}")
                 cores |= {q for q, _ in points}
     return cores
 
