@@ -1,10 +1,10 @@
 """The rotation that the core makes of blocks, from third moments: the only way for κ = 1.
 
 A block is compared with itself: by variances, which a random core nearly keeps in their order, and
-third moments E[c_i c_j c_k]. The strongest axes are matched by
-the order of their variances, with signs by greedy ascent; further axes by third moments with
-those. Where this starts decides what it finds, so there are several starts. All work on one tensor
-of third moments for each side, which makes a start take a fraction of a second.
+third moments E[c_i c_j c_k]. The strongest axes are matched by the order of their variances, with
+signs by greedy ascent; further axes by third moments with those. Where this starts decides what it
+finds, so there are several starts. All work on one tensor of third moments for each side, which
+makes a start take a fraction of a second.
 
 Photographs are nearly as often mirrored as not. So the search uses what images and mirror images
 have in common, the *even* part of the public moments, which lets more axes be found. The *odd*

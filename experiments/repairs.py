@@ -164,9 +164,9 @@ def repair_weight(weight: Tensor, out_shape: tuple[int, int, int], kind: str, st
 
     `none`: itself. `signs`: random signs of channels. `scales`: also factors, log-normal with
     standard deviation `strength`. `mixing`: one random normal β×β matrix mixes the channels at all
-    positions; `local_mixing`: another one at each.
-    `channels`: only the first `strength` are kept, (αm², strength·n²). `noise`: normal, `strength`
-    times the weight's root mean square. Raises ValueError for any other kind.
+    positions; `local_mixing`: another one at each. `channels`: only the first `strength` are kept,
+    (αm², strength·n²). `noise`: normal, `strength` times the weight's root mean square. Raises
+    ValueError for any other kind.
     """
     beta, positions = out_shape[0], out_shape[1] * out_shape[2]
     cube = weight.view(len(weight), beta, positions)

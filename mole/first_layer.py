@@ -264,8 +264,8 @@ class SplitNetwork(nn.Module):
 
     So the plain first layer is as precise as Aug-Conv, and the two networks differ in nothing else
     (on CUDA with TF32 off, see AugConv). bfloat16 would round away most of an image that a uniform
-    core has morphed. The network is
-    changed in place; `whole_state` has its weights under its own names.
+    core has morphed. The network is changed in place; `whole_state` has its weights under its own
+    names.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int]):

@@ -132,6 +132,7 @@ def condition_number(core: Tensor, inverse: Tensor) -> float:
     The smallest is the reciprocal of the inverse's largest, so Lanczos' method finds both from
     products with vectors. A full decomposition takes ten times as long as the inverse itself.
     """
+    core, inverse = core.cpu(), inverse.cpu()            # where Lanczos' method is
     if len(core) < 64:                                   # too small for Lanczos' method
         return float(torch.linalg.cond(core.double()))
     return _largest_singular_value(core) * _largest_singular_value(inverse)

@@ -171,7 +171,8 @@ class Delivered:
 
 def deliver_in_memory(images: Tensor, layer: nn.Conv2d, key: Key, dtype: str = "float32",
                       order: Tensor | None = None) -> Delivered:
-    """What gen_augconv.py writes, of normalised, padded images (N, α, m, m)."""
+    """What gen_augconv.py writes, of normalised, padded images (N, α, m, m). Raises ValueError
+    where layer, key and order do not fit each other."""
     aug_conv = compose(layer, key, order)
     values, scale = morph_in_memory(images, key, dtype)
     return Delivered(aug_conv, values, scale)
@@ -251,7 +252,10 @@ class Delivery:
         return layer
 
     def split(self, split: str) -> tuple[Tensor, Tensor]:
-        """Stored values of `train` or `test` on the disk, and labels (N) int64 in memory."""
+        """Stored values of `train` or `test` on the disk, and labels (N) int64 in memory.
+
+        Raises UserError if a file is missing, damaged, or not as the manifest has it.
+        """
         count = self.train_images if split == "train" else self.test_images
         return (read_values(self.folder / f"morphed_{split}.npy", self.geometry, count),
                 read_labels(self.folder / f"labels_{split}.npy", count, len(self.classes)))
