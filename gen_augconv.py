@@ -10,13 +10,16 @@ import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from images.datasets import (
+    Images,
     Prepared,
     dataset_name,
     image_shape,
@@ -24,11 +27,15 @@ from images.datasets import (
     settings_of_images,
     warn_of_another_scale,
 )
+from mole.aug_conv import AugConv
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error, size_in_words
 from utils.artifacts import MANIFEST, Saving
 from utils.attack_reports import share_found
 from utils.delivery import (
+    AUG_CONV,
+    MIRRORED,
+    Morpher,
     as_morphed,
     compose,
     is_exact_enough,
@@ -38,9 +45,9 @@ from utils.delivery import (
 )
 from utils.devices import joined_processes, rank, say
 from utils.errors import UserError, user_errors, warn
-from utils.first_layers import first_layer_path, read_first_layer
+from utils.first_layers import FirstLayer, first_layer_path, read_first_layer
 from utils.geometry import Geometry
-from utils.keys import describe_last_delivery, draw_order, find_last_delivery, read_key
+from utils.keys import Key, describe_last_delivery, draw_order, find_last_delivery, read_key
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import split_digest
@@ -48,7 +55,31 @@ from utils.settings import in_short
 
 SHOWN = 10                          # images in the picture
 SAMPLE = 64                         # images whose features are compared with the plain ones
+LAYERS = {AUG_CONV: "Aug-Conv", MIRRORED: "mirrored Aug-Conv"}
 ATTACK_MATRIX = Path(__file__).parent / "results" / "attack_matrix.json"
+
+
+class Split(NamedTuple):
+    """The provider's images of a split, and the same as they are morphed."""
+
+    images: Images
+    source: Prepared
+
+
+class NewDelivery(NamedTuple):
+    """What is saved. `facts`: what the manifest says besides the geometry; `order`: of Aug-Conv's
+    channels, which is secret."""
+
+    geometry: Geometry
+    facts: dict
+    layers: dict[str, AugConv]          # by the names of their files
+    order: Tensor
+    splits: dict[str, Split]            # train and test
+    morpher: Morpher
+
+    @property
+    def manifest(self) -> dict:
+        return asdict(self.geometry) | self.facts
 
 
 def main(p):
@@ -66,39 +97,63 @@ def main(p):
         if p.shuffle_channels:
             order = draw_order(layer.out_channels, p.morph_seed)
         with user_errors(layer_path):
-            aug_conv = compose(layer, key, order)
-            mirrored = compose(layer, key, order, mirrored=True) if p.mirrored else None
-        sets = load_sets(p)
-        warn_of_another_scale(sets["train"].images, first.mean, first.std)
-        sources = {split: Prepared(images.images, first.mean, first.std, key.image_padding)
-                   for split, images in sets.items()}
-        morpher = morpher_for(key, p.delivery_dtype, sources.values(), context.device)
-        # From end to end, since images may lie by class.
-        chosen = torch.linspace(0, len(sources["test"]) - 1, SAMPLE).long().unique()
-        sample = sources["test"][chosen].to(context.device)
-        morphed = as_morphed(morpher(sample), morpher.scale)     # through the delivery's dtype
+            layers = compose_layers(layer, key, order, p.mirrored)
+        splits = load_splits(p, first, key)
+        morpher = morpher_for(key, p.delivery_dtype, [split.source for split in splits.values()],
+                              context.device)
+        plain = choose_sample(splits["test"].source).to(context.device)
+        morphed = as_morphed(morpher(plain), morpher.scale)      # through the delivery's dtype
         convolution = describe(layer).with_less_padding(key.image_padding)
-        check_precision("Aug-Conv", aug_conv, convolution, morphed, sample, order, p, key)
-        if mirrored is not None:
-            check_precision("mirrored Aug-Conv", mirrored, convolution.mirrored(key.shape), morphed,
-                            sample, order, p, key)
-        warn_of_few_images(first, len(sets["train"].labels), layer_path)
-
+        for file, aug_conv in layers.items():
+            computed = convolution.mirrored(key.shape) if file == MIRRORED else convolution
+            expected = computed(plain)[:, order.to(plain.device)]
+            check_precision(LAYERS[file], aug_conv, aug_conv(morphed), expected, p, key)
+        warn_of_few_images(first, len(splits["train"].source), layer_path)
         geometry = key.geometry(p.image_fit, p.delivery_dtype, first.mean, first.std)
-        about = dict(
-            scale=morpher.scale, dataset=dataset_name(p), image_files=p.dataset == "folder",
-            classes=sets["train"].classes, out_shape=aug_conv.out_shape,
-            layer_fingerprint=first.fingerprint, model=first.model,
-            shuffle_channels=p.shuffle_channels, mirrored=p.mirrored,
-            train_images=len(sources["train"]), test_images=len(sources["test"]),
-            train_digest=split_digest(sets["train"]), test_digest=split_digest(sets["test"]))
-        parts = {"aug_conv.pt": aug_conv}
-        if mirrored is not None:
-            parts["mirrored_aug_conv.pt"] = mirrored
-        delivery = save(data_dir, parts, order, sets, sources, morpher, geometry, about,
-                        p.pixel_range)
+        facts = describe_delivery(p, first, splits, layers, morpher.scale)
+        new = NewDelivery(geometry, facts, layers, order, splits, morpher)
+        delivery = save(data_dir, new, p.pixel_range)
         if rank() == 0:
-            report(data_dir, delivery, geometry, sample, morphed)
+            report(data_dir, delivery, geometry, plain, morphed)
+
+
+def compose_layers(layer: nn.Conv2d, key: Key, order: Tensor, mirrored: bool
+                   ) -> dict[str, AugConv]:
+    """Aug-Conv, and that of the mirrored first layer if it is asked for, by their files.
+
+    Raises ValueError where layer and key do not fit each other.
+    """
+    layers = {AUG_CONV: compose(layer, key, order)}
+    if mirrored:
+        layers[MIRRORED] = compose(layer, key, order, mirrored=True)
+    return layers
+
+
+def load_splits(p, first: FirstLayer, key: Key) -> dict[str, Split]:
+    """The private images of both splits. Warns where they are on another scale than the first
+    layer's."""
+    sets = load_sets(p)
+    warn_of_another_scale(sets["train"].images, first.mean, first.std)
+    return {name: Split(images, Prepared(images.images, first.mean, first.std, key.image_padding))
+            for name, images in sets.items()}
+
+
+def choose_sample(source: Prepared) -> Tensor:
+    """SAMPLE images from end to end, since they may lie by class."""
+    return source[torch.linspace(0, len(source) - 1, SAMPLE).long().unique()]
+
+
+def describe_delivery(p, first: FirstLayer, splits: dict[str, Split], layers: dict[str, AugConv],
+                      scale: float) -> dict:
+    """What the manifest says besides the geometry; `scale`: the step of int8."""
+    train, test = splits["train"].images, splits["test"].images
+    return dict(
+        scale=scale, dataset=dataset_name(p), image_files=p.dataset == "folder",
+        classes=train.classes, out_shape=layers[AUG_CONV].out_shape,
+        layer_fingerprint=first.fingerprint, model=first.model,
+        shuffle_channels=p.shuffle_channels, mirrored=p.mirrored,
+        train_images=len(train.labels), test_images=len(test.labels),
+        train_digest=split_digest(train), test_digest=split_digest(test))
 
 
 def keep_pixel_range(p, provider: Path, key):
@@ -126,24 +181,28 @@ def check_shapes(p, first, key, layer_path: Path):
                         f"`python gen_morphing_matrix.py --first_layer {layer_path}` again")
 
 
-def check_precision(what: str, aug_conv, convolution, morphed, plain, order, p, key):
-    """Says how close Aug-Conv's features are to the plain ones; raises UserError if too far."""
-    features = aug_conv(morphed)
-    expected = convolution(plain)[:, order.to(plain.device)]
+def check_precision(what: str, aug_conv: AugConv, features: Tensor, expected: Tensor, p, key: Key):
+    """Says how close Aug-Conv's features are to the expected ones, those of the plain first layer;
+    raises UserError if too far."""
     error = relative_error(features, expected)
     if not is_exact_enough(error):
-        if p.delivery_dtype == "float32":
-            reason = "the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
-        else:
-            reason = (f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core: "
-                      "choose --delivery_dtype float32")
-            if key.morph_distribution != "orthogonal":
-                reason += (f", or {p.delivery_dtype} with gen_morphing_matrix.py "
-                           "--morph_distribution orthogonal")
-        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: {reason}")
+        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: "
+                        f"{advise_on_precision(p, key)}")
     say(f"{what} {size_in_words(aug_conv.weight.shape)}, features "
         f"{size_in_words(features.shape[1:])}: relative error against the plain first layer "
         f"{error:.1e}")
+
+
+def advise_on_precision(p, key: Key) -> str:
+    """What to do where a core or a dtype leaves the features too inexact."""
+    if p.delivery_dtype == "float32":
+        return "the core is too ill-conditioned: run `python gen_morphing_matrix.py` again"
+    advice = (f"{p.delivery_dtype} is too coarse for this {key.morph_distribution} core: choose "
+              "--delivery_dtype float32")
+    if key.morph_distribution != "orthogonal":
+        advice += (f", or {p.delivery_dtype} with gen_morphing_matrix.py --morph_distribution "
+                   "orthogonal")
+    return advice
 
 
 def warn_of_few_images(first, delivered: int, layer_path: Path):
@@ -153,30 +212,33 @@ def warn_of_few_images(first, delivered: int, layer_path: Path):
              "delivered: a first layer trained on more images may give a better accuracy")
 
 
-def save(data_dir: Path, parts: dict, order, sets: dict, sources: dict, morpher,
-         geometry: Geometry, about: dict, pixel_range) -> Saving:
+def save(data_dir: Path, new: NewDelivery, pixel_range: tuple | None) -> Saving:
     """Saves the delivery, and the secret order of the channels with it."""
     delivery = Saving(data_dir / "delivery", anew=True)
-    secret = Saving(data_dir / "provider" / "keys" / geometry.key, secret=True)
+    secret = Saving(data_dir / "provider" / "keys" / new.geometry.key, secret=True)
     if rank() > 0:                                       # it morphs its share of the images
-        for split, source in sources.items():
-            write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
+        write_splits(delivery, new)
         return delivery
-    say_replaced(data_dir / "delivery", asdict(geometry) | about)
+    say_replaced(data_dir / "delivery", new.manifest)
     with secret, delivery:
-        for name, aug_conv in parts.items():
-            delivery.save(name, aug_conv.to_dict())
-        for split, images in sets.items():
-            delivery.save(f"labels_{split}.npy", partial(np.save, arr=images.labels.numpy()))
-        for split, source in sources.items():
-            write_morphed(delivery, f"morphed_{split}.npy", source, morpher)
-        delivery.note(**asdict(geometry), **about)
+        for file, aug_conv in new.layers.items():
+            delivery.save(file, aug_conv.to_dict())
+        for name, split in new.splits.items():
+            labels = split.images.labels.numpy()
+            delivery.save(f"labels_{name}.npy", partial(np.save, arr=labels))
+        write_splits(delivery, new)
+        delivery.note(**new.manifest)
         delivery_id = delivery.prepare()["id"]
-        secret.save("channel_order.pt", {"order": order.cpu(), "delivery": delivery_id})
-        secret.note(**describe_last_delivery(delivery_id, geometry, about["classes"],
-                                             pixel_range, sets["train"].images))
+        secret.save("channel_order.pt", {"order": new.order.cpu(), "delivery": delivery_id})
+        secret.note(**describe_last_delivery(delivery_id, new.geometry, new.facts["classes"],
+                                             pixel_range, new.splits["train"].images.images))
         secret.prepare()                                 # so that a full disk stops both
     return delivery
+
+
+def write_splits(delivery: Saving, new: NewDelivery):
+    for name, split in new.splits.items():
+        write_morphed(delivery, f"morphed_{name}.npy", split.source, new.morpher)
 
 
 # What a new delivery is compared with the earlier one in: what a person chooses, and what follows.

@@ -3,10 +3,9 @@
 The defaults are the paper's (arXiv:1909.07632) and those of its authors' scripts. They also stand
 in the preset "paper" at the end, so `--preset paper` is the paper whatever you have edited here.
 
-An entry is `name: type = setting(default, help, used_by, limits)`; without used_by,
-the setting is of the group of the one above. Any Python value works, and so does `name: type =
-value` alone, within the same limits. A setting in the wrong form ends a step
-with a line that names it.
+An entry is `name: type = setting(default, help, used_by, limits)`; without `used_by`, it is of the
+group of the entry above. Any Python value works, and so does `name: type = value` alone, within the
+same limits. A setting in the wrong form ends a step with a line that names it.
 `python pretrain.py --help` lists the settings of that step.
 """
 

@@ -35,6 +35,7 @@ from utils.keys import Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
 from utils.names import first_names, quoted_apart
 
+AUG_CONV, MIRRORED = "aug_conv.pt", "mirrored_aug_conv.pt"
 LEVELS = 127                        # of int8, on both sides of zero
 SECRET_FILES = ("keys", "current.json", "morphing_matrix.pt", "inverse_matrix.pt",
                 "channel_order.pt")  # of data/provider/ and of a key in it
@@ -238,7 +239,7 @@ class Delivery:
             entries = math.prod(self.geometry.shape) * math.prod(self.out_shape)
             require_memory(4 * entries, "Aug-Conv",
                            "ask the provider for tiles, or for smaller images")
-        name = "mirrored_aug_conv.pt" if mirrored else "aug_conv.pt"
+        name = MIRRORED if mirrored else AUG_CONV
         return load(self.folder / name, self._aug_conv_from)
 
     def _aug_conv_from(self, content: dict) -> AugConv:
