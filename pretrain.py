@@ -9,13 +9,16 @@ data/developer/.
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
+from torch import Tensor, nn
+
 from images import datasets
 from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_first_layer
 from mole.morphing import size_in_words
-from utils.devices import joined_processes, say
+from utils.devices import Context, joined_processes, say
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
@@ -33,6 +36,13 @@ from utils.training import (
     save_result,
     train,
 )
+
+
+class Split(NamedTuple):
+    """Training or test images, and their labels (N) int64."""
+
+    source: Source
+    labels: Tensor
 
 
 def main(p):
@@ -59,19 +69,19 @@ def main(p):
             layer_fingerprint=frozen.fingerprint if frozen else None)
         if not is_finished(run, p):
             prepare = partial(datasets.normalise, mean=mean, std=std)
-            sources = Source(train_set.images, prepare), Source(test_set.images, prepare)
-            labels = train_set.labels, test_set.labels
+            splits = [Split(Source(images.images, prepare), images.labels)
+                      for images in (train_set, test_set)]
             if frozen:
-                train_behind(frozen, network, model, sources, labels, p, run, context)
+                train_behind(frozen, network, model, splits, p, run, context)
             else:
-                train_whole(network, model, sources, labels, p, run, context)
+                train_whole(network, model, splits, p, run, context)
         if not frozen:
             say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
         names = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
         say(*compare(run.folder, names, []), sep="\n")
 
 
-def check_frozen_layer(frozen: FirstLayer, network, model: Model, p):
+def check_frozen_layer(frozen: FirstLayer, network: nn.Module, model: Model, p):
     """Raises UserError where the frozen layer cannot stand in the place of the network's own.
 
     The network is saved with it, and built again without it: so all but the values of weights and
@@ -95,32 +105,33 @@ def check_frozen_layer(frozen: FirstLayer, network, model: Model, p):
                         f"bias: it is the first layer of {frozen.model}, see --model")
 
 
-def train_whole(network, model, sources, labels, p, run, context):
+def train_whole(network: nn.Module, model: Model, splits: list[Split], p, run: Run,
+                context: Context):
     """Trains all of the network, and saves its first layer for the provider too."""
-    train_part, test_part = (Images(source, labels_of_part, context)
-                             for source, labels_of_part in zip(sources, labels, strict=True))
-    split = SplitNetwork(network, model.shape)
-    augmentation = augment_images(p, split.first_layer.stride)
-    curve = train(split, Data(train_part, test_part), p, run, context, augmentation)
+    data = Data(*(Images(split.source, split.labels, context) for split in splits))
+    whole = SplitNetwork(network, model.shape)
+    augmentation = augment_images(p, whole.first_layer.stride)
+    curve = train(whole, data, p, run, context, augmentation)
     mean, std = run.data["normalisation"]
     first = FirstLayer(
-        layer=split.first_layer, mean=mean, std=std, image_size=model.shape[-1],
+        layer=whole.first_layer, mean=mean, std=std, image_size=model.shape[-1],
         image_fit=p.image_fit, model=p.model, dataset=run.data["dataset"],
         train_images=run.data["train_images"])
-    trained = Trained(split.whole_state(), model, layer_fingerprint=first.fingerprint)
-    save_result(run, p, curve, trained, count_trained(split),
+    trained = Trained(whole.whole_state(), model, layer_fingerprint=first.fingerprint)
+    save_result(run, p, curve, trained, count_trained(whole),
                 {"first_layer.pt": first.to_dict()})
 
 
-def train_behind(frozen, network, model, sources, labels, p, run, context):
+def train_behind(frozen: FirstLayer, network: nn.Module, model: Model, splits: list[Split], p,
+                 run: Run, context: Context):
     """Trains what stands behind a first layer that does not change."""
     behind = BehindFirstLayer(network, model.shape)
     layer = frozen.layer.to(context.device)
     flips = p.augment == "crop_flip"
     mirrored = describe(layer).mirrored(model.shape) if flips else None
     train_part, test_part = (
-        Features([(FrozenLayer(layer, mirrored), source)], [labels_of_part], context)
-        for source, labels_of_part in zip(sources, labels, strict=True))
+        Features([(FrozenLayer(layer, mirrored), split.source)], [split.labels], context)
+        for split in splits)
     data = keep_features(train_part, test_part, p.feature_cache, flips, context)
     augmentation = augment_features(p, layer.stride, layer.bias)
     curve = train(behind, data, p, run, context, augmentation)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
-from mole.first_layer import BehindFirstLayer, describe, find_first_layer
+from torch import nn
+
+from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
 from mole.morphing import size_in_words
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
-from utils.devices import joined_processes, say
+from utils.devices import Context, joined_processes, say
 from utils.errors import UserError, warn
 from utils.examples import Features, FrozenLayer, Source, keep_features
 from utils.first_layers import read_first_layer
@@ -61,7 +63,7 @@ def main(p):
         say(*compare(folder, ["pretrained", "pretrained_frozen", "with_ac"], ids), sep="\n")
 
 
-def check_layer(layer, model: Model, deliveries: list[Delivery], p):
+def check_layer(layer: Convolution, model: Model, deliveries: list[Delivery], p):
     """Raises UserError where the network's first layer does not give what Aug-Conv does."""
     expected = layer.features_shape(model.shape)
     for d in deliveries:
@@ -105,8 +107,8 @@ def describe_start(init: str | None) -> str:
     return "random weights" if init is None else f"given weights ({init[:8]})"
 
 
-def train_behind(network, stride: tuple[int, int], model: Model, deliveries: list[Delivery], p, run,
-                 context):
+def train_behind(network: nn.Module, stride: tuple[int, int], model: Model,
+                 deliveries: list[Delivery], p, run: Run, context: Context):
     """Trains what stands behind Aug-Conv, and saves it."""
     behind = BehindFirstLayer(network, model.shape)
     flips = p.augment == "crop_flip"
