@@ -527,6 +527,11 @@ def describe_measurements(results: Results) -> str:
                   f"{AUTHORS_OPTIMISATION}."]
     else:
         lines.append(f"- Training runs: {not_measured(TRAINING)}.")
+    if results.validation:
+        best = max(results.validation, key=lambda run: run.accuracy)
+        tried = sorted({run.settings["lr"] for run in results.validation})
+        lines.append(f"- The best of the learning rates {', '.join(f'{lr:g}' for lr in tried)} on "
+                     f"training images that were left out: {best.settings['lr']:g}.")
     lines += [f"- Machines: {'; '.join(list_machines(results)) or 'none yet'}.",
               f"- Versions of the code: {', '.join(list_codes(results)) or 'none yet'}."]
     return "\n".join(lines)
