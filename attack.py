@@ -25,7 +25,6 @@ from attacks.adversary import (
     Finding,
     Recovery,
 )
-from attacks.samples import evenly_spaced
 from attacks.view import (
     PUBLIC,
     Truth,
@@ -44,6 +43,7 @@ from utils.artifacts import load, write_alone
 from utils.attack_reports import UNDER_ATTACK, share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
+from utils.examples import evenly_spaced
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.launch import require_one_process
 from utils.memory import require_memory

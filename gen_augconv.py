@@ -45,6 +45,7 @@ from utils.delivery import (
 )
 from utils.devices import joined_processes, rank, say
 from utils.errors import UserError, user_errors, warn
+from utils.examples import evenly_spaced
 from utils.first_layers import FirstLayer, first_layer_path, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import Key, describe_last_delivery, draw_order, find_last_delivery, read_key
@@ -55,7 +56,7 @@ from utils.settings import in_short
 
 SHOWN = 10                          # images in the picture
 SAMPLE = 64                         # images whose features are compared with the plain ones
-LAYERS = {AUG_CONV: "Aug-Conv", MIRRORED: "mirrored Aug-Conv"}
+TITLES = {AUG_CONV: "Aug-Conv", MIRRORED: "mirrored Aug-Conv"}
 ATTACK_MATRIX = Path(__file__).parent / "results" / "attack_matrix.json"
 
 
@@ -101,16 +102,17 @@ def main(p):
         splits = load_splits(p, first, key)
         morpher = morpher_for(key, p.delivery_dtype, [split.source for split in splits.values()],
                               context.device)
-        plain = choose_sample(splits["test"].source).to(context.device)
+        tested = splits["test"].source
+        plain = tested[evenly_spaced(len(tested), SAMPLE)].to(context.device)
         morphed = as_morphed(morpher(plain), morpher.scale)      # through the delivery's dtype
         convolution = describe(layer).with_less_padding(key.image_padding)
         for file, aug_conv in layers.items():
             computed = convolution.mirrored(key.shape) if file == MIRRORED else convolution
             expected = computed(plain)[:, order.to(plain.device)]
-            check_precision(LAYERS[file], aug_conv, aug_conv(morphed), expected, p, key)
+            check_precision(TITLES[file], aug_conv, aug_conv(morphed), expected, p, key)
         warn_of_few_images(first, len(splits["train"].source), layer_path)
         geometry = key.geometry(p.image_fit, p.delivery_dtype, first.mean, first.std)
-        facts = describe_delivery(p, first, splits, layers, morpher.scale)
+        facts = facts_of_delivery(p, first, splits, layers, morpher.scale)
         new = NewDelivery(geometry, facts, layers, order, splits, morpher)
         delivery = save(data_dir, new, p.pixel_range)
         if rank() == 0:
@@ -138,12 +140,7 @@ def load_splits(p, first: FirstLayer, key: Key) -> dict[str, Split]:
             for name, images in sets.items()}
 
 
-def choose_sample(source: Prepared) -> Tensor:
-    """SAMPLE images from end to end, since they may lie by class."""
-    return source[torch.linspace(0, len(source) - 1, SAMPLE).long().unique()]
-
-
-def describe_delivery(p, first: FirstLayer, splits: dict[str, Split], layers: dict[str, AugConv],
+def facts_of_delivery(p, first: FirstLayer, splits: dict[str, Split], layers: dict[str, AugConv],
                       scale: float) -> dict:
     """What the manifest says besides the geometry; `scale`: the step of int8."""
     train, test = splits["train"].images, splits["test"].images
@@ -186,7 +183,7 @@ def check_precision(what: str, aug_conv: AugConv, features: Tensor, expected: Te
     raises UserError if too far."""
     error = relative_error(features, expected)
     if not is_exact_enough(error):
-        raise UserError(f"Aug-Conv's features differ from the plain ones by {error:.1%}: "
+        raise UserError(f"{what}'s features differ from the plain ones by {error:.1%}: "
                         f"{advise_on_precision(p, key)}")
     say(f"{what} {size_in_words(aug_conv.weight.shape)}, features "
         f"{size_in_words(features.shape[1:])}: relative error against the plain first layer "

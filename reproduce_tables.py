@@ -96,9 +96,9 @@ TABLES = [                          # in the order of tables.md
     of_record("stress", "Interruption, damage and hostile files", measured.make_stress, "stress"),
     TableKind("runs", "Every training run", accuracy.make_each_run, "runs", TRAINING),
 ]
-TITLE = ("# All tables\n\nMade by `python reproduce_tables.py` from JSON records. Under each table "
-         "stand the command\nand the machine of its record. The last table has those of every "
-         "training run.\n")
+TITLE = ("# All tables\n\nMade by `python reproduce_tables.py` from JSON records. Under a table "
+         "that one record made\nstand its command and machine. Training runs have theirs in the "
+         "table of every run.\n")
 # In pages alone.
 PAGES_ALONE = [
     TableKind("verdict", "Verdict", make_verdict),

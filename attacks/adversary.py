@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from attacks import algebra, blind, data_only
 from attacks.colours import find_colours
-from attacks.samples import evenly_spaced, in_parts, shifted_copies
+from attacks.samples import in_parts, shifted_copies
 from attacks.scores import share_reidentified
 from attacks.view import (
     Truth,
@@ -28,6 +28,7 @@ from attacks.view import (
 )
 from mole.morphing import unroll
 from utils.attack_reports import UNDER_ATTACK
+from utils.examples import evenly_spaced
 
 PROBES = 96                 # random vectors that are put through Aug-Conv
 LIKENESS = 2000             # images that the order of channels is compared on

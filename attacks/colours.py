@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from attacks.samples import evenly_spaced
+from utils.examples import evenly_spaced
 
 NEIGHBOURS = 64             # nearest colours that each colour is compared with
 POOL, ASKED = 65_536, 4000  # colours at most that are neighbours, and that ask for them

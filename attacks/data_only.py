@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from attacks import pair_moments, third_moments
 from attacks.likeness import Edges, describe_edges, unlikeness
-from attacks.samples import evenly_spaced
 from attacks.whitening import Whitened, polar, whiten
+from utils.examples import evenly_spaced
 
 RATED = 2000                # images that are looked at to rate a start
 WRONG_KEYS = 5              # random rotations

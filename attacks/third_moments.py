@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attacks.samples import evenly_spaced
 from attacks.whitening import Whitened, polar
+from utils.examples import evenly_spaced
 
 AXES = 128                              # that are looked for at most
 BASE = 64                               # axes whose products further axes are matched by

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from attacks import algebra
 from attacks.colours import best_colour_fit
-from attacks.samples import evenly_spaced, in_parts
+from attacks.samples import in_parts
 from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
 from mole.morphing import core_size
 from utils.attack_reports import UNDER_ATTACK
-from utils.examples import take_rows
+from utils.examples import evenly_spaced, take_rows
 from utils.geometry import Geometry
 
 PUBLIC = 50_000             # public images that are used at most

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from attacks import adversary
 from attacks.adversary import Finding
-from attacks.samples import evenly_spaced
 from attacks.view import Truth, View, make_truth, to_pixels
 from experiments.inverse_training import inverse_training
 from experiments.program import run_command
@@ -41,6 +40,7 @@ from utils.attack_reports import share_found
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
 from utils.errors import UserError
+from utils.examples import evenly_spaced
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.geometry import Geometry
 from utils.keys import draw_key, draw_order

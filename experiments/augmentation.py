@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import utils.step
 from attacks import adversary
-from attacks.samples import evenly_spaced
 from attacks.view import View, make_truth, value_range
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
 from experiments.program import require_fit
@@ -35,7 +34,7 @@ from utils.attack_reports import UNDER_ATTACK
 from utils.delivery import as_morphed, compose, is_exact_enough, morph_in_memory
 from utils.devices import Context, joined_processes
 from utils.errors import user_errors
-from utils.examples import Examples, Features, FrozenLayer, Source
+from utils.examples import Examples, Features, FrozenLayer, Source, evenly_spaced
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import Key, draw_key, draw_order
 from utils.provenance import provenance, seconds_so_far

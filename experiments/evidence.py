@@ -16,6 +16,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -186,12 +187,15 @@ def read_commands(text: str) -> list[Command]:
 
 
 def list_chapters_left(made: set[str]) -> list[str]:
-    """The chapters with commands that leave a record, but are not among those that were `made`."""
+    """The chapters with commands that leave a record, but are not among those that were `made`, and
+    how many these are."""
     made_words = {tuple(shlex.split(command)) for command in made}
     commands = read_commands(COMMANDS.read_text(encoding="utf-8"))
-    left = [command.chapter.rstrip(".") for command in commands
-            if command.leaves_record and tuple(command.words) not in made_words]
-    return list(dict.fromkeys(left))
+    leaving = [command for command in commands if command.leaves_record]
+    left = [command for command in leaving if tuple(command.words) not in made_words]
+    of_all = Counter(command.chapter for command in leaving)
+    return [f"{chapter}: {count} of {of_all[chapter]} commands"
+            for chapter, count in Counter(command.chapter for command in left).items()]
 
 
 # -- What is done

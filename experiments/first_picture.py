@@ -8,12 +8,12 @@ Takes the data set options of pretrain.py. Writes figures/morphed.png to --resul
 from pathlib import Path
 
 import utils.step
-from attacks.samples import evenly_spaced
 from images.datasets import Prepared, load_images, normalisation
 from mole.morphing import roll
 from utils.artifacts import write_alone
 from utils.delivery import as_morphed, morph_in_memory
 from utils.errors import user_errors
+from utils.examples import evenly_spaced
 from utils.keys import draw_key
 from utils.plots import rows_png, stretch
 

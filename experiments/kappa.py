@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import utils.step
 from attacks import scores
-from attacks.samples import evenly_spaced
 from attacks.view import as_pixels, value_range
 from experiments.program import require_fit
 from experiments.tables.formulas import KAPPAS
@@ -21,7 +20,7 @@ from utils.artifacts import write_alone
 from utils.delivery import deliver_in_memory
 from utils.devices import use_full_float32
 from utils.errors import user_errors
-from utils.examples import take_rows
+from utils.examples import evenly_spaced, take_rows
 from utils.first_layers import first_layer_path, read_first_layer
 from utils.keys import draw_key
 from utils.plots import rows_png, stretch

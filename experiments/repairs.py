@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from attacks import adversary, algebra
 from attacks.algebra import deconvolve
-from attacks.samples import evenly_spaced
 from attacks.view import Truth, View, to_plain_images
 from experiments.attack_matrix import (
     CIFAR_10,
@@ -34,14 +33,14 @@ from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes
-from utils.examples import Features, FrozenLayer, Source, keep_features
+from utils.examples import Features, FrozenLayer, Source, evenly_spaced, keep_features
 from utils.provenance import provenance, seconds_so_far
 from utils.records import Run, to_json
 from utils.training import Model, new_network, train
 
 CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
 # On the CPU, where the attacks are: they share Aug-Conv with the training.
-TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.01, dropout=0.1, device="cpu",
+TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1, device="cpu",
                 precision="fp32")
 TESTED = 2000                       # morphed test images on which accuracy is measured
 

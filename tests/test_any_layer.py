@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from attacks import adversary, algebra
-from attacks.samples import evenly_spaced
 from attacks.scores import score_images
 from attacks.view import Truth, View, to_normalised, to_pixels
 from experiments import attack_matrix, repairs
@@ -18,6 +17,7 @@ from tests.photographs import draw_photographs
 from utils.attack_reports import UNDER_ATTACK
 from utils.delivery import compose, deliver_in_memory
 from utils.errors import UserError
+from utils.examples import evenly_spaced
 from utils.geometry import Geometry
 from utils.keys import draw_key
 

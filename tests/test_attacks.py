@@ -12,7 +12,6 @@ from attacks import algebra
 from attacks.adversary import SHARES_OF_PAIRS
 from attacks.blind import blind_filters, find_shared_pixel
 from attacks.colours import best_colour_fit, find_colours
-from attacks.samples import evenly_spaced
 from attacks.scores import psnr, score_images, share_reidentified, ssim
 from attacks.view import (
     as_pixels,
@@ -37,7 +36,7 @@ from tests.photographs import draw_photographs
 from utils.attack_reports import UNDER_ATTACK
 from utils.delivery import as_morphed, morph_in_memory, quantise
 from utils.errors import UserError
-from utils.examples import take_rows
+from utils.examples import evenly_spaced, take_rows
 from utils.keys import draw_key
 
 SIDE, IMAGES = 12, 64

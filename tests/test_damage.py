@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.damage import DAMAGE, change, place, refused, same, snapshot, step, vouch
+from tests.damage import DAMAGE, change, place, refused, same, snapshot, step, stopped, vouch
 from tests.misfits import CHECKPOINT, DELIVERY, LAYER, MISFITS, READERS, Reader
 from tests.steps import killed_before
 from utils import artifacts
@@ -150,6 +150,10 @@ def test_a_run_that_was_given_up_does_not_come_back(at, stages):
     again = step("pretrain.py", data)
     assert again.status == 0 and "going on after" not in again.out
     assert same(data, stages, "pretrain.py")
+    halted = step("pretrain.py", data, "--restart",
+                  before=killed_before("write", "pretrained.checkpoint.pt", by=signal.SIGINT))
+    assert stopped(halted, "without --restart to continue from the last checkpoint, or the same "
+                   "command again if no epoch was finished")
 
 
 @pytest.fixture

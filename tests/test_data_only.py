@@ -18,7 +18,7 @@ from attacks.data_only import (
     mirror_rotation,
 )
 from attacks.likeness import describe_edges, unlikeness
-from attacks.samples import evenly_spaced, shifted_copies
+from attacks.samples import shifted_copies
 from attacks.scores import share_reidentified
 from attacks.third_moments import weight_of_evidence
 from attacks.view import Truth, View, tiles_to_blocks
@@ -26,6 +26,7 @@ from attacks.whitening import polar, whiten
 from images.datasets import CIFAR, Prepared
 from mole.morphing import core_size, draw_core, morph, secret_generator, unroll
 from tests.photographs import draw_photographs
+from utils.examples import evenly_spaced
 from utils.geometry import Geometry
 
 SIDE = 12

@@ -214,6 +214,16 @@ def test_a_command_that_leaves_no_record_stops_it(runner, capsys, monkeypatch):
     assert "it left no record" in capsys.readouterr().err
 
 
+def test_chapters_are_left_as_far_as_their_commands_have_no_record(runner, monkeypatch):
+    def left(*made):
+        return evidence.list_chapters_left(set(made))
+
+    assert left() == ["First: 1 of 1 commands", "Second: 2 of 2 commands",
+                      "Third: 1 of 1 commands"]
+    assert left(PRETRAIN, CONTROL) == ["Second: 1 of 2 commands", "Third: 1 of 1 commands"]
+    assert left(PRETRAIN, TRAIN, CONTROL, MATRIX) == []
+
+
 def test_options_are_read_in_each_form():
     spaced = evidence.Command("python gen_augconv.py --data-dir data/ab --tile 8", 1.0, "")
     joined = evidence.Command("python gen_augconv.py --data_dir=data/ab", 1.0, "")

@@ -23,6 +23,7 @@ from parameter import Parameters
 from tests.damage import place, refused
 from tests.own_networks import UnusedPart
 from tests.steps import ENVIRONMENT, FORKED, ROOT, STEPS, TINY, call, one_of_several, start
+from utils import devices
 from utils.devices import Context, share_buffers, share_network, use_full_float32
 from utils.errors import UserError
 from utils.examples import Data, Images, Source
@@ -157,6 +158,22 @@ def test_two_processes_end_where_one_does(tmp_path):
     assert (one - weights["doubled"]).norm() > 1e-3 * one.norm()
 
 
+def test_what_the_first_process_refuses_is_said_once(tmp_path):
+    """The others end with it, and say nothing of their own."""
+    data = tmp_path / "data"
+    for script in STEPS[:3]:
+        assert call(script, "--data_dir", data, settings=TINY).status == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = [start("morph_images.py", "--data_dir", data, "--images", tmp_path / "nowhere",
+                     settings=TINY, before=one_of_several(rank, 2, port)) for rank in (0, 1)]
+    first, second = (process.wait() for process in running)
+    assert (first.status, second.status) == (1, 1)
+    assert "there is no file or folder" in first.err and first.err.count("\n") == 1
+    assert not second.err and not second.out
+
+
 def test_two_processes_decode_image_files_once(tmp_path):
     """And morph them to the same values as one does."""
     shapes.write_files(tmp_path / "new", 40, 8)
@@ -195,6 +212,20 @@ def test_two_processes_make_the_same_delivery_and_query(tmp_path):
     one = json.loads(query.read_text())
     assert run_in_two(*command, settings=settings).count("goes to the developer") == 1
     assert json.loads(query.read_text()) == one
+
+
+@pytest.mark.parametrize("flags, dtype", [
+    ("flags : fpu avx2 avx512f avx512_bf16 amx_tile", torch.bfloat16),
+    ("flags : avx512f amx_bf16", torch.bfloat16),
+    ("flags : fpu avx2 avx512f avx512_vnni", torch.float32), (None, torch.float32)],
+    ids=["AVX-512 with bfloat16", "AMX", "without", "not Linux"])
+def test_bfloat16_is_chosen_where_the_processor_multiplies_in_it(flags, dtype, tmp_path,
+                                                                 monkeypatch):
+    monkeypatch.setattr(devices, "CPUINFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert devices.choose_dtype("auto", CPU) == dtype
+    assert devices.choose_dtype("fp32", CPU) == torch.float32
 
 
 # What torchrun says, and what cannot be shared

@@ -58,8 +58,9 @@ def quantise(morphed: Tensor, dtype: str, scale: float) -> Tensor:
         return (morphed / scale).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     values = morphed.to(getattr(torch, dtype))
     if not values.isfinite().all():
-        raise UserError(f"a morphed value is too large for {dtype}: choose --delivery_dtype "
-                        "float32, or look for an image whose values are far from all others'")
+        wider = "" if dtype == "float32" else ", or deliver in float32"
+        raise UserError(f"a morphed value is too large for {dtype}: leave out the image whose "
+                        f"values are far from all others'{wider}")
     return values
 
 

@@ -17,6 +17,7 @@ from utils.launch import Launch, read_launch
 
 # The other processes wait while the first one downloads and decodes a data set.
 LONGEST_WAIT = timedelta(hours=12)
+CPUINFO = Path("/proc/cpuinfo")
 PLAIN_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -111,10 +112,9 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for it, by the flags that Linux shows."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
+    if not CPUINFO.exists():
         return False
-    flags = set(cpuinfo.read_text(encoding="utf-8").split())
+    flags = set(CPUINFO.read_text(encoding="utf-8").split())
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
@@ -156,12 +156,24 @@ def largest_over_processes(x: Tensor) -> Tensor:
 
 @contextmanager
 def first_process_first():
-    """The first process runs the block before the others: what it downloads or keeps, they find."""
-    if rank() > 0:
-        dist.barrier()
-    yield
+    """The first process runs the block before the others: what it downloads or keeps, they find.
+    Where it fails there, the others end too, without a word: it says why.
+    """
+    if world() == 1:
+        yield
+        return
+    has_succeeded = [False]
     if rank() == 0:
-        wait_for_all()
+        try:
+            yield
+            has_succeeded = [True]
+        finally:
+            dist.broadcast_object_list(has_succeeded)
+    else:
+        dist.broadcast_object_list(has_succeeded)
+        if not has_succeeded[0]:
+            raise SystemExit(1)
+        yield
 
 
 def share_network(network: nn.Module, context: Context, compiled: bool) -> nn.Module:

@@ -8,8 +8,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mole.augmentation import flip_some
-from utils.devices import Context, rank, say
+from utils.devices import Context, rank, say, wait_for_all
 from utils.memory import IMAGES_AT_ONCE, free_memory, require_memory
+
+
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """Up to `most` of `count` indices (int64), from end to end: images may be sorted by class."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
 
 
 def take_rows(rows: Tensor, index: Tensor | slice) -> Tensor:
@@ -200,14 +205,16 @@ def keep_features(train: Features, test: Features, cache: str, mirrored: bool,
     needed = (len(train) + len(test)) * row[0].numel() * row.element_size()
     if mirrored:
         needed += len(train) * row[0].numel() * row.element_size()
-    if context.device.type == "cpu":                     # all processes keep them in one memory
-        needed *= context.world
-    too_large = 2 * needed > free_memory(context.device)
+    # On the CPU all processes keep theirs in one memory.
+    needed_by_all = needed * context.world if context.device.type == "cpu" else needed
+    too_large = 2 * needed_by_all > free_memory(context.device)
     if cache == "off" or (cache == "auto" and too_large):
         say("the frozen first layer runs batch by batch")
         return Data(train, test)
     if context.device.type == "cpu":
-        require_memory(needed, "keeping the first layer's output", "choose --feature_cache off")
+        require_memory(needed_by_all, "keeping the first layer's output",
+                       "choose --feature_cache off")
+    wait_for_all()                                       # until all have looked at the free memory
     data = Data(train.kept(mirrored), test.kept(mirrored=False))
     say(f"the frozen first layer runs once: its output takes {needed / 1e9:.2f} GB")
     return data

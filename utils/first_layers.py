@@ -82,8 +82,8 @@ def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]):
     """
     largest = 10**6                                      # of values / 255
     if not all(0 < s < largest for s in std) or not all(abs(m) < largest for m in mean):
-        raise ValueError(f"mean and std must be less than {255 * largest:,} in the values of the "
-                         "images, and std positive: scale the images")
+        raise ValueError("mean and std of the images must be finite and less than "
+                         f"{255 * largest:,}, and std positive: train on images of smaller values")
 
 
 def _convolution_from(content: dict) -> nn.Conv2d:

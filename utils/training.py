@@ -363,7 +363,11 @@ def is_finished(run: Run, p: Parameters) -> bool:
     and hours of training would be lost: UserError, unless --restart. Raises UserError, too, if the
     result is damaged.
     """
-    if p.restart or run.checkpoint.exists():             # with a checkpoint it is not over
+    if p.restart:
+        if rank() == 0:
+            run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
+        return False
+    if run.checkpoint.exists():                          # then it is not over
         return False
     record = read_record(run.folder, run.name)
     if record is None:
@@ -400,16 +404,11 @@ def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
-    """Goes on from a run's checkpoint if there is one; gives the curve so far. With `restart` it is
-    deleted.
+    """Goes on from a run's checkpoint if there is one; gives the curve so far.
 
     Raises UserError if the checkpoint is damaged, or of other settings or data.
     """
-    if restart:
-        if rank() == 0:
-            run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
-        return []
-    if not run.checkpoint.exists():
+    if restart or not run.checkpoint.exists():
         return []
     state = read_tensors(run.checkpoint, "pass --restart to begin again")
     try:

@@ -93,7 +93,7 @@ def make_each_run(results: Results) -> Table:
     note = ("*Seconds*: all epochs with their evaluation. *Load*: of the machine in the minute "
             "before; where other programs ran beside it, as for most of these, seconds are no "
             "measure of the work. *Peak MB*: the most memory of the process. *Code*: the commit "
-            "when the run began. *Record*: its file, in the folder accuracy.")
+            "when the run began. *Record*: the name of its file.")
     return Table("Every training run.", header, rows, note)
 
 
@@ -115,7 +115,7 @@ def make_validation(results: Results) -> Table:
                      f"`{run.command}`"])
     return Table("Learning rates, on training images that were left out.",
                  ["setting", "learning rate", "accuracy", "seconds", "record", "command"], rows,
-                 "No test image was seen. *Record*: its file, in the folder validation.")
+                 "No test image was seen.")
 
 
 def make_demo(results: Results) -> Table:

@@ -45,8 +45,11 @@ class Augmented:
 
     @property
     def above_partner(self) -> float | None:
-        """Above the plain network behind the same frozen layer, with the same augmentation."""
-        return self.points_above(self.row.runs["pretrained_frozen"])
+        """Above the plain networks behind the same frozen layer, with the same augmentation and
+        weight decay."""
+        decays = {run.settings["weight_decay"] for run in self.with_aug_conv}
+        return self.points_above([run for run in self.row.runs["pretrained_frozen"]
+                                  if run.settings["weight_decay"] in decays])
 
     @property
     def above_not_augmented(self) -> float | None:

@@ -364,8 +364,8 @@ def make_protection(results: Results) -> Table:
             "lowest PSNR over the cores, of one key each: others differ by some dB. Images "
             "alone: PSNR, and images whose own plain image is the nearest of all. With 1 000 "
             "public images, and with 50 000 of another data set: the least and the most of such "
-            "images over the cores. *As mirror images*: left and right are exchanged. *Called "
-            "failed*: by the attack itself, which does not know the truth. PSNR is of "
+            "images over the cores. *As mirror images*: left and right are exchanged. The "
+            "attack calls some results failed; it does not know the truth. PSNR is of "
             f"{UNDER_ATTACK} of the images. {note_of_matrix(record)}")
     return Table("What an adversary gets.", header, rows, note)
 
@@ -391,12 +391,21 @@ def describe_range(reports: list[dict]) -> str:
     scored = [report for report in reports if "reidentified" in report]
     if not scored:
         return outcome(reports[0]) if reports else NOT_MEASURED
-    shares = sorted(share_found(report)[0] for report in scored)
+    found = [report for report in scored if "failed" not in report]
+    failed = [report for report in scored if "failed" in report]
+    parts = [describe_ends(found)] if found else []
+    if failed:
+        parts.append(f"{describe_ends(failed)} (failed by its own account)")
+    return "; ".join(parts)
+
+
+def describe_ends(reports: list[dict]) -> str:
+    """Such as "65.2% to 100.0%, 1 of 3 as mirror images"."""
+    shares = sorted(share_found(report)[0] for report in reports)
     words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (shares[0], shares[-1])))
-    for what, chosen in (("as mirror images", [share_found(report)[1] for report in scored]),
-                         ("called failed", ["failed" in report for report in scored])):
-        if any(chosen):
-            words += f", {sum(chosen)} of {len(scored)} {what}"
+    mirrored = sum(share_found(report)[1] for report in reports)
+    if mirrored:
+        words += f", {mirrored} of {len(reports)} as mirror images"
     return words
 
 

@@ -262,9 +262,9 @@ def describe_seconds(seconds: float) -> str:
 
 def describe_load(record: dict) -> str:
     """Whether the machine had nothing else to do in the minute before."""
-    load = record["load"]
+    load = record.get("load")
     if load is None:
-        return "the system does not tell its load"
+        return "its load is not known"
     words = "nothing else ran" if load <= IDLE else "something else ran, or had just ended"
     return f"load at the start {load:g}: {words}"
 
