@@ -174,7 +174,7 @@ def draw_accuracy(rows: list[Row]) -> bytes:
     if any(axis.collections for axis in axes.flat):
         words.append("bands: from the lowest seed to the highest")
     if more > 0:
-        words.append(f"and {more} more rows: see tables.md")
+        words.append(f"and {more} more {'row' if more == 1 else 'rows'}: see tables.md")
     figure.supxlabel("; ".join(words), fontsize=10)
     return as_png(figure)
 
