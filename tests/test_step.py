@@ -142,7 +142,8 @@ def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
     result = running.wait()
     assert result.status == -signal.SIGINT              # so that a loop in a shell ends too
     assert result.message == ("pretrain.py: stopped; run the command without --restart to continue "
-                              "from the last checkpoint")
+                              "from the last checkpoint, or the same command again if no epoch was "
+                              "finished")
 
 
 def test_ctrl_c_in_a_step_without_epochs(tmp_path):

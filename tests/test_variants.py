@@ -83,16 +83,25 @@ def developed(pretrained, tmp_path):
     return shutil.copytree(pretrained, tmp_path / "data")
 
 
-@pytest.mark.parametrize("words, message", [
-    ("--tile 4 --delivery_dtype int8", ["int8 is too coarse for this uniform core: choose "
-                                        "--delivery_dtype float32, or int8 with "
-                                        "gen_morphing_matrix.py --morph_distribution orthogonal"]),
-    ("--image_padding 3", ["image_padding is 3, but the first layer pads its images by 2 only"])],
-    ids=["int8 of a uniform core", "too much padding"])
-def test_a_delivery_that_would_not_work_is_refused_with_one_that_would(developed, words, message):
-    settings = (*TINY, *words.split(), "--data_dir", str(developed))
+def test_a_dtype_that_is_too_coarse_is_refused_with_one_that_would_do(developed):
+    settings = (*TINY, "--delivery_dtype", "int8", "--data_dir", str(developed))
     assert call("gen_morphing_matrix.py", settings=settings).status == 0
-    assert refused(call("gen_augconv.py", settings=settings), *message)
+    assert refused(call("gen_augconv.py", settings=settings),
+                   "int8 is too coarse for this uniform core: choose --delivery_dtype float32, or "
+                   "int8 with gen_morphing_matrix.py --morph_distribution orthogonal")
+    assert not (developed / "delivery" / "aug_conv.pt").exists()
+
+
+def test_more_padding_than_the_first_layers_is_refused(developed):
+    """Before a key is drawn, or by step 4 where the first layer came after the key."""
+    settings = (*TINY, "--image_padding", "3", "--data_dir", str(developed))
+    words = "image_padding is 3, but the first layer pads its images by 2 only"
+    layer = developed / "developer" / "first_layer.pt"
+    assert refused(call("gen_morphing_matrix.py", settings=settings), words)
+    layer.rename(developed / "first_layer.pt")
+    assert call("gen_morphing_matrix.py", settings=settings).status == 0
+    (developed / "first_layer.pt").rename(layer)
+    assert refused(call("gen_augconv.py", settings=settings), words)
     assert not (developed / "delivery" / "aug_conv.pt").exists()
 
 
