@@ -30,7 +30,6 @@ from experiments.tables.reading import (
     EXPERIMENTS,
     TRAINING,
     Results,
-    command_of,
     machine_in_words,
 )
 from experiments.tables.rows import (
@@ -435,7 +434,7 @@ def claims_gazelle(results: Results) -> list[Claim]:
         record = results.records["he"]
         sent = f"{record['bytes_ratio']:.0f}×"
         seconds = f"{record['seconds_ratio']:.0f}×"
-        source = f"{results.link('he')}, {command_of(record)}"
+        source = f"{results.link('he')}, `{record['command']}`"
     quotient = write_number("{:,.0f}", made.gazelle_ratio)
     return [
         Claim("GAZELLE costs 421 000 times the data", "421 000×",

@@ -25,10 +25,6 @@ EXPERIMENTS = {
 BENCH = "make bench"                # one record for each processor, in the folder bench/
 DEMO = "python -m experiments.demo"
 IDLE = 0.5                          # programs that run on a machine where nothing else does
-RENAMED = {                         # commands of records that an earlier version made
-    "python -m benchmarks.he": EXPERIMENTS["he"],
-    "python -m benchmarks.repairs": EXPERIMENTS["repairs"],
-}
 TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
 # Of reproduce_tables.py, of `make evidence`, and in the folders of the steps.
@@ -235,19 +231,10 @@ def machine_in_words(record: dict) -> str:
     return words
 
 
-def command_of(record: dict) -> str:
-    """The command that made a record, and whether it is of an earlier version, where it was named
-    otherwise."""
-    command = record["command"]
-    if command in RENAMED:
-        return f"`{command}` of an earlier version, today `{RENAMED[command]}`"
-    return f"`{command}`"
-
-
 def source_of(record: dict) -> str:
     """The command that made a record, the machine, and how long it took, as far as the record says
     them."""
-    words = command_of(record)
+    words = f"`{record['command']}`"
     if "machine" in record:
         words += f" on {machine_in_words(record)}"
     if record.get("seconds"):
