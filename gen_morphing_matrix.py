@@ -31,8 +31,9 @@ def main(p):
         p = adopt(p, str(path), channels=first.shape[0], image_size=first.image_size)
         shape = padded_shape(first.shape, p.image_padding)
         with user_errors():
-            check_tile(describe(first.layer), p.tile)
-            describe(first.layer).with_less_padding(p.image_padding)    # raises if it has less
+            layer = describe(first.layer)
+            check_tile(layer, p.tile)
+            layer.with_less_padding(p.image_padding)     # raises if it has less
     else:
         print(f"{path} is not there: size and channels are those of the settings; --first_layer "
               "FILE takes them from the developer's first layer")
