@@ -87,10 +87,7 @@ def check_frozen_layer(frozen: FirstLayer, network: nn.Module, model: Model, p):
     The network is saved with it, and built again without it: so all but the values of weights and
     bias must be the same.
     """
-    if frozen.shape != model.shape:
-        raise UserError(f"{p.frozen_first_layer} is for images {size_in_words(frozen.shape)}, "
-                        f"but {p.dataset} has {size_in_words(model.shape)}: choose --dataset "
-                        "or another first layer")
+    datasets.require_fit(frozen, p.frozen_first_layer, p)
     own = describe(network.get_submodule(find_first_layer(network, model.shape)))
     expected = own.features_shape(model.shape)
     given = describe(frozen.layer)

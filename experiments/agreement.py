@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import utils.step
-from experiments.program import require_fit
-from images.datasets import Images, Prepared, dataset_name, load_images
+from images.datasets import Images, Prepared, dataset_name, load_images, require_fit
 from models.build import build
 from mole.first_layer import SplitNetwork, fingerprint
 from mole.morphing import relative_error

@@ -22,8 +22,15 @@ import utils.step
 from attacks import adversary
 from attacks.view import View, make_truth, value_range
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
-from experiments.program import require_fit
-from images.datasets import Images, Prepared, dataset_name, image_shape, load_images, normalisation
+from images.datasets import (
+    Images,
+    Prepared,
+    dataset_name,
+    image_shape,
+    load_images,
+    normalisation,
+    require_fit,
+)
 from mole.aug_conv import AugConv
 from mole.augmentation import shift
 from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 import utils.step
 from attacks import scores
 from attacks.view import as_pixels, value_range
-from experiments.program import require_fit
 from experiments.tables.formulas import KAPPAS
-from images.datasets import Prepared, dataset_name, load_images
+from images.datasets import Prepared, dataset_name, load_images, require_fit
 from mole.morphing import relative_error
 from parameter import Parameters
 from utils.artifacts import write_alone

@@ -18,6 +18,7 @@ from images.cache import FromFiles, read_image_files, warn_of_loss
 from images.digests import data_digest, find_shared
 from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
+from mole.morphing import size_in_words
 from parameter import Parameters
 from utils.devices import first_process_first, rank, say
 from utils.errors import UserError, user_errors, warn
@@ -120,6 +121,15 @@ def image_shape(p: Parameters) -> tuple[int, int, int]:
                         "which may have any number")
     side = p.image_size or known.side
     return p.channels or known.channels, side, side
+
+
+def require_fit(first: FirstLayer, where: Path | str, p: Parameters):
+    """Raises UserError where a first layer, which lies at `where`, is for other images than those
+    of --dataset."""
+    if first.shape != image_shape(p):
+        raise UserError(f"{where} is for images {size_in_words(first.shape)}, but "
+                        f"{p.dataset} has {size_in_words(image_shape(p))}: choose --dataset "
+                        "or another first layer")
 
 
 def _shape_of_arrays(p: Parameters) -> tuple[int, int, int]:

@@ -9,7 +9,13 @@ from experiments.tables.reading import (
     seconds_on_aug_conv,
     source_of,
 )
-from experiments.tables.rows import DATASET_TITLES, describe_morphing
+from experiments.tables.rows import (
+    DATASET_TITLES,
+    choose_setting,
+    describe_accuracy,
+    describe_morphing,
+    setting_of,
+)
 from experiments.tables.table import Column, Table, table_of_records, write_number
 from utils.attack_reports import UNDER_ATTACK, share_found
 
@@ -530,6 +536,7 @@ DEFECT_COLUMNS = [
     Column("accuracy", "accuracy", "{:.2%}", "of the test images after the last epoch"),
     Column("points", "points", "{:+.2f}", "less the first row's"),
     Column("best epoch", "best", "{:.2%}", "what choosing the epoch on the test set would report"),
+    Column("minutes", "minutes", "{:.0f}"),
 ]
 
 
@@ -538,6 +545,17 @@ def make_defects(results: Results) -> Table:
     rows = []
     for row in record["table"]:
         points = 100 * (row["accuracy"] - record["table"][0]["accuracy"])
-        rows.append(row | {"points": points})
+        rows.append(row | {"points": points, "minutes": row["seconds"] / 60})
+    note = f"{record['setting']}, learning rate {record['settings']['lr']:g}, one seed"
     return table_of_records("What the defects of the reference scripts cost.", DEFECT_COLUMNS, rows,
-                            f"{record['setting']}. {source_of(record)}.")
+                            f"{note}{describe_spread(record, results)}. {source_of(record)}.")
+
+
+def describe_spread(record: dict, results: Results) -> str:
+    """How much the seed alone changes: the plain networks of the training steps with the settings
+    and data of a record."""
+    setting = choose_setting(record["settings"], record["data"])
+    runs = [run for run in results.runs if run.run == "pretrained" and setting_of(run) == setting]
+    if not runs:
+        return ""
+    return f"; the training steps reach {describe_accuracy(runs)} as in the first row"

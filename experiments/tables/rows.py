@@ -69,11 +69,16 @@ class Summary:
 
 def setting_of(run: TrainingRun) -> dict:
     """What runs of one row agree in, whatever their morphing."""
+    return choose_setting(run.settings, run.data)
+
+
+def choose_setting(settings: dict, data: dict) -> dict:
+    """Of the settings and data of a record, what runs of one row agree in."""
     found = {}
-    for name, value in run.settings.items():
+    for name, value in settings.items():
         if name not in FREE_SETTINGS:
             found[name] = value
-    for name, value in run.data.items():
+    for name, value in data.items():
         if name not in FREE_DATA:
             found[name] = value
     return found
