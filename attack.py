@@ -38,7 +38,7 @@ from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, Images, Prepared, image_shape, load_images
 from images.folders import list_images
-from mole.morphing import core_size, size_in_words, unroll
+from mole.morphing import size_in_words, unroll
 from utils.artifacts import load, write_alone
 from utils.attack_reports import UNDER_ATTACK, share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
@@ -80,7 +80,7 @@ def main(p):
         tell(f"with Aug-Conv{both}, blind", recovery.blind.report)
         alone = adversary.attack_data(view, truth)
         if "starts" in alone.report:
-            warn_of_few_images(view)
+            warn_of_few_morphed(view)
         tell("without Aug-Conv, from the morphed images alone", alone.report)
         report = recovery.report | {"data_only": alone.report}
         if truth is not None:
@@ -139,15 +139,13 @@ def read_view(p, delivery: Delivery) -> View:
                 mirrored)
 
 
-def warn_of_few_images(view: View):
+def warn_of_few_morphed(view: View):
     """Warns where fewer images are morphed than a block has entries: their statistics are weak, and
     the attack on morphed images alone may be wrong without noticing."""
-    geometry = view.geometry
-    entries = core_size(geometry.shape, geometry.kappa, geometry.tile)
-    if len(view.all_morphed) < entries:
-        warn(f"{len(view.all_morphed)} morphed images are fewer than the {entries} entries of a "
-             "block: what the attack on them alone finds may be wrong; with more test images it is "
-             "less so (--test_limit of gen_augconv.py)")
+    if len(view.all_morphed) < view.block_size:
+        warn(f"{len(view.all_morphed)} morphed images are fewer than the {view.block_size} entries "
+             "of a block: what the attack on them alone finds may be wrong; with more test images "
+             "it is less so (--test_limit of gen_augconv.py)")
 
 
 def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
@@ -155,7 +153,7 @@ def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
     shape = delivery.geometry.shape
     channels, side, _ = shape
     entries, features = math.prod(shape), math.prod(delivery.out_shape)
-    q = core_size(shape, delivery.geometry.kappa, delivery.geometry.tile)
+    q = delivery.geometry.core_side
     looked_at = min(LIKENESS, delivery.test_images)
     public = min(PUBLIC, public_images)
     if public < FEW_PUBLIC:
@@ -364,18 +362,31 @@ def picture(view: View, truth: Truth | None, recovery: Recovery, alone: Finding)
     if truth is not None:
         mean, std = truth.mean, truth.std
         rows.append((f"original, private{which}", truth.pixels[shown]))
-    rows.append((f"morphed: what is handed over{which}", stretch(morphed)))
+    geometry = view.geometry
+    handed_over = f"handed over: {geometry.blocks}, {geometry.morph_distribution} core"
+    rows.append((handed_over + which, stretch(morphed)))
     rows.append(("one of Aug-Conv's feature maps",
                  stretch(recovery.features[shown, brightest][:, None])))
     for title, finding in (
-            ("recovered with the first layer known", recovery.known_layer),
-            ("recovered blind", recovery.blind),
-            ("from the morphed images alone, without Aug-Conv", alone)):
+            ("first layer known", recovery.known_layer),
+            ("first layer unknown (blind)", recovery.blind),
+            (f"without Aug-Conv, {len(view.public)} public images", alone)):
         if finding.images is not None:
-            images = finding.images[shown]
-            words = f"failed: {title}" if "failed" in finding.report else title
-            rows.append((words + which, to_pixels(images, mean, std)))
+            words = caption(title, finding.report) + which
+            rows.append((words, to_pixels(finding.images[shown], mean, std)))
     return rows_png(rows, zoom=3)
+
+
+def caption(title: str, report: dict) -> str:
+    """A row of the picture in words, with its scores where the truth is known."""
+    words = f"{'failed' if 'failed' in report else 'recovered'}, {title}"
+    if "psnr" in report:
+        words += f": {report['psnr']:.0f} dB"
+    if "reidentified" in report:
+        found = share_found(report)
+        mirrored = " as mirror images" if found.is_mirrored else ""
+        words += f", {found.share:.1%} re-identified{mirrored}"
+    return words
 
 
 if __name__ == "__main__":

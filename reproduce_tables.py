@@ -10,6 +10,7 @@ figures/. Nothing else is written. Of yours, REPRODUCTION.md has what your recor
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,21 +42,26 @@ PAGES = ("*.md", "attacks/*.md", "experiments/*.md", "docs/*.md")
 
 
 class TableKind(NamedTuple):
-    """A table: its name in marks, its title while it lacks its records, what makes it, what it
-    needs, and the command that measures that.
+    """A table: its name in marks, its title while it lacks its records, and what makes it.
 
-    `needs`: a list of Results, such as runs, or the name of a record; nothing for formulas.
+    It needs `runs`, the name of a list in Results, or a `record`, the name of one; a table of
+    formulas needs neither. `command` measures what it needs.
     """
 
     name: str
     title: str
     make: Callable[[Results], Table]
-    needs: str = ""
+    runs: str = ""
     command: str = ""
+    record: str = ""
+
+    @property
+    def is_formula(self) -> bool:
+        return not self.runs and not self.record
 
 
 def of_record(name: str, title: str, make: Callable[[Results], Table], record: str) -> TableKind:
-    return TableKind(name, title, make, record, f"`{EXPERIMENTS[record]}`")
+    return TableKind(name, title, make, command=f"`{EXPERIMENTS[record]}`", record=record)
 
 
 PARTNERS = f"{TRAINING}, and `pretrain.py` with `--frozen_first_layer`"
@@ -151,17 +157,18 @@ def make_tables(results: Results) -> dict[str, Table]:
 
 
 def make_table(kind: TableKind, results: Results) -> Table:
-    if has_records(kind.needs, results):
+    if has_records(kind, results):
         table = kind.make(results)
         if table.rows:
             return table
     return Table(kind.title, [], [], f"Not measured yet: {kind.command}.")
 
 
-def has_records(needs: str, results: Results) -> bool:
-    if needs in ("runs", "validation", "benches", "demo"):
-        return bool(getattr(results, needs))
-    return not needs or needs in results.records
+def has_records(kind: TableKind, results: Results) -> bool:
+    """Whether what a table needs is there."""
+    if kind.runs:
+        return bool(getattr(results, kind.runs))
+    return kind.is_formula or kind.record in results.records
 
 
 def write_output(folder: Path, results: Results, tables: dict[str, Table], report: str,
@@ -173,10 +180,10 @@ def write_output(folder: Path, results: Results, tables: dict[str, Table], repor
     """
     shown, left_out = [], []
     for kind in TABLES:
-        has_own_records = kind.needs and has_records(kind.needs, results)
-        if is_own or kind.needs == "runs" or has_own_records:
+        has_own_records = not kind.is_formula and has_records(kind, results)
+        if is_own or kind.runs == "runs" or has_own_records:
             shown.append(tables[kind.name])
-        elif kind.needs:                                 # and is no formula
+        elif not kind.is_formula:
             left_out.append(kind)
     sections = [f"## {table.title}\n\n{table.markdown()}\n" for table in shown]
     if left_out:
@@ -184,12 +191,23 @@ def write_output(folder: Path, results: Results, tables: dict[str, Table], repor
         sections.append("## Not in these folders\n\nThe project's own experiments, and what makes "
                         f"their records:\n\n{titles}\n")
     latex = [LATEX_PREAMBLE, *(table.latex() for table in shown)]
-    write_alone(folder / "tables.md", "\n".join([TITLE, *sections]))
+    write_alone(folder / "tables.md", "\n".join([TITLE, list_contents(shown), *sections]))
     write_alone(folder / "tables.tex", "\n\n".join(latex) + "\n")
     write_alone(folder / "REPRODUCTION.md", report)
     write_alone(folder / "analysis.json", to_json(asdict(compute_overheads())))
     for name, picture in figures.draw_figures(results, is_own).items():
         write_alone(folder / "figures" / f"{name}.png", picture)
+
+
+def list_contents(tables: list[Table]) -> str:
+    """Links to the tables of tables.md, a line each."""
+    lines = [f"- [{table.title.removesuffix('.')}](#{anchor_of(table.title)})" for table in tables]
+    return "\n".join(lines) + "\n"
+
+
+def anchor_of(title: str) -> str:
+    """Where a link to a heading leads, as GitHub makes it of the heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def fill_pages(results: Results, tables: dict[str, Table]):

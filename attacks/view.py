@@ -11,7 +11,6 @@ from attacks.colours import best_colour_fit
 from attacks.samples import in_parts
 from attacks.scores import Score, score_images
 from mole.aug_conv import AugConv
-from mole.morphing import core_size
 from utils.attack_reports import UNDER_ATTACK
 from utils.examples import evenly_spaced, take_rows
 from utils.geometry import Geometry
@@ -39,12 +38,12 @@ class View(NamedTuple):
     @property
     def side(self) -> int:
         """The side of plain images."""
-        return self.geometry.shape[-1] - 2 * self.geometry.image_padding
+        return self.geometry.plain_shape[-1]
 
     @property
     def block_size(self) -> int:
         """q, the entries of a block that the core morphs."""
-        return core_size(self.geometry.shape, self.geometry.kappa, self.geometry.tile)
+        return self.geometry.core_side
 
     def features_of_morphed(self, morphed: Tensor) -> Tensor:
         """Aug-Conv's output (N, β, n, n) float32 for T, without its bias, as `features_of` has

@@ -241,7 +241,7 @@ def test_few_morphed_images_are_said_to_be_too_few_to_trust(capsys):
     geometry = replace(GEOMETRY, shape=(3, 8, 8))
     for count, is_said in ((100, True), (192, False)):
         view = SimpleNamespace(geometry=geometry, all_morphed=np.zeros(count))
-        attack.warn_of_few_images(view)
+        attack.warn_of_few_morphed(view)
         words = f"{count} morphed images are fewer than the 192 entries of a block"
         assert (words in capsys.readouterr().err) == is_said
 

@@ -1,10 +1,19 @@
 """What an attack's report says, read by the steps and the tables: no image is needed for it."""
 
+from typing import NamedTuple
+
 UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
 
 
-def share_found(report: dict) -> tuple[float, bool]:
-    """The share of images that an attack's report says are re-identified, and whether these are
-    those whose mirror images came back."""
+class ShareFound(NamedTuple):
+    """The share of images that are re-identified, from 0 to 1; and whether these are those whose
+    mirror images came back."""
+
+    share: float
+    is_mirrored: bool
+
+
+def share_found(report: dict) -> ShareFound:
+    """What an attack's report says of images that are re-identified."""
     share, mirrored = report["reidentified"], report.get("reidentified_mirrored", 0)
-    return max(share, mirrored), mirrored > share
+    return ShareFound(max(share, mirrored), mirrored > share)

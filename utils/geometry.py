@@ -55,6 +55,11 @@ class Geometry:
         core_size(self.shape, self.kappa, self.tile)     # raises if kappa or tile does not divide
 
     @property
+    def core_side(self) -> int:
+        """q, of the core (q, q)."""
+        return core_size(self.shape, self.kappa, self.tile)
+
+    @property
     def morphed_shape(self) -> tuple[int, ...]:
         """Of one morphed image as Aug-Conv takes it."""
         return morphed_shape(self.shape, self.tile)

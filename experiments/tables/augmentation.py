@@ -66,8 +66,7 @@ def list_augmented(results: Results) -> list[Augmented]:
     for row in group_in_rows(results.runs):
         if row.augment == "none":
             continue
-        setting = setting_of(next(run for runs in row.runs.values() for run in runs))
-        without = setting | {"augment": "none"}
+        without = setting_of(row.any_run) | {"augment": "none"}
         not_augmented = [run for run in results.runs
                          if run.run == "pretrained" and setting_of(run) == without]
         found.append(Augmented(row, not_augmented))
@@ -207,7 +206,8 @@ def make_attacks(results: Results) -> Table:
             "one": describe_blind(one), "left_open": one.get("left_open", "nothing"),
             "both": describe_blind(both), "left_open_by_both": both.get("left_open", "nothing")})
     return table_of_records("What both Aug-Convs give away, the first layer unknown.",
-                            ATTACK_COLUMNS, rows, f"{record['attacks'][0]['images']} images, "
+                            ATTACK_COLUMNS, rows, f"{record['attacks'][0]['images']} images. "
+                            f"First layers of networks other than {record['model']} are untrained; "
                             f"{describe_source(record)}.")
 
 

@@ -206,9 +206,9 @@ def claims_equal_training(results: Results) -> list[Claim]:
     papers, kappas, ours = groups
     claims = [unmeasured(claim, published, PAIRS)]
     if papers:
-        short = f"against the fair partner, {describe_in_short(papers)}"
+        short = f"against the fair partner, with {describe_in_short(papers)}"
         if ours:
-            short += f". Our extension: {describe_in_short(ours)}"
+            short += f". Our extension, with {describe_in_short(ours)}"
         claims = [replace(claim_equal_training(claim, published, papers), short=short)]
     if kappas:
         claims.append(claim_equal_training(f"{claim}, {OTHER_KAPPA}", NOT_PUBLISHED, kappas))
@@ -227,10 +227,12 @@ def describe_in_short(comparisons: list[Comparison]) -> str:
     tested = [one for one in comparisons if one.test is not None]
     words = []
     for one in tested or comparisons:
-        facts = [one.row.morphed, one.row.differs_in, one.why_untested]
+        setting = ", ".join(filter(None, [one.row.morphed, one.row.rate, one.row.differs_in]))
+        facts = one.why_untested
         if one.test is not None:
-            facts[-1] = f"{len(one.differences)} seeds, 90% interval {one.test.interval}"
-        words.append(f"{one.mean:+.2f} points ({'; '.join(filter(None, facts))})")
+            facts = (f"{len(one.differences)} seeds, 90% interval {one.test.interval}: "
+                     f"{one.short_verdict}")
+        words.append(f"{setting}: {one.mean:+.2f} points ({facts})")
     return "; ".join(words)
 
 

@@ -87,6 +87,11 @@ class Comparison:
             return f"{self.why_untested}: no test"
         return EQUAL if self.test.equal else f"not shown {EQUAL}: {self.test.side}"
 
+    @property
+    def short_verdict(self) -> str:
+        """Of a test: equal; or, where that is not shown, the side of 0."""
+        return "equal" if self.test.equal else self.test.side
+
 
 def compare_with_partners(results: Results) -> list[Comparison]:
     """Each row's Aug-Conv runs with the plain runs of the same frozen layer and seed."""

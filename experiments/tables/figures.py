@@ -20,6 +20,7 @@ from experiments.tables.measured import (
     ATTACKED_IMAGES,
     CORES,
     MAIN_IMAGES,
+    PUBLIC_IMAGES,
     rows_of_cores,
     title_of_dataset,
 )
@@ -36,11 +37,12 @@ from experiments.tables.rows import (
     summarise,
 )
 from experiments.tables.table import write_number
+from mole.morphing import core_size
 from utils.attack_reports import share_found
 from utils.plots import as_png, pyplot
 from utils.records import RUNS
 
-PANELS = 9                          # rows that the accuracy figure shows; it says how many more
+PANELS = 12                         # rows that the accuracy figure shows; it says how many more
 SIDES = (32, 64, 128)               # of images, in pixels
 LINES = {"pretrained": ("C0", "s", "-"), "pretrained_frozen": ("C4", "D", "--"),
          "with_ac": ("C1", "o", "-"), "no_ac": ("C2", "^", "-"),
@@ -98,7 +100,8 @@ def plot_given_away(axis, matrix: dict | None):
     nothing = next(row["data_only"]["mean_image"]["psnr"] for row in rows_of_cores(matrix)
                    if "mean_image" in row["data_only"])
     axis.axhline(nothing, color="k", ls=":", label="the mean image: nothing comes back")
-    axis.set(title="Given away by morphed images alone, without Aug-Conv", xscale="log",
+    axis.set(title=write_number("Given away by morphed images alone, {:,} public images",
+                                PUBLIC_IMAGES), xscale="log",
              xlabel="q, side of the core", ylabel="PSNR of the recovered images, dB",
              ylim=(0, 85))                               # with room for the legend
     axis.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
@@ -113,11 +116,12 @@ def plot_overhead_by_kappa(axis):
     axis.plot(KAPPAS, aug_conv, "C1s-", label="dense Aug-Conv, growth of multiply-adds")
     axis.plot(KAPPAS, morphing, "C0o-", label="morphing, of multiply-adds")
     draw_published_computation(axis)
-    axis.plot(KAPPAS, sent, "C3v-", label="dense Aug-Conv, entries, of the data set's")
-    axis.plot(KAPPAS, core, "C2^-", label="q·αm² entries, of the data set's")
+    axis.plot(KAPPAS, sent, "C3v-", label="dense Aug-Conv, entries (bytes: 4 times that)")
+    axis.plot(KAPPAS, core, "C2^-", label="entries of M in its blocks (never sent)")
     draw_published_data(axis)
     axis.set(title="VGG-16 on CIFAR, by κ", xscale="log", yscale="log", xlabel="κ",
-             ylabel="% of VGG-16's multiply-adds, or of the data set", ylim=(0.01, 5e4))
+             ylabel="% of VGG-16's multiply-adds,\nor of the data set's entries",
+             ylim=(0.01, 5e4))
     axis.set_xticks(KAPPAS, map(str, KAPPAS))
 
 
@@ -137,11 +141,11 @@ def plot_overhead_by_tile(axis):
     sent = [100 * tile.share_of_entries for tile in tiles]
     axis.plot(TILES, macs, "C1s-", label="Aug-Conv, growth of multiply-adds")
     draw_published_computation(axis)
-    axis.plot(TILES, sent, "C3v-", label="Aug-Conv, entries, of the data set's")
+    axis.plot(TILES, sent, "C3v-", label="Aug-Conv, entries (bytes: 4 times that)")
     draw_published_data(axis)
     axis.set(title="The same by tiles (32: the paper's one tile)", xscale="log", yscale="log",
              xlabel="side of a tile, pixels", ylim=(0.01, 5e4),
-             ylabel="% of VGG-16's multiply-adds, or of the data set")
+             ylabel="% of VGG-16's multiply-adds,\nor of the data set's entries")
     axis.set_xticks(TILES, map(str, TILES))
 
 
@@ -180,7 +184,7 @@ def draw_accuracy(rows: list[Row]) -> bytes:
 
 
 def plot_row(axis, row: Row):
-    title = "\n".join(fill(words, 52) for words in (row.setting, row.morphed))
+    title = "\n".join(break_between_facts(words) for words in (row.setting, row.morphed))
     axis.set_title(title, fontsize=9, parse_math=False)
     runs = {name: runs for name, runs in row.runs.items() if runs}
     if all(len(run.curve) == 1 for same in runs.values() for run in same):
@@ -191,7 +195,13 @@ def plot_row(axis, row: Row):
     axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8)
+
+
+def break_between_facts(words: str) -> str:
+    """Lines of a title that do not break within what stands between two commas."""
+    unbroken = "\u00a0"                                  # a space that `fill` keeps
+    return fill(words.replace(" ", unbroken).replace("," + unbroken, ", "), 60)
 
 
 def write_accuracies(axis, runs: dict[str, list[TrainingRun]]):
@@ -258,11 +268,15 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     cores = plot_controls(learning, controls) | plot_morphed_alone(attack, matrix, percent_found)
     learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
                        parse_math=False)
-    attack.set_title("Re-identified from morphed images alone", fontsize=9)
+    attack.set_title(write_number("Re-identified of {0[0]:,} morphed images alone, with {0[1]:,} "
+                                  "public images", (ATTACKED_IMAGES, PUBLIC_IMAGES)), fontsize=9)
     attack.set_xlabel("q, side of the core")
     ticks = sorted(cores)
-    for axis, label in ((learning, "test accuracy, %"), (attack, "re-identified images, %")):
-        axis.set(xscale="log", ylabel=label, ylim=(0, 105))
+    learning.set(ylabel="test accuracy, %", ylim=(0, 100))
+    lowest = min(attack.get_ylim()[0], 99)
+    attack.set(ylabel=f"re-identified images, %, from {lowest:.0f} on", ylim=(lowest, 100.05))
+    for axis in (learning, attack):
+        axis.set_xscale("log")
         axis.minorticks_off()
         axis.set_xticks(ticks, map(str, ticks), fontsize=7, rotation=45)
         axis.grid(alpha=0.3)
@@ -276,20 +290,32 @@ def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
     cores = set()
     plain = [one.mean for row in rows for one in summarise(row.runs["pretrained"])]
     if plain:
-        axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2, label="plain")
+        axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2,
+                     label=RUNS["pretrained"].title)
     for name in CONTROLS:
-        for by_tiles, words, marker in ((False, "κ", "o"), (True, "tiles", "s")):
-            points = []
-            for row in rows:
-                if row.runs[name] and bool(row.morphing["tile"]) == by_tiles:
-                    q = core_side(row.morphing, row.runs[name][0].data)
-                    points.append((q, mean(one.mean for one in summarise(row.runs[name]))))
-            if points:
+        for by_tiles, blocks, marker in ((False, "κ", "o"), (True, "tiles", "s")):
+            shown = [row for row in rows
+                     if row.runs[name] and bool(row.morphing["tile"]) == by_tiles]
+            if shown:
+                points = sorted(point_of_control(row, name) for row in shown)
                 colour, _, line = LINES[name]
-                axis.plot(*zip(*sorted(points), strict=True), color=colour, ls=line, ms=5,
-                          marker=marker, label=f"{RUNS[name].title}, {words}")
+                axis.plot(*zip(*points, strict=True), color=colour, ls=line, ms=5, marker=marker,
+                          label=f"{RUNS[name].title}, {blocks}, {describe_cores(shown)}")
                 cores |= {q for q, _ in points}
     return cores
+
+
+def point_of_control(row: Row, name: str) -> tuple[int, float]:
+    """The side of the core, and the accuracy of a network without Aug-Conv in percent."""
+    runs = row.runs[name]
+    return core_side(row.morphing, runs[0].data), mean(one.mean for one in summarise(runs))
+
+
+def describe_cores(rows: Sequence[Row]) -> str:
+    """How the cores of some rows were drawn, and as what the images were delivered."""
+    kinds = {f"{row.morphing['morph_distribution']} {row.morphing['delivery_dtype']}"
+             for row in rows}
+    return " and ".join(sorted(kinds))
 
 
 def psnr(report: dict) -> float:
@@ -299,7 +325,7 @@ def psnr(report: dict) -> float:
 
 def percent_found(report: dict) -> float:
     """Private images that were re-identified, of all."""
-    return 100 * share_found(report)[0]
+    return 100 * share_found(report).share
 
 
 def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> set[int]:
@@ -318,17 +344,16 @@ def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> se
             if points:
                 colour, marker = CORE_LINES[core]
                 words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
-                axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, ms=5,
-                          ls="--" if is_tiled else "-", label=words)
+                axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, ms=7,
+                          mfc="none", ls="--" if is_tiled else "-", label=words)
                 cores |= {q for q, _ in points}
     return cores
 
 
 def side_of_case(row: dict) -> int:
     """q, of the colour images that the matrix attacks."""
-    if row["tile"]:
-        return 3 * row["tile"] ** 2
-    return 3 * row["image_size"] ** 2 // row["kappa"]
+    side = row["image_size"]
+    return core_size((3, side, side), row["kappa"] or 1, row["tile"])
 
 
 # -- Morphed images alone: how many public images, and which
@@ -369,7 +394,7 @@ def draw_public_images(curves: list[PublicCurve]) -> bytes:
     for curve in curves:
         plot_public_curve(axis, curve)
     counts = sorted({report["public_images"] for curve in curves for report in curve.same})
-    axis.set(xscale="log", ylim=(0, 100), xlabel="public images", ylabel="re-identified images, %")
+    axis.set(xscale="log", xlabel="public images", ylabel="re-identified images, %")
     axis.minorticks_off()
     axis.set_xticks(counts, [write_number("{:,}", count) for count in counts])
     axis.set_title("CIFAR-10 from 10 000 morphed images alone, κ = 1", fontsize=10)
@@ -382,12 +407,12 @@ def plot_public_curve(axis, curve: PublicCurve):
     """A line for the same data set, and a star for each key with another one."""
     colour, marker = CORE_LINES[curve.core]
     counts = [report["public_images"] for report in curve.same]
-    shares = [100 * share_found(report)[0] for report in curve.same]
+    shares = [100 * share_found(report).share for report in curve.same]
     axis.plot(counts, shares, color=colour, marker=marker, ms=5, clip_on=False,
               label=f"{curve.core} core, public images of the same data set")
     if curve.other:
         counts = [report["public_images"] for report in curve.other]
-        shares = [100 * share_found(report)[0] for report in curve.other]
+        shares = [100 * share_found(report).share for report in curve.other]
         dataset = title_of_dataset(curve.other[0]["public_dataset"])
         axis.plot(counts, shares, color=colour, marker="*", ms=11, ls="", mfc="none",
                   clip_on=False, label=f"{curve.core} core, of {dataset}, a star for each key")
@@ -399,5 +424,5 @@ def plot_mirrored(axis, reports: list[dict]):
     for report in reports:
         share, is_mirrored = share_found(report)
         if is_mirrored:
-            axis.annotate("mirror images", (report["public_images"], 100 * share), (4, -12),
-                          textcoords="offset points", ha="left", fontsize=7)
+            axis.annotate("left and right exchanged", (report["public_images"], 100 * share),
+                          (4, -12), textcoords="offset points", ha="left", fontsize=7)

@@ -147,10 +147,15 @@ def make_bench(results: Results) -> Table:
         cells = [describe_speed(record, figure) for record in benches]
         rows.append([figure, unit, *cells, targets.get(figure, "none")])
     header = ["figure", "unit", *map(machine_in_words, benches), "target"]
+    counts = sorted({record["size"]["train_images"] for record in benches})
+    images = write_number("{:,} images", counts[0]) if len(counts) == 1 else "some images"
     commands = "; ".join(f"{source_of(record)}, {describe_load(record)}" for record in benches)
     return Table("Speed, beside the reference's algorithm.", header, rows,
-                 "Each cell: the reference's algorithm, in float32, → this program, which trains "
-                 "in bfloat16 where the processor multiplies in it; and their ratio. Medians; "
+                 "Each cell: the reference's algorithm, in float32, or what *reference* names → "
+                 "this program, which trains in bfloat16 where the processor multiplies in it. "
+                 "And their ratio: how many times better this program is; where the reference is "
+                 "*plain, here* or *the pixels*, how many times as much it takes. Epochs are of "
+                 f"{images}, after the first, without tests. Medians; "
                  "*target*: this project's own aim, set before it was measured; *missed* stands "
                  f"where it is not reached. {commands}.")
 
@@ -159,11 +164,16 @@ def describe_speed(record: dict, figure: str) -> str:
     row = next((row for row in record["table"] if row["figure"] == figure), None)
     if row is None:
         return "not measured on this machine"
-    values = f"{row['reference']:.4g} → {row['here']:.4g}"
+    values = f"{write_figure(row['reference'])} → {write_figure(row['here'])}"
     if row.get("reached", True):
         return f"{values} ({row['ratio']:.3g}×)"
     # A digit more, where it may be missed by little.
     return f"{values} ({row['ratio']:.4g}×), missed"
+
+
+def write_figure(value: float) -> str:
+    """To four digits, or to units where it has more."""
+    return write_number("{:,.0f}", value) if value >= 1000 else f"{value:.4g}"
 
 
 # -- Attacks
@@ -186,7 +196,7 @@ def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
     words = form.format(report["psnr"])
     if "reidentified" not in report:
         return words
-    if share_found(report)[1]:
+    if share_found(report).is_mirrored:
         words = "mirror images"
     return quote_failure(words, report)
 
@@ -210,7 +220,7 @@ def describe_alone(report: dict | None) -> str:
     if "reidentified" not in report:
         return outcome(report)
     words = describe_share(report)
-    if not share_found(report)[1]:
+    if not share_found(report).is_mirrored:
         words = f"{report['psnr']:.1f} dB, {words}"
     return quote_failure(words, report)
 
@@ -252,15 +262,19 @@ def make_attacks(results: Results) -> Table:
 MATRIX_COLUMNS = [
     Column("images", "images", meaning="data set, side, private images that are attacked"),
     Column("public", "public", "{:,}", "public images of the same data set", absent=NOT_MEASURED),
-    Column("first layer", "layer"),
+    Column("first layer", "layer", meaning="such as 7×7/2: kernel and stride"),
     Column("delivery", "delivery", meaning="core, blocks, dtype; the key, where it is a further "
            "one"),
     Column("order from", "order_from",
-           meaning="what gives the order of the channels away, the first layer known"),
+           meaning="what gives the order of the channels away, the first layer known: Aug-Conv's "
+           "bias, second-order statistics of features (projector), or comparison with public "
+           "images (likeness)"),
     Column("channels right", "channels_right"),
-    Column("known", "known", meaning="PSNR, first layer known"),
-    Column("blind", "blind", meaning="PSNR, first layer unknown; or why it fails"),
-    Column("left open", "left_open", meaning="what these two attacks do not find"),
+    Column("known", "known", meaning="PSNR of all pixels, first layer known"),
+    Column("blind", "blind", meaning="PSNR of the pixels that are found, first layer unknown; or "
+           "why it fails"),
+    Column("left open", "left_open", meaning="what these two attacks do not find; all but some "
+           "pixels: the blind one"),
     Column("alone", "alone", meaning="PSNR, from morphed images alone"),
     Column("SSIM", "ssim", meaning="of the same"),
     Column("re-identified", "reidentified", meaning="of the same: images whose own plain image is "
@@ -282,16 +296,23 @@ def make_attack_matrix(results: Results) -> Table:
     record = results.records["attack_matrix"]
     rows = [describe_case(row) for row in record["table"]]
     return table_of_records("The attacks over first layers, cores, κ or tiles, and dtypes.",
-                            MATRIX_COLUMNS, rows, note_of_matrix(record))
+                            MATRIX_COLUMNS, rows,
+                            note_of_matrix(record, record["table"]))
 
 
-def note_of_matrix(record: dict) -> str:
-    weights = sorted({row["weights"] for row in record["table"]})
+def note_of_matrix(record: dict, rows: list[dict]) -> str:
+    """The source of a table that shows some rows of the matrix, and whose first layers these have.
+    """
     machines = sorted({machine_in_words(row if "machine" in row else record)
                        for row in record["table"]})
     seconds = sum(row["seconds"] for row in record["table"])
-    return (f"`{record['command']}` on {' and '.join(machines)}, {describe_seconds(seconds)} for "
-            f"all rows; first layers {' and '.join(weights)}.")
+    layers = []
+    for weights in ("trained", "untrained"):
+        models = sorted({row["model"] for row in rows if row["weights"] == weights})
+        if models:
+            layers.append(f"{weights}: {', '.join(models)}")
+    return (f"First layers {'; '.join(layers)}. `{record['command']}` on "
+            f"{' and '.join(machines)}, {describe_seconds(seconds)} for all of the matrix.")
 
 
 def describe_case(row: dict) -> dict:
@@ -314,7 +335,7 @@ def describe_case(row: dict) -> dict:
     }
     if alone is not None and "reidentified" in alone:
         words["reidentified"] = describe_share(alone)
-        if share_found(alone)[1]:
+        if share_found(alone).is_mirrored:
             words["ssim"] = "mirror images"
     if "known_pairs" in row:
         words["pairs_needed"] = row["known_pairs"][-1]["least"]
@@ -368,11 +389,12 @@ def make_protection(results: Results) -> Table:
               "known pairs needed"]
     note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
             "lowest PSNR over the cores, of one key each: others differ by some dB. Images "
-            "alone: PSNR, and images whose own plain image is the nearest of all. With 1 000 "
-            "public images, and with 50 000 of another data set: the least and the most of such "
-            "images over the cores. *As mirror images*: left and right are exchanged. The "
-            "attack calls some results failed; it does not know the truth. PSNR is of "
-            f"{UNDER_ATTACK} of the images. {note_of_matrix(record)}")
+            "alone: PSNR, and the share of images that are re-identified: what came back is "
+            "nearest to their own plain image. With 1 000 public images, and with 50 000 of "
+            "another data set: the least and the most of that share over the cores. *As mirror "
+            "images*: left and right are exchanged. *Failed by its own account*: the attack says "
+            "so, which does not know the truth and may be wrong. PSNR is of "
+            f"{UNDER_ATTACK} of the images. {note_of_matrix(record, rows_of_cores(record))}")
     return Table("What an adversary gets.", header, rows, note)
 
 
@@ -401,15 +423,16 @@ def describe_range(reports: list[dict]) -> str:
     failed = [report for report in scored if "failed" in report]
     parts = [describe_ends(found)] if found else []
     if failed:
-        parts.append(f"{describe_ends(failed)} (failed by its own account)")
+        parts.append(quote_failure(describe_ends(failed), failed[0]))
     return "; ".join(parts)
 
 
 def describe_ends(reports: list[dict]) -> str:
     """Such as "65.2% to 100.0%, 1 of 3 as mirror images"."""
-    shares = sorted(share_found(report)[0] for report in reports)
-    words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (shares[0], shares[-1])))
-    mirrored = sum(share_found(report)[1] for report in reports)
+    found = [share_found(report) for report in reports]
+    shares = [one.share for one in found]
+    words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (min(shares), max(shares))))
+    mirrored = sum(one.is_mirrored for one in found)
     if mirrored:
         words += f", {mirrored} of {len(reports)} as mirror images"
     return words
@@ -443,7 +466,7 @@ def make_public_images(results: Results) -> Table:
     note = ("Cells: PSNR, and the share of the 10 000 private images of CIFAR-10 whose own plain "
             "image is the nearest of all to what came back. Some have the share whose mirror "
             "image came back instead. Public images: of CIFAR-10, or of CIFAR-100. "
-            f"{note_of_matrix(record)}")
+            f"{note_of_matrix(record, rows_of_cores(record))}")
     return table_of_records("Morphed images alone, by the public images.", PUBLIC_COLUMNS, rows,
                             note)
 
@@ -452,16 +475,19 @@ ACROSS_COLUMNS = [
     Column("private images", "private"),
     Column("public images", "public"),
     Column("core", "morph_distribution"),
-    Column("key", "seed"),
+    Column("key", "seed", meaning="the number of a random key"),
     Column("PSNR", "data_other.psnr", "{:.1f} dB", absent=NONE),
-    Column("re-identified", "data_other.reidentified", "{:.1%}", absent=NONE),
+    Column("re-identified", "data_other.reidentified", "{:.1%}", "private images whose own plain "
+           "image is the nearest of all to what came back", absent=NONE),
     Column("as mirror images", "data_other.reidentified_mirrored", "{:.1%}",
-           "private images whose mirror image came back", absent="not counted"),
-    Column("left or right", "orientation", "{:.1f}", "the log likelihood ratio of that choice",
-           absent="not decided"),
-    Column("starts that agree", "starts", absent=NONE),
-    Column("seconds", "data_other.seconds", "{:.0f}", absent=NONE),
-    Column("the attack says", "says"),
+           "the same of the mirror images of what came back, of which some per cent are nearest "
+           "to a right answer too", absent="not counted"),
+    Column("left or right", "orientation", "{:.1f}", "how sure that choice is: the log likelihood "
+           "ratio, reliable from 10 on", absent="not decided"),
+    Column("starts that agree", "starts", meaning="searches that led to the same images",
+           absent=NONE),
+    Column("seconds", "data_other.seconds", "{:.0f}", "of the search", absent=NONE),
+    Column("the attack says", "says", meaning="its own verdict, without the truth"),
 ]
 
 
@@ -481,10 +507,11 @@ def make_across(results: Results) -> Table:
         if "starts" in report:
             words["starts"] = f"{report['agreeing']} of {report['starts']}"
         rows.append(row | words)
+    note = note_of_matrix(record, rows)
     rows.sort(key=lambda row: (row["private"], row["morph_distribution"], row["seed"]))
     return table_of_records(
         "Morphed images alone, with public images of another data set, κ = 1.", ACROSS_COLUMNS,
-        rows, note_of_matrix(record))
+        rows, note)
 
 
 def title_of_dataset(name: str) -> str:

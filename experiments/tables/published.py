@@ -49,32 +49,35 @@ def not_measured(command: str) -> str:
     return NOT_YET + code
 
 
-def find_paper_row(results: Results) -> Row | None:
-    """The row of the most training with the paper's core and a plain network."""
+def find_paper_row(results: Results, name: str) -> Row | None:
+    """The row of the most training with the paper's core that has a network (a key of RUNS) and the
+    plain one."""
     for row in group_in_rows(results.runs):
-        if row.is_papers and row.runs["pretrained"]:
+        if row.is_papers and row.runs["pretrained"] and row.runs[name]:
             return row
     return None
 
 
 def accuracy_figures(results: Results) -> list[Figure]:
-    row = find_paper_row(results)
     return [
         Figure("accuracy with Aug-Conv", "“close to pretrain”", "T·C_ac = D·M·M⁻¹·C = D·C",
-               "equal features", beside_plain(results, row, "with_ac")),
+               "equal features", beside_plain(results, "with_ac")),
         Figure("accuracy without Aug-Conv", "“very low”", "none", "none",
-               beside_plain(results, row, "no_ac"))]
+               beside_plain(results, "no_ac"))]
 
 
-def beside_plain(results: Results, row: Row | None, name: str) -> str:
-    """The accuracy of a network (a key of RUNS) and the plain one's in the row of the paper's core.
-    """
+def beside_plain(results: Results, name: str) -> str:
+    """The accuracy of a network (a key of RUNS) with the paper's core, the plain one's, and with
+    Aug-Conv that of the fair partner."""
     if not any(run.run == name for run in results.runs):
         return not_measured(TRAINING)
-    if row is None or not row.runs[name]:
+    row = find_paper_row(results, name)
+    if row is None:
         return "not measured with the paper's core (κ = 1, uniform) and a plain network beside it"
-    return (f"{describe_accuracy(row.runs[name])}; plain "
-            f"{describe_accuracy(row.runs['pretrained'])} ({row.setting})")
+    words = describe_accuracy(row.runs[name])
+    if name == "with_ac" and row.runs["pretrained_frozen"]:
+        words += f"; its fair partner {describe_accuracy(row.runs['pretrained_frozen'])}"
+    return f"{words}; plain {describe_accuracy(row.runs['pretrained'])} ({row.setting})"
 
 
 def on_each_processor(results: Results, form: str, *names: str) -> str:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from experiments.tables.reading import TrainingRun
 from experiments.tables.table import write_number
+from mole.morphing import core_size
 from utils.records import RUNS
 
 # What runs of one row may differ in. Each seed has a frozen layer and a key of its own; the weight
@@ -26,7 +27,7 @@ CONTROLS = ("no_ac", "no_ac_standardised")          # keys of RUNS: the networks
 class Row:
     """Runs that agree in all but seed, key, frozen layer and weight decay."""
 
-    title: str                      # data set, network, number of images, epochs
+    title: str                      # data set, network, number of images, epochs, rate
     differs_in: str                 # what tells it from other rows of this title, or empty
     morphing: dict | None           # None where only plain runs are there
     runs: dict[str, list[TrainingRun]]      # by the keys of RUNS; a list may be empty
@@ -36,13 +37,23 @@ class Row:
         return f"{self.title}, {self.differs_in}" if self.differs_in else self.title
 
     @property
+    def rate(self) -> str:
+        """The learning rate in words."""
+        return describe_fact("lr", self.any_run.settings["lr"])
+
+    @property
     def morphed(self) -> str:
         return describe_morphing(self.morphing)
 
     @property
+    def any_run(self) -> TrainingRun:
+        """One of the runs, for what all of them agree in."""
+        return next(run for runs in self.runs.values() for run in runs)
+
+    @property
     def augment(self) -> str:
         """How images were augmented: none, crop or crop_flip."""
-        return next(run for runs in self.runs.values() for run in runs).settings["augment"]
+        return self.any_run.settings["augment"]
 
     @property
     def is_papers(self) -> bool:
@@ -52,8 +63,9 @@ class Row:
     @property
     def has_papers_blocks(self) -> bool:
         """Whether nothing but κ is not as in the paper."""
-        morphing = self.morphing and self.morphing | {"kappa": PAPER_MORPHING["kappa"]}
-        return morphing == PAPER_MORPHING and self.augment == "none"
+        if self.morphing is None or self.augment != "none":
+            return False
+        return self.morphing | {"kappa": PAPER_MORPHING["kappa"]} == PAPER_MORPHING
 
 
 @dataclass(frozen=True)
@@ -139,8 +151,7 @@ def partners_left_out(rows: list[Row], runs: list[TrainingRun]) -> int:
 
 
 def order_of_row(row: Row) -> tuple:
-    run = next(run for runs in row.runs.values() for run in runs)
-    training = run.data["train_images"] * run.settings["epochs"]
+    training = row.any_run.data["train_images"] * row.any_run.settings["epochs"]
     return -training, row.setting, order_of_morphing(row.morphing)
 
 
@@ -171,7 +182,7 @@ def title_of(setting: dict) -> str:
     title = f"{dataset}, {model}, {images}, {epochs}"
     if setting["augment"] != "none":                     # which the paper has not
         title += ", " + describe_fact("augment", setting["augment"])
-    return title
+    return f"{title}, {describe_fact('lr', setting['lr'])}"
 
 
 def describe_differences(setting: dict, alike: list[dict]) -> str:
@@ -224,10 +235,8 @@ def describe_morphing(morphing: dict | None) -> str:
 
 def core_side(morphing: dict, data: dict) -> int:
     """q, the side of the core (q, q)."""
-    if morphing["tile"]:
-        return data["channels"] * morphing["tile"] ** 2
     side = data["image_size"] + 2 * morphing["image_padding"]
-    return data["channels"] * side ** 2 // morphing["kappa"]
+    return core_size((data["channels"], side, side), morphing["kappa"] or 1, morphing["tile"])
 
 
 def summarise(runs: list[TrainingRun]) -> list[Summary]:
