@@ -3,45 +3,44 @@
 The defaults are the paper's (arXiv:1909.07632) and those of its authors' scripts. They also stand
 in the preset "paper" at the end, so `--preset paper` is the paper whatever you have edited here.
 
-An entry is `name: type = setting(default, help, used_by, limits)`; without `used_by`, it is of the
-group of the entry above. Any Python value works, and so does `name: type = value` alone, within the
-same limits. A setting in the wrong form ends a step with a line that names it.
+An entry is `name: type = setting(default, help, used_by, limits)`. Any Python value works, and so
+does `name: type = value` alone: utils/known_settings.py has the limits and the steps that use it. A
+setting of your own names its steps, or is of the group of the entry above. A setting in the wrong
+form ends a step with a line that names it.
 `python pretrain.py --help` lists the settings of that step.
 """
 
 import math
 from typing import Literal
 
-from utils.declaration import EVERY_STEP, Group, Pattern, setting, settings
-
-# The groups of --help, and the steps that use the settings of each.
-IMAGES = Group("Images", "pretrain.py gen_morphing_matrix.py gen_augconv.py attack.py")
-IMAGE_FILES = Group("Image files", "pretrain.py gen_augconv.py attack.py")
-PIXELS = Group("Pixels", "pretrain.py gen_augconv.py morph_images.py attack.py")
-NETWORK = Group("Network", "pretrain.py train_with_ac.py train_no_ac.py")
-TRAINING = Group("Training", "pretrain.py train_with_ac.py train_no_ac.py")
-PLAIN = Group("Plain network", "pretrain.py")
-MORPHED = Group("Morphed training", "train_with_ac.py train_no_ac.py")
-CONTROL = Group("Training without Aug-Conv", "train_no_ac.py")
-PADDING = Group("Padding", "gen_morphing_matrix.py gen_augconv.py")
-FIRST_LAYER = Group("First layer", "gen_morphing_matrix.py gen_augconv.py attack.py")
-CORE = Group("Morphing core", "gen_morphing_matrix.py")
-DELIVERY = Group("Delivery", "gen_augconv.py")
-SECRET = Group("Secret", "gen_morphing_matrix.py gen_augconv.py")
-QUERIES = Group("Queries", "morph_images.py predict.py")
-NEW_IMAGES = Group("New images", "morph_images.py")
-PREDICTION = Group("Prediction", "predict.py")
-PROVIDERS = Group("Providers", "train_with_ac.py train_no_ac.py predict.py attack.py")
-FEATURES = Group("Features of a frozen first layer", "pretrain.py train_with_ac.py")
-ATTACK = Group("Attack", "attack.py")
-DEVICE = Group("Device", "pretrain.py gen_augconv.py train_with_ac.py train_no_ac.py predict.py "
-                         "morph_images.py")
-COMPUTING = Group("Computing", "pretrain.py train_with_ac.py train_no_ac.py predict.py")
-RESULTS = Group("Results", "pretrain.py train_with_ac.py train_no_ac.py attack.py")
-FOLDER = Group("Folder", EVERY_STEP)
-
-FOLDER_NAME = Pattern(r"[\w-][\w.-]*", "of letters, digits, ., _ and -")
-FOLDER_NAME_OR_NONE = Pattern(r"([\w-][\w.-]*)?", FOLDER_NAME.words)
+from utils.declaration import setting, settings
+from utils.known_settings import (
+    ATTACK,
+    COMPUTING,
+    CONTROL,
+    CORE,
+    DELIVERY,
+    DEVICE,
+    FEATURES,
+    FIRST_LAYER,
+    FOLDER,
+    FOLDER_NAME,
+    FOLDER_NAME_OR_NONE,
+    IMAGE_FILES,
+    IMAGES,
+    MORPHED,
+    NETWORK,
+    NEW_IMAGES,
+    PADDING,
+    PIXELS,
+    PLAIN,
+    PREDICTION,
+    PROVIDERS,
+    QUERIES,
+    RESULTS,
+    SECRET,
+    TRAINING,
+)
 
 
 @settings

@@ -176,6 +176,14 @@ WRONG_TILES = {
     "help that is no text": ("    tile: int = setting(8, CORE)", ["line 0", "is the help, a text"]),
     "an unknown group": ("    tile: int = setting(8, 'help', 3)", ["line 0", "must be a group"]),
     "a missing module": ("    import nowhere\n    tile: int = 8", ["line 0", "'nowhere'"]),
+    "another setting's value": ("    tile: int = 2 * kappa", ["line 0", "give both the value"]),
+    "a condition on another setting": ("    tile: int = 8 if kappa == 1 else 0",
+                                       ["line 0", "give both the value of a variable"]),
+    "a condition in the helper": ('    tile: int = setting(8 if model else 0, "of the tiles")',
+                                  ["line 0", "the value of another setting is not known here"]),
+    "another setting in a text": ('    own: str = f"of_{seed}"\n    tile: int = 8',
+                                  ["line 0", "give both the value of a variable"]),
+    "another setting itself": ("    tile: int = kappa", ["tile is the setting kappa"]),
     "a limit that is a text": ("    tile: int = setting(8, least='1')", ["parameter.py, line"]),
 }
 WRONG_FILES = {

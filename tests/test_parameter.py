@@ -11,7 +11,7 @@ from parameter import PRESETS, Parameters
 from tests.steps import INFERENCE, STEPS
 from utils.declaration import EVERY_STEP, About, setting, settings
 from utils.errors import UserError
-from utils.limits import KNOWN, with_known_limits
+from utils.known_settings import KNOWN, completed
 from utils.parameter_file import ParameterFile, parameter_file
 from utils.provenance import provenance
 from utils.settings import Settings, check, options_of, parse
@@ -184,13 +184,12 @@ def test_a_mistake_ends_with_one_line_and_status_2(arguments, words, capsys):
 @pytest.mark.parametrize("step", PROGRAMS)
 def test_a_setting_that_a_step_does_not_use_is_refused_by_name(step, capsys):
     """It would promise what does not happen; the line says which steps it is for."""
-    for field in fields(Parameters):
-        group = field.metadata["about"].group
-        if group.has(step):
+    for name, about in parameter_file().abouts.items():
+        if about.group.has(step):
             continue
-        words = f"{step}: --{field.name} is not used here, but by {group.listed()};"
-        assert words in refusal(capsys, [f"--{field.name}", "1"], step)
-        assert words in refusal(capsys, [f"--{field.name.replace('_', '-')}=1"], step)
+        words = f"{step}: --{name} is not used here, but by {about.group.listed()};"
+        assert words in refusal(capsys, [f"--{name}", "1"], step)
+        assert words in refusal(capsys, [f"--{name.replace('_', '-')}=1"], step)
 
 
 def test_of_a_command_line_for_several_steps_one_takes_what_it_uses():
@@ -231,9 +230,9 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
 
 
 def test_every_setting_belongs_to_programs_that_there_are():
-    for field in fields(Parameters):
-        group = field.metadata["about"].group
-        assert group.steps == EVERY_STEP or set(group.steps.split()) <= set(PROGRAMS)
+    for about in parameter_file().abouts.values():
+        steps = about.group.steps
+        assert steps == EVERY_STEP or set(steps.split()) <= set(PROGRAMS)
 
 
 # Values
@@ -257,16 +256,39 @@ def test_a_value_of_the_same_meaning_is_accepted(right):
 
 
 def test_limits_are_known_also_where_an_edit_leaves_them_out():
-    """utils/limits.py says of each setting what parameter.py says, and of no other one."""
+    """utils/known_settings.py says of each setting what parameter.py says, and of no other one."""
     declared = {field.name: field.metadata["about"] for field in fields(Parameters)}
     for name, about in declared.items():
         bare = About(kind=type(about.kind), help=about.help, group=about.group)
-        known = with_known_limits(name, bare)
+        known = completed(name, bare)
         if about.kind not in (int, float, str, bool):
-            assert known.kind == about.kind, f"{name}: utils/limits.py has {known.kind}"
+            assert known.kind == about.kind, f"{name}: utils/known_settings.py has {known.kind}"
         assert (known.least, known.below, known.also, known.pattern) == (
-            about.least, about.below, about.also, about.pattern), f"{name}: see utils/limits.py"
+            about.least, about.below, about.also, about.pattern), f"{name}: see KNOWN"
     assert KNOWN.keys() <= declared.keys()
+
+
+def test_the_steps_of_a_setting_are_known_also_where_an_edit_leaves_them_out():
+    """Each setting as a bare value, in another order than in the file."""
+    declared = parameter_file().abouts
+    names = sorted(declared)
+    bare = settings(type("Bare", (), {
+        "__annotations__": {name: declared[name].kind for name in names},
+        **{name: getattr(Parameters, name) for name in names}}))
+    for name, about in ParameterFile(bare, {}).abouts.items():
+        assert about.group == declared[name].group, name
+
+
+def test_an_own_setting_is_of_the_group_above_it():
+    @settings
+    class Own:
+        first: int = setting(0, "", "predict.py")
+        second: int = 1
+        tile: int = 8
+        third: int = setting(2, "a number")
+
+    groups = [about.group.steps for about in ParameterFile(Own, {}).abouts.values()]
+    assert groups == ["predict.py", "predict.py", *["gen_morphing_matrix.py"] * 2]
 
 
 def with_settings(monkeypatch, parameters: type):

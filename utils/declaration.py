@@ -51,16 +51,32 @@ class About:
 
     kind: object = None                 # its annotated type
     help: str = ""
-    group: Group | None = None          # None: that of the setting above it
+    group: Group | None = None          # None: as known_settings.py says, or as the one above
     least: float | None = None          # of a number; None: 0
     below: float | None = None          # None: 2**31 for whole numbers, else no limit
     also: float | None = None           # a number outside these limits that is allowed too
     pattern: Pattern | None = None      # of a text
 
 
-class Declared(NamedTuple):
-    default: object
-    about: About
+class Declared:
+    """What `setting` gives until the class is complete: a default, and what is known of it.
+
+    Python that takes it for the setting's value ends here, since it would mean something else.
+    """
+
+    def __init__(self, default: object, about: About):
+        self.default = default
+        self.about = about
+
+    def _refuse(self, *_):
+        raise TypeError("the value of another setting is not known here: give both the value of a "
+                        "variable, above the class")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __neg__ = __pow__ = _refuse
+    __int__ = __float__ = __index__ = __str__ = __format__ = __iter__ = __getitem__ = _refuse
+    __hash__ = None
 
 
 def setting(default, help: str = "", used_by: Group | str | None = None, *,
@@ -68,10 +84,10 @@ def setting(default, help: str = "", used_by: Group | str | None = None, *,
             pattern: Pattern | None = None) -> Any:
     """A setting's default, with what `--help` says, who uses it, and its limits.
 
-    `used_by`: its group, or the names of steps; without it, the group of the setting above. A
-    number must be at least `least` and below `below`, or be `also`; a text must match `pattern`.
-    Choices are the type's, as in Literal["a", "b"]. Raises TypeError for help or used_by of
-    another type.
+    `used_by`: its group, or the names of steps; without it, what known_settings.py says of this
+    name, or the group of the setting above. A number must be at least `least` and below `below`,
+    or be `also`; a text must match `pattern`. Choices are the type's, as in Literal["a", "b"].
+    Raises TypeError for help or used_by of another type.
     """
     if not isinstance(help, str):
         raise TypeError(f"the second value of setting(...) is the help, a text, not {shown(help)}")
@@ -85,7 +101,7 @@ def setting(default, help: str = "", used_by: Group | str | None = None, *,
 
 def settings(cls: type) -> type:
     """Makes a class of settings a frozen dataclass; raises WrongSetting that names the setting."""
-    group = Group("Settings", EVERY_STEP)
+    declared_as = {}                                     # names by the identity of what they have
     kinds = typing.get_type_hints(cls)
     for name, value in vars(cls).items():
         is_no_value = callable(value) or isinstance(value, property | ModuleType)
@@ -97,8 +113,10 @@ def settings(cls: type) -> type:
         declared = vars(cls)[name]
         if not isinstance(declared, Declared):
             declared = Declared(declared, About())
-        group = declared.about.group or group
-        about = dataclasses.replace(declared.about, kind=kind, group=group)
+        elif declared_as.setdefault(id(declared), name) != name:
+            raise WrongSetting(f"{name} is the setting {declared_as[id(declared)]}: give both the "
+                               "value of a variable, above the class")
+        about = dataclasses.replace(declared.about, kind=kind)
         default = accepted(name, about, declared.default)
         setattr(cls, name, dataclasses.field(default=default, metadata={"about": about}))
     return dataclass(frozen=True)(cls)

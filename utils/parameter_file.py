@@ -8,15 +8,15 @@ import difflib
 import importlib.util
 import sys
 import traceback
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from utils.declaration import About, WrongSetting, accepted, shown
+from utils.declaration import EVERY_STEP, About, Group, WrongSetting, accepted, shown
 from utils.errors import UserError
-from utils.limits import with_known_limits
+from utils.known_settings import completed
 
 PAPER = "paper"             # the preset that has the paper's values
 HINT = ("`git diff parameter.py` shows what was edited, `git checkout parameter.py` discards all "
@@ -53,8 +53,12 @@ class ParameterFile(NamedTuple):
 
 @lru_cache(2)
 def _abouts_of(parameters: type) -> dict[str, About]:
-    return {field.name: with_known_limits(field.name, field.metadata["about"])
-            for field in fields(parameters)}
+    abouts, group = {}, Group("Settings", EVERY_STEP)
+    for field in fields(parameters):
+        about = completed(field.name, field.metadata["about"])
+        group = about.group or group
+        abouts[field.name] = replace(about, group=group)
+    return abouts
 
 
 class _Read:
