@@ -43,8 +43,8 @@ from utils.delivery import (
     read_delivery,
     write_morphed,
 )
-from utils.devices import joined_processes, rank, say
-from utils.errors import UserError, user_errors, warn
+from utils.devices import joined_processes, rank, say, warn_once
+from utils.errors import UserError, user_errors
 from utils.examples import evenly_spaced
 from utils.first_layers import FirstLayer, first_layer_path, read_first_layer
 from utils.geometry import Geometry
@@ -204,9 +204,9 @@ def advise_on_precision(p, key: Key) -> str:
 
 def warn_of_few_images(first, delivered: int, layer_path: Path):
     """Says where the first layer has seen far fewer images than are delivered."""
-    if 10 * first.train_images < delivered and rank() == 0:
-        warn(f"{layer_path} was trained on {first.train_images} images, but {delivered} are "
-             "delivered: a first layer trained on more images may give a better accuracy")
+    if 10 * first.train_images < delivered:
+        warn_once(f"{layer_path} was trained on {first.train_images} images, but {delivered} are "
+                  "delivered: a first layer trained on more images may give a better accuracy")
 
 
 def save(data_dir: Path, new: NewDelivery, pixel_range: tuple | None) -> Saving:

@@ -16,8 +16,8 @@ from torch import nn
 from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
 from mole.morphing import size_in_words
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
-from utils.devices import Context, joined_processes, say
-from utils.errors import UserError, warn
+from utils.devices import Context, joined_processes, say, warn_once
+from utils.errors import UserError
 from utils.examples import Features, FrozenLayer, Source, keep_features
 from utils.first_layers import read_first_layer
 from utils.records import (
@@ -76,8 +76,8 @@ def check_layer(layer: Convolution, model: Model, deliveries: list[Delivery], p)
                             "provider to run gen_augconv.py again, with --mirrored, or choose "
                             "--augment crop")
     if p.init and any(d.shuffle_channels for d in deliveries):
-        warn("--init gives layers trained on channels in their own order, but Aug-Conv's are "
-             "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
+        warn_once("--init gives layers trained on channels in their own order, but Aug-Conv's are "
+                  "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
 
 
 def say_what_differs(run: Run):
@@ -87,8 +87,8 @@ def say_what_differs(run: Run):
         plain_layer = run.folder / "first_layer.pt"
         delivered = run.layer_fingerprint
         if plain_layer.exists() and read_first_layer(plain_layer).fingerprint != delivered:
-            warn(f"the delivery was made with another first layer than {plain_layer}: has "
-                 "pretrain.py run again since?")
+            warn_once(f"the delivery was made with another first layer than {plain_layer}: has "
+                      "pretrain.py run again since?")
     except UserError:
         return                                           # compare() says so at the end
     if plain is None:

@@ -4,8 +4,8 @@ The plain network is trained as here, then with one change at a time as the refe
 (docs/differences.md), then with all of them: never shuffled; the optimizer made again in each
 epoch, so that momentum is lost; 512 "logits" for 10 classes, the classifier left out. Beside each
 accuracy after the last epoch stands that of the best epoch on the test set, which choosing by it
-would report. Same seed, same first weights, same data. Rows that defects.json in --output has for
-the same settings stay. Writes defects.json to --output.
+would report. Same seed, same first weights, same data. Rows that defects.json in --output has of
+the same code, settings and machine stay. Writes defects.json to --output.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main():
         data, facts = load_data(p, context)
         settings = training_settings(p, context, p.weight_decay)
         about |= {"setting": title_of(settings | facts), "settings": settings, "data": facts}
-        rows = read_rows(path, settings, facts)
+        rows = read_rows(path, about)
         for change in CHANGES:
             if change.name not in rows:
                 began = time.perf_counter()
@@ -115,12 +115,18 @@ def load_data(p: Parameters, context: Context) -> tuple[Data, dict]:
     return data, plain_data(p, dataset_name(p), train_set, test_set, mean, std)
 
 
-def read_rows(path: Path, settings: dict, facts: dict) -> dict[str, dict]:
-    """Rows of an earlier run with the same settings and data, by name."""
+# What rows of one record agree in.
+COMMON = ("settings", "data", "code", "machine", "versions")
+
+
+def read_rows(path: Path, about: dict) -> dict[str, dict]:
+    """Rows of an earlier run of the same code with the same settings and data, on the same machine,
+    by name. `about`: what is known of this run."""
     if not path.exists():
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
-    if (record["settings"], record["data"]) != (settings, facts):
+    now = json.loads(to_json(about))                     # as JSON has it
+    if any(record.get(name) != now[name] for name in COMMON):
         return {}
     return {row["change"]: row for row in record["table"]}
 

@@ -15,8 +15,8 @@ from images.decode import FACTS, VERSION, decode_all, hints
 from images.digests import data_digest
 from mole.morphing import size_in_words
 from utils.artifacts import keep_out_of_git, keep_private, temporary, write_alone, write_temporary
-from utils.devices import rank
-from utils.errors import UserError, warn
+from utils.devices import warn_once
+from utils.errors import UserError
 
 
 class Kept(NamedTuple):
@@ -86,11 +86,10 @@ def warn_of_loss(found: list[FromFiles], pixel_range: tuple[float, float] | None
                  is_of_key: bool = False):
     """Warns, a line each, of what images lose; once under torchrun. `is_of_key`: the range is that
     of a delivery and cannot be chosen."""
-    if rank() == 0:
-        facts = torch.cat([images.facts for images in found])
-        files = [file for images in found for file in images.files]
-        for line in hints(facts, files, pixel_range, is_of_key):
-            warn(line)
+    facts = torch.cat([images.facts for images in found])
+    files = [file for images in found for file in images.files]
+    for line in hints(facts, files, pixel_range, is_of_key):
+        warn_once(line)
 
 
 def key_of(file: Path, fit: str, pixel_range: tuple[float, float] | None) -> str:

@@ -20,8 +20,8 @@ from images.folders import class_names, find_images, shown
 from images.torchvision_sets import read_torchvision
 from mole.morphing import size_in_words
 from parameter import Parameters
-from utils.devices import first_process_first, rank, say
-from utils.errors import UserError, user_errors, warn
+from utils.devices import first_process_first, rank, say, warn_once
+from utils.errors import UserError, user_errors
 from utils.examples import take_rows
 from utils.first_layers import FirstLayer, check_normalisation
 from utils.memory import require_memory, shapes_bytes
@@ -169,8 +169,8 @@ def warn_of_shared_images(train: Images, test: Images):
     example = f"number {shared[0]}"
     if test.from_files is not None:
         example = shown(test.from_files.files[shared[0]])
-    warn(f"{len(shared)} of {len(test.images)} test images are also training images, such as "
-         f"{example}: accuracy on them says little")
+    warn_once(f"{len(shared)} of {len(test.images)} test images are also training images, such as "
+              f"{example}: accuracy on them says little")
 
 
 def load_images(p: Parameters, split: str) -> Images:
@@ -367,10 +367,11 @@ def warn_of_another_scale(images: Tensor, mean: tuple, std: tuple):
     some = normalise(take_rows(images, slice(None, None, step)), mean, std).double()
     found_mean, found_std = float(some.mean()), float(some.std())
     is_far = abs(found_mean) > FAR or not FLAT < found_std < FAR
-    if is_far and rank() == 0:
-        warn(f"normalised by the first layer's mean and standard deviation, these images have mean "
-             f"{found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and 1: they "
-             "seem to be on another scale than those of pretrain.py, which both need alike")
+    if is_far:
+        warn_once("normalised by the first layer's mean and standard deviation, these images have "
+                  f"mean {found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and "
+                  "1: they seem to be on another scale than those of pretrain.py, which both need "
+                  "alike")
 
 
 @dataclass(frozen=True)

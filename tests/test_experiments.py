@@ -207,13 +207,16 @@ def test_what_the_defects_cost(tmp_path, monkeypatch):
     assert f"the training steps reach {as_here[-1]:.2%} as in the first row" in table.note
 
 
-def test_rows_of_other_settings_are_measured_again(tmp_path, monkeypatch):
+def test_rows_of_other_settings_or_code_are_measured_again(tmp_path, monkeypatch):
     monkeypatch.setattr(defects, "CHANGES", defects.CHANGES[:1])
     one = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")
     monkeypatch.setattr(defects, "train_with", lambda change, *_: {"change": change.name})
     assert measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")["table"] == one["table"]
+    anew = [{"change": "as here", "seconds": 0.0}]
     other = measure_defects(monkeypatch, tmp_path, "--model", "vgg_small", "--lr", "0.1")
-    assert other["table"] == [{"change": "as here", "seconds": 0.0}]
+    assert other["table"] == anew
+    (tmp_path / "defects.json").write_text(json.dumps(one | {"code": "an earlier commit"}))
+    assert measure_defects(monkeypatch, tmp_path, "--model", "vgg_small")["table"] == anew
 
 
 def test_the_records_of_the_steps_make_one_row(tmp_path, monkeypatch):

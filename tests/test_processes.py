@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,10 +24,10 @@ from parameter import Parameters
 from tests.damage import place, refused
 from tests.own_networks import UnusedPart
 from tests.steps import ENVIRONMENT, FORKED, ROOT, STEPS, TINY, call, one_of_several, start
-from utils import devices
+from utils import devices, examples, memory
 from utils.devices import Context, share_buffers, share_network, use_full_float32
 from utils.errors import UserError
-from utils.examples import Data, Images, Source
+from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
 from utils.launch import read_launch
 from utils.records import Run, training_settings
 from utils.settings import options_of
@@ -214,6 +215,23 @@ def test_two_processes_make_the_same_delivery_and_query(tmp_path):
     assert json.loads(query.read_text()) == one
 
 
+def keep_with_unequal_memory(rank, folder):
+    """The first process has memory for the features, the other one has none."""
+    examples.free_memory = lambda device: 10**12 if rank == 0 else 1
+    context = Context(CPU, rank=rank, world=2)
+    layer = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+    source = Source(torch.rand(6, 3, 8, 8), nn.Identity())
+    parts = [Features([(FrozenLayer(layer), source)], [torch.zeros(6).long()], context)] * 2
+    data = keep_features(*parts, "auto", mirrored=False, context=context)
+    (folder / f"{rank}.txt").write_text(type(data.train).__name__)
+
+
+def test_all_processes_keep_features_or_none_does(tmp_path):
+    """Otherwise those that keep them would wait for the others without end."""
+    in_two(keep_with_unequal_memory, tmp_path, tmp_path)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["Features"] * 2
+
+
 @pytest.mark.parametrize("flags, dtype", [
     ("flags : fpu avx2 avx512f avx512_bf16 amx_tile", torch.bfloat16),
     ("flags : avx512f amx_bf16", torch.bfloat16),
@@ -236,7 +254,7 @@ ONE_OF_TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_PORT": 
 
 @pytest.fixture
 def environment(monkeypatch):
-    for name in ONE_OF_TWO:
+    for name in (*ONE_OF_TWO, "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -247,6 +265,19 @@ def test_the_place_among_processes_is_read_from_the_environment(environment):
         environment.setenv(name, value)
     launch = read_launch()
     assert (launch.world, launch.rank, launch.local_rank) == (2, 1, 1)
+    assert devices.rank() == 1                           # known before the processes are joined
+
+
+def test_memory_is_that_of_all_processes_of_a_machine(environment):
+    for name, value in ONE_OF_TWO.items():
+        environment.setenv(name, value)
+    environment.setattr(memory, "free_memory", lambda device: 10 * 10**9)
+    take = partial(memory.require_memory, 6 * 10**9, "a matrix", "choose another",
+                   for_each_process=True)
+    with pytest.raises(UserError, match="a matrix takes 2 times 6"):
+        take()
+    environment.setenv("LOCAL_WORLD_SIZE", "1")          # the other one is on another machine
+    take()
 
 
 WRONG_VALUES = [

@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.examples import Images, Source
 from utils.first_layers import FirstLayer
 from utils.records import Run, compare, differences, option_of, plain_data, record_name
+from utils.settings import Settings, parse
 from utils.training import (
     check_batches,
     count_right,
@@ -61,9 +62,9 @@ def changed(record: dict, **changes) -> dict:
 
 def test_a_run_that_has_left_its_result_is_not_trained_again(tmp_path, capsys):
     run = run_of(tmp_path, finished(tmp_path))
-    assert is_finished(run, Parameters())
+    assert is_finished(run, Settings())
     assert "finished already" in capsys.readouterr().out
-    assert not is_finished(run, Parameters(restart=True))
+    assert not is_finished(run, Settings(restart=True))
 
 
 @pytest.mark.parametrize("run, changes, words", [
@@ -75,7 +76,7 @@ def test_a_run_that_has_left_its_result_is_not_trained_again(tmp_path, capsys):
 def test_another_run_that_is_asked_for_replaces_the_result_with_a_line(
         tmp_path, capsys, run, changes, words):
     record = finished(tmp_path, run)
-    assert not is_finished(run_of(tmp_path, changed(record, **changes)), Parameters(init="a.pt"))
+    assert not is_finished(run_of(tmp_path, changed(record, **changes)), Settings(init="a.pt"))
     out = capsys.readouterr().out
     assert "50.00%, will be replaced: it had other" in out and words in out
 
@@ -89,7 +90,7 @@ def test_another_run_that_is_asked_for_replaces_the_result_with_a_line(
 def test_a_result_is_not_replaced_because_files_have_changed(tmp_path, run, changes, words):
     record = finished(tmp_path, run)
     with pytest.raises(UserError, match=f"other .*{words}.*: pass --restart"):
-        is_finished(run_of(tmp_path, changed(record, **changes)), Parameters())
+        is_finished(run_of(tmp_path, changed(record, **changes)), Settings())
 
 
 @pytest.mark.parametrize("option", ["--init weights.pt", "--init=weights.pt"])
@@ -97,14 +98,53 @@ def test_other_weights_in_the_same_file_are_no_other_setting(tmp_path, option):
     record = finished(tmp_path, init="0" * 64, command=f"python pretrain.py {option}")
     run = run_of(tmp_path, changed(record, init="1" * 64))
     with pytest.raises(UserError, match="other starting weights: pass --restart"):
-        is_finished(run, Parameters(init="weights.pt"))
-    assert not is_finished(run, Parameters(init="other.pt"))
-    assert not is_finished(run_of(tmp_path, changed(record, init=None)), Parameters())
+        is_finished(run, Settings(init="weights.pt"))
+    assert not is_finished(run, Settings(init="other.pt"))
+    assert not is_finished(run_of(tmp_path, changed(record, init=None)), Settings())
+
+
+def test_weights_named_in_parameter_py_are_not_taken_for_others(tmp_path):
+    """The command does not say which file it was."""
+    record = finished(tmp_path, init="0" * 64, command="python pretrain.py")
+    run = run_of(tmp_path, changed(record, init="1" * 64))
+    with pytest.raises(UserError, match="other starting weights: pass --restart"):
+        is_finished(run, Settings(init="weights.pt"))
+
+
+def test_another_frozen_layer_is_asked_for_only_by_another_file(tmp_path):
+    record = finished(tmp_path, "pretrained_frozen",
+                      command="python pretrain.py --frozen_first_layer one.pt")
+    run = run_of(tmp_path, record | {"frozen_layer": "another"})
+    with pytest.raises(UserError, match="other frozen first layer: pass --restart"):
+        is_finished(run, Settings(frozen_first_layer="./one.pt"))
+    assert not is_finished(run, Settings(frozen_first_layer="two.pt"))
+
+
+@pytest.mark.parametrize("earlier, now", [
+    ("--train_limit 200", ["--train_limit", "300"]), ("--train-limit=200", []),
+    ("", ["--train_limit", "300"])])
+def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, earlier, now):
+    record = finished(tmp_path, command=f"python pretrain.py {earlier}")
+    run = run_of(tmp_path, changed(record, train_images=300, train_digest="3" * 64))
+    assert not is_finished(run, parse("", now))
+    assert "will be replaced: it had other number of training images" in capsys.readouterr().out
+
+
+def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys):
+    record = finished(tmp_path, command="python pretrain.py")
+    run = run_of(tmp_path, changed(record, precision="bfloat16"))
+    assert is_finished(run, parse("", []))
+    assert ("finished already, in float32 (--precision auto is bfloat16 here)"
+            in capsys.readouterr().out)
+    assert not is_finished(run, parse("", ["--precision", "bf16"]))
+    other = run_of(tmp_path, changed(record, precision="bfloat16", train_digest="3" * 64))
+    with pytest.raises(UserError, match="other precision and training images or labels"):
+        is_finished(other, parse("", []))
 
 
 def test_a_record_is_said_to_be_elsewhere_only_if_it_is(tmp_path, capsys):
     record = finished(tmp_path / "developer")
-    p = Parameters(results_dir=str(tmp_path / "results"))
+    p = Settings(results_dir=str(tmp_path / "results"))
     run = run_of(tmp_path / "developer", changed(record, epochs=9))
     is_finished(run, p)
     assert "its record is also in" not in capsys.readouterr().out

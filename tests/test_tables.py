@@ -431,6 +431,19 @@ def test_plain_with_and_without_augmentation_stand_side_by_side():
                     "with Aug-Conv 75.50% (κ = 1, uniform), 74.00% (s = 8, orthogonal, int8)")
 
 
+def test_augmented_networks_are_compared_seed_by_seed_with_the_best_plain_ones():
+    """Seed 2 has no network with Aug-Conv; another weight decay makes a weaker plain network."""
+    alike = dict(augment="crop_flip")
+    runs = [training_run("pretrained", accuracy, seed, **alike)
+            for seed, accuracy in enumerate((0.70, 0.80, 0.99))]
+    runs += [training_run("with_ac", accuracy, seed, **alike)
+             for seed, accuracy in enumerate((0.71, 0.80))]
+    runs.append(training_run("pretrained", 0.5, weight_decay=5e-7, **alike))
+    [one] = augmentation.list_augmented(results_of(*runs))
+    assert one.above_plain == pytest.approx(0.5)
+    assert one.above_partner is None and one.above_not_augmented is None
+
+
 def test_networks_without_aug_conv_are_not_awaited_beside_augmented_ones():
     [row] = accuracy.make_accuracy(results_of(training_run("with_ac", 0.7, augment="crop"))).rows
     assert row[-2:] == ["augmentation needs Aug-Conv"] * 2
@@ -516,7 +529,9 @@ def test_learning_rates_are_told_apart_from_the_results(records):
     results = read_results([records])
     assert len(results.runs) == 10
     rows = accuracy.make_validation(results).rows
-    assert [row[1:3] for row in rows] == [["0.01", "61.00%"], ["0.02", "62.00%"]]
+    for [setting, found, *_], rate, expected in zip(rows, ("0.01", "0.02"), ("61.00%", "62.00%"),
+                                                    strict=True):
+        assert setting.endswith(f"learning rate {rate}") and found == expected
 
 
 # -- Pairs and the test of equality

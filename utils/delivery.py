@@ -27,8 +27,8 @@ from utils.artifacts import (
     write_array_header,
     write_rows,
 )
-from utils.devices import largest_over_processes, rank, wait_for_all, world
-from utils.errors import UserError, warn
+from utils.devices import largest_over_processes, rank, wait_for_all, warn_once, world
+from utils.errors import UserError
 from utils.first_layers import read_first_layer
 from utils.geometry import Geometry, from_manifest, is_name
 from utils.keys import Key
@@ -153,7 +153,8 @@ def compose(layer: nn.Conv2d, key: Key, order: Tensor | None = None,
     if not key.tile:
         entries = math.prod(key.shape) * math.prod(convolution.features_shape(key.shape))
         require_memory(aug_conv_bytes(entries), "Aug-Conv",
-                       "draw the core with --tile, or choose a smaller --image_size")
+                       "draw the core with --tile, or choose a smaller --image_size",
+                       for_each_process=True)
     inverse = key.inverse.to(convolution.weight.device)
     return AugConv.compose(convolution, inverse, key.shape, order, key.tile)
 
@@ -239,7 +240,8 @@ class Delivery:
         if not self.geometry.tile:
             entries = math.prod(self.geometry.shape) * math.prod(self.out_shape)
             require_memory(4 * entries, "Aug-Conv",
-                           "ask the provider for tiles, or for smaller images")
+                           "ask the provider for tiles, or for smaller images",
+                           for_each_process=True)
         name = MIRRORED if mirrored else AUG_CONV
         return load(self.folder / name, self._aug_conv_from)
 
@@ -406,10 +408,10 @@ def _warn_of_the_same_images(deliveries: list[Delivery]):
         by_digest = {}
         for d in deliveries:
             digest = d.train_digest if split == "train" else d.test_digest
-            if digest in by_digest and rank() == 0:
-                warn(f"{d.folder} has the same {split} images as {by_digest[digest].folder}, and "
-                     "they count twice: if it is the same provider's under a new key, name the "
-                     "newer one alone")
+            if digest in by_digest:
+                warn_once(f"{d.folder} has the same {split} images as "
+                          f"{by_digest[digest].folder}, and they count twice: if it is the same "
+                          "provider's under a new key, name the newer one alone")
             by_digest[digest] = d
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parameter import Parameters
-from utils.errors import UnusableSetting, UserError
+from utils.errors import UnusableSetting, UserError, warn
 from utils.launch import Launch, read_launch
 
 # The other processes wait while the first one downloads and decodes a data set.
@@ -119,8 +119,9 @@ def multiplies_bfloat16() -> bool:
 
 
 def rank() -> int:
-    """The number of this process, from 0 on; 0 where there is only one."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """The number of this process, from 0 on; 0 where there is only one. It is known before the
+    processes are joined."""
+    return dist.get_rank() if dist.is_initialized() else read_launch().rank
 
 
 def world() -> int:
@@ -132,6 +133,12 @@ def say(*words, sep: str = " "):
     """Prints, once for all processes; no words, no line."""
     if words and rank() == 0:
         print(*words, sep=sep, flush=True)
+
+
+def warn_once(message: str):
+    """Prints a warning, once for all processes."""
+    if rank() == 0:
+        warn(message)
 
 
 def wait_for_all():
@@ -152,6 +159,11 @@ def largest_over_processes(x: Tensor) -> Tensor:
     if world() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
+
+
+def any_process(answer: bool, device: torch.device) -> bool:
+    """Whether the answer is yes in one of the processes; the same in all of them."""
+    return bool(largest_over_processes(torch.tensor(int(answer), device=device)))
 
 
 @contextmanager

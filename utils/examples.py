@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mole.augmentation import flip_some
-from utils.devices import Context, rank, say, wait_for_all
+from utils.devices import Context, any_process, rank, say, wait_for_all
+from utils.launch import read_launch
 from utils.memory import IMAGES_AT_ONCE, free_memory, require_memory
 
 
@@ -205,15 +206,16 @@ def keep_features(train: Features, test: Features, cache: str, mirrored: bool,
     needed = (len(train) + len(test)) * row[0].numel() * row.element_size()
     if mirrored:
         needed += len(train) * row[0].numel() * row.element_size()
-    # On the CPU all processes keep theirs in one memory.
-    needed_by_all = needed * context.world if context.device.type == "cpu" else needed
-    too_large = 2 * needed_by_all > free_memory(context.device)
+    # On the CPU all processes of a machine keep theirs in one memory.
+    sharing = read_launch().on_this_machine if context.device.type == "cpu" else 1
+    # All processes must decide alike, or those that go on would wait for the others.
+    too_large = any_process(2 * sharing * needed > free_memory(context.device), context.device)
     if cache == "off" or (cache == "auto" and too_large):
         say("the frozen first layer runs batch by batch")
         return Data(train, test)
     if context.device.type == "cpu":
-        require_memory(needed_by_all, "keeping the first layer's output",
-                       "choose --feature_cache off")
+        require_memory(needed, "keeping the first layer's output", "choose --feature_cache off",
+                       for_each_process=True)
     wait_for_all()                                       # until all have looked at the free memory
     data = Data(train.kept(mirrored), test.kept(mirrored=False))
     say(f"the frozen first layer runs once: its output takes {needed / 1e9:.2f} GB")

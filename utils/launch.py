@@ -19,6 +19,7 @@ class Launch:
     world: int = 1
     rank: int = 0
     local_rank: int = 0
+    on_this_machine: int = 1            # processes, this one included
 
 
 def read_launch() -> Launch:
@@ -43,7 +44,9 @@ def read_launch() -> Launch:
     world, rank, local_rank, _ = numbers
     if not rank < world:
         raise UserError(f"RANK is {rank}, but WORLD_SIZE is {world}: {ADVICE}")
-    return Launch(world, rank, local_rank)
+    local_world = os.environ.get("LOCAL_WORLD_SIZE", "")     # torchrun's; others may lack it
+    on_this_machine = int(local_world) if local_world.isdecimal() else world
+    return Launch(world, rank, local_rank, on_this_machine)
 
 
 def require_one_process():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.launch import read_launch
 
 IMAGES_AT_ONCE = 250                # morphed, evaluated or read together: they stay in cache
 GROUPS = Path("/sys/fs/cgroup")
@@ -28,16 +29,20 @@ def shapes_bytes(side: int) -> int:
     return 150_000 * side * side
 
 
-def require_memory(needed: int, purpose: str, advice: str | Callable[[int], str]):
+def require_memory(needed: int, purpose: str, advice: str | Callable[[int], str],
+                   for_each_process: bool = False):
     """Raises UserError if `needed` bytes are more than the memory that is free now.
 
     `advice`: what to do, or a function that says it for the number of free bytes.
+    `for_each_process`: each process of torchrun on this machine takes as much at the same time.
     """
+    processes = read_launch().on_this_machine if for_each_process else 1
     free = free_memory(torch.device("cpu"))
-    if needed > free:
+    if processes * needed > free:
         words = advice if isinstance(advice, str) else advice(free)
-        raise UserError(f"{purpose} takes {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of memory "
-                        f"are free: {words}")
+        times = f"{processes} times " if processes > 1 else ""
+        raise UserError(f"{purpose} takes {times}{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB of "
+                        f"memory are free: {words}")
 
 
 def free_memory(device: torch.device) -> int:

@@ -24,8 +24,9 @@ from utils.devices import (
     share_buffers,
     share_network,
     sum_over_processes,
+    warn_once,
 )
-from utils.errors import UserError, user_errors, warn
+from utils.errors import UserError, user_errors
 from utils.examples import Data, Examples
 from utils.memory import IMAGES_AT_ONCE
 from utils.plots import curve_png, draw
@@ -42,6 +43,7 @@ from utils.records import (
     record_name,
     to_json,
 )
+from utils.settings import Settings
 
 SECONDS_BETWEEN_CHECKPOINTS = {"cpu": 0, "cuda": 10}     # on CUDA epochs are short
 # Separate random numbers of an epoch: DROPOUT + rank stays below AUGMENTATION.
@@ -70,8 +72,8 @@ def new_network(p: Parameters, model: Model) -> nn.Module:
     with user_errors(f"--model {p.model}"):
         network = build(**model.to_dict())
     if gives_probabilities(network, model.shape):
-        warn(f"{p.model} ends in a softmax, but is trained as if it gave logits: leave the softmax "
-             "out")
+        warn_once(f"{p.model} ends in a softmax, but is trained as if it gave logits: leave the "
+                  "softmax out")
     if p.init:
         content = read_tensors(Path(p.init), "name a file of weights")
         with user_errors(p.init):
@@ -354,14 +356,14 @@ def check_finite(loss: float, network: nn.Module, run: Run, epoch: int):
 
 # Checkpoints and results.
 
-def is_finished(run: Run, p: Parameters) -> bool:
+def is_finished(run: Run, p: Settings) -> bool:
     """Whether this very run has left its result already, which is then said.
 
     An earlier result is replaced, with a line, if the user asks for another run: with other
     settings, or on other deliveries. If it differs in nothing that the user typed, but images,
     labels, the network's code or its first weights have changed on the disk, that may be a mistake,
-    and hours of training would be lost: UserError, unless --restart. Raises UserError, too, if the
-    result is damaged.
+    and hours of training would be lost: UserError, unless --restart. A precision that this
+    processor chose by itself makes no other run. Raises UserError, too, if the result is damaged.
     """
     if p.restart:
         if rank() == 0:
@@ -373,13 +375,15 @@ def is_finished(run: Run, p: Parameters) -> bool:
     if record is None:
         return False
     other = differences(run.identity, record)
-    if not other:
+    chosen = [name for name in other if is_chosen(name, run, p, record)]
+    if not chosen and set(other) <= {"precision"}:
         load(run.folder / f"{run.name}.pt")              # raises if it is damaged
-        say("this run is finished already; --restart trains again")
+        precision = describe_precision(run, record)
+        say(f"this run is finished already{precision}; --restart trains again")
         if p.results_dir and rank() == 0:                # which the finished run may not have had
             write_alone(Path(p.results_dir) / record_name(record), to_json(record))
         return True
-    if not any(is_chosen(name, run, p, record) for name in other):
+    if not chosen:
         raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
                         f"{in_words(other)}: pass --restart to train on what is there now")
     kept = ""
@@ -390,17 +394,50 @@ def is_finished(run: Run, p: Parameters) -> bool:
     return False
 
 
-def is_chosen(name: str, run: Run, p: Parameters, record: dict) -> bool:
-    """Whether the user has chosen what differs from an earlier run's record under this name.
+def describe_precision(run: Run, record: dict) -> str:
+    """In words, a precision of an earlier run that is not what this processor would choose."""
+    its, own = record["settings"]["precision"], run.settings["precision"]
+    return "" if its == own else f", in {its} (--precision auto is {own} here)"
 
-    The record has no more of --init than a digest of the file. Where the earlier command named the
-    same file, only its content has changed, which nobody may have meant.
-    """
+
+# What images there are is chosen by these settings, beside the images themselves.
+LIMITS = {"train_images": "train_limit", "test_images": "test_limit"}
+
+
+def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
+    """Whether the user has chosen what differs from an earlier run's record under this name."""
+    if name == "precision":                              # auto may differ between two machines
+        return was_typed("precision", p, record)
+    if name in LIMITS:
+        return was_typed(LIMITS[name], p, record)
     if name == "init":
-        words = shlex.split(record.get("command", ""))
-        named_before = p.init in words or f"--init={p.init}" in words
-        return not (p.init and named_before)
+        had_one = record["settings"]["init"] is not None
+        return not (had_one and p.init) or is_another_file("init", p.init, record)
+    if name == "frozen_layer" and p.frozen_first_layer:
+        return is_another_file("frozen_first_layer", p.frozen_first_layer, record)
     return name in run.settings or name in CHOSEN_DATA
+
+
+def was_typed(option: str, p: Settings, record: dict) -> bool:
+    """Whether an option was given now, or stands in the earlier run's command."""
+    return option in p.given or value_in_command(option, record) is not None
+
+
+def is_another_file(option: str, path: str, record: dict) -> bool:
+    """Whether the earlier run's command has the option with another path. If it has the same, or
+    none, the content of the file has changed, which nobody may have meant."""
+    earlier = value_in_command(option, record)
+    return earlier is not None and Path(earlier).resolve() != Path(path).resolve()
+
+
+def value_in_command(option: str, record: dict) -> str | None:
+    """What follows an option in the command of a record; None where it is not there."""
+    words = iter(shlex.split(record.get("command", "")))
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == f"__{option}":
+            return value if equals else next(words, "")
+    return None
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:

@@ -1,7 +1,7 @@
 """Tables of training runs: accuracy, each run, learning rates, the demo."""
 
 from experiments.tables.published import not_measured
-from experiments.tables.reading import Results, TrainingRun, machine_in_words
+from experiments.tables.reading import IDLE, Results, TrainingRun, machine_in_words
 from experiments.tables.rows import (
     CONTROLS,
     Row,
@@ -90,10 +90,12 @@ def make_each_run(results: Results) -> Table:
     header = ["network", "setting", "morphing", "seed", "accuracy", "weight decay", "seconds",
               "load", "peak MB", "trained parameters", "machine", "torch", "code", "record",
               "command"]
+    busy = sum(run.load is None or run.load > IDLE for run in results.runs)
     note = ("*Seconds*: all epochs with their evaluation. *Load*: of the machine in the minute "
-            "before; where other programs ran beside it, as for most of these, seconds are no "
-            "measure of the work. *Peak MB*: the most memory of the process. *Code*: the commit "
-            "when the run began. *Record*: the name of its file.")
+            f"before; for {busy} of {len(results.runs)} runs other programs ran, or had just "
+            "ended, or the load is not known: their seconds are no measure of the work. *Peak MB*: "
+            "the most memory of the process. *Code*: the commit when the run began. *Record*: the "
+            "name of its file.")
     return Table("Every training run.", header, rows, note)
 
 
@@ -110,11 +112,10 @@ def make_validation(results: Results) -> Table:
     """Learning rates, tried on training images that were left out."""
     rows = []
     for run in sorted(results.validation, key=lambda run: run.settings["lr"]):
-        rows.append([title_of(run.settings | run.data), f"{run.settings['lr']:g}",
-                     f"{run.accuracy:.2%}", write_number("{:,.0f}", run.seconds), f"`{run.file}`",
-                     f"`{run.command}`"])
+        rows.append([title_of(run.settings | run.data), f"{run.accuracy:.2%}",
+                     write_number("{:,.0f}", run.seconds), f"`{run.file}`", f"`{run.command}`"])
     return Table("Learning rates, on training images that were left out.",
-                 ["setting", "learning rate", "accuracy", "seconds", "record", "command"], rows,
+                 ["setting", "accuracy", "seconds", "record", "command"], rows,
                  "No test image was seen.")
 
 

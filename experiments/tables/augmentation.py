@@ -1,5 +1,6 @@
 """Augmentation behind Aug-Conv: accuracy of training runs, and tables of the experiment."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean
 
@@ -33,10 +34,19 @@ class Augmented:
         return len({run.seed for run in self.with_aug_conv})
 
     def points_above(self, plain: list[TrainingRun]) -> float | None:
-        """Points of accuracy with Aug-Conv, above plain runs; None where one of them is missing."""
-        if not self.with_aug_conv or not plain:
-            return None
-        return 100 * (mean_accuracy(self.with_aug_conv) - mean_accuracy(plain))
+        """Points of accuracy with Aug-Conv, above plain runs of the same seeds; above the best
+        weight decay, where there are several. None where no seed has both."""
+        by_decay = defaultdict(list)
+        for run in plain:
+            by_decay[run.settings["weight_decay"]].append(run)
+        ours = accuracy_by_seed(self.with_aug_conv)
+        points = []
+        for runs in by_decay.values():
+            theirs = accuracy_by_seed(runs)
+            differences = [100 * (ours[seed] - theirs[seed]) for seed in ours.keys() & theirs]
+            if differences:
+                points.append(mean(differences))
+        return min(points, default=None)
 
     @property
     def above_plain(self) -> float | None:
@@ -56,8 +66,12 @@ class Augmented:
         return self.points_above(self.not_augmented)
 
 
-def mean_accuracy(runs: list[TrainingRun]) -> float:
-    return mean(run.accuracy for run in runs)
+def accuracy_by_seed(runs: list[TrainingRun]) -> dict[int, float]:
+    """The mean over a seed's runs, from 0 to 1."""
+    by_seed = defaultdict(list)
+    for run in runs:
+        by_seed[run.seed].append(run.accuracy)
+    return {seed: mean(accuracies) for seed, accuracies in by_seed.items()}
 
 
 def list_augmented(results: Results) -> list[Augmented]:
@@ -88,7 +102,8 @@ def make_augmented(results: Results) -> Table:
               "above plain, augmented", "above plain, not augmented"]
     return Table("Accuracy with augmentation.", header, rows,
                  "Test accuracy after the last epoch. *Above*: points of accuracy with Aug-Conv, "
-                 "less those of the plain network; below it where negative.")
+                 "less those of the plain network of the same seed, with its best weight decay; "
+                 "below it where negative.")
 
 
 def describe_runs(runs: list[TrainingRun], command: str) -> str:

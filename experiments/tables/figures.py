@@ -191,7 +191,11 @@ def plot_row(axis, row: Row):
         write_accuracies(axis, runs)
         return
     for name, same in runs.items():
-        plot_seeds(axis, name, same)
+        decays = sorted({run.settings["weight_decay"] for run in same})
+        for decay in decays:
+            alike = [run for run in same if run.settings["weight_decay"] == decay]
+            words = f", weight decay {decay:g}" if len(decays) > 1 else ""
+            plot_seeds(axis, name, alike, words)
     axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
@@ -212,14 +216,15 @@ def write_accuracies(axis, runs: dict[str, list[TrainingRun]]):
     axis.axis("off")
 
 
-def plot_seeds(axis, name: str, runs: list[TrainingRun]):
-    """The mean over seeds as a line, and a band from the lowest seed to the highest."""
+def plot_seeds(axis, name: str, runs: list[TrainingRun], words: str):
+    """The mean over seeds as a line, and a band from the lowest seed to the highest. `words`: what
+    the legend says besides the network."""
     epochs = [epoch["epoch"] for epoch in runs[0].curve]
     curves = [[100 * epoch["test_accuracy"] for epoch in run.curve] for run in runs]
     by_epoch = list(zip(*curves, strict=True))
     colour, marker, line = LINES[name]
     seeds = len({run.seed for run in runs})
-    label = RUNS[name].title if seeds == 1 else f"{RUNS[name].title} ({seeds} seeds)"
+    label = RUNS[name].title + words + (f" ({seeds} seeds)" if seeds > 1 else "")
     axis.plot(epochs, list(map(mean, by_epoch)), color=colour, marker=marker, ls=line, ms=3,
               lw=1.2, label=label)
     if len(curves) > 1:

@@ -582,7 +582,9 @@ def describe_spread(record: dict, results: Results) -> str:
     """How much the seed alone changes: the plain networks of the training steps with the settings
     and data of a record."""
     setting = choose_setting(record["settings"], record["data"])
-    runs = [run for run in results.runs if run.run == "pretrained" and setting_of(run) == setting]
+    decay = record["settings"]["weight_decay"]
+    runs = [run for run in results.runs if run.run == "pretrained" and setting_of(run) == setting
+            and run.settings["weight_decay"] == decay]
     if not runs:
         return ""
     return f"; the training steps reach {describe_accuracy(runs)} as in the first row"
