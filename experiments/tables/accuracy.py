@@ -92,9 +92,9 @@ def make_each_run(results: Results) -> Table:
               "command"]
     busy = sum(run.load is None or run.load > IDLE for run in results.runs)
     note = ("*Seconds*: all epochs with their evaluation. *Load*: of the machine in the minute "
-            f"before; for {busy} of {len(results.runs)} runs other programs ran, or had just "
-            "ended, or the load is not known: their seconds are no measure of the work. *Peak MB*: "
-            "the most memory of the process. *Code*: the commit when the run began. *Record*: the "
+            f"before. For {busy} of {len(results.runs)} runs other programs ran, or the load is "
+            "not known: these seconds are no measure of the work. *Peak MB*: the most memory of "
+            "the process. *Code*: the commit when the run began. *Record*: the "
             "name of its file.")
     return Table("Every training run.", header, rows, note)
 
