@@ -36,7 +36,7 @@ from attacks.view import (
 )
 from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
-from images.datasets import DATASETS, Images, Prepared, image_shape, load_images
+from images.datasets import DATASETS, ImageSet, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import size_in_words, unroll
 from utils.artifacts import load, write_alone
@@ -252,7 +252,7 @@ def read_truth(p, delivery: Delivery) -> Truth:
     return make_truth(order, test.images, delivery.geometry.mean, delivery.geometry.std)
 
 
-def load_delivered(p, split: str, delivered: str) -> Images:
+def load_delivered(p, split: str, delivered: str) -> ImageSet:
     """The plain images behind a delivery; raises UserError where these are others. `delivered`: the
     digest in the delivery."""
     images = load_images(p, split)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from images.datasets import (
-    Images,
+    ImageSet,
     Prepared,
     dataset_name,
     image_shape,
@@ -60,10 +60,10 @@ TITLES = {AUG_CONV: "Aug-Conv", MIRRORED: "mirrored Aug-Conv"}
 ATTACK_MATRIX = Path(__file__).parent / "results" / "attack_matrix.json"
 
 
-class Split(NamedTuple):
+class PrivateSplit(NamedTuple):
     """The provider's images of a split, and the same as they are morphed."""
 
-    images: Images
+    plain: ImageSet
     source: Prepared
 
 
@@ -75,7 +75,7 @@ class NewDelivery(NamedTuple):
     facts: dict
     layers: dict[str, AugConv]          # by the names of their files
     order: Tensor
-    splits: dict[str, Split]            # train and test
+    splits: dict[str, PrivateSplit]     # train and test
     morpher: Morpher
 
     @property
@@ -131,19 +131,20 @@ def compose_layers(layer: nn.Conv2d, key: Key, order: Tensor, mirrored: bool
     return layers
 
 
-def load_splits(p, first: FirstLayer, key: Key) -> dict[str, Split]:
+def load_splits(p, first: FirstLayer, key: Key) -> dict[str, PrivateSplit]:
     """The private images of both splits. Warns where they are on another scale than the first
     layer's."""
     sets = load_sets(p)
     warn_of_another_scale(sets["train"].images, first.mean, first.std)
-    return {name: Split(images, Prepared(images.images, first.mean, first.std, key.image_padding))
-            for name, images in sets.items()}
+    return {name: PrivateSplit(plain, Prepared(plain.images, first.mean, first.std,
+                                               key.image_padding))
+            for name, plain in sets.items()}
 
 
-def facts_of_delivery(p, first: FirstLayer, splits: dict[str, Split], layers: dict[str, AugConv],
-                      scale: float) -> dict:
+def facts_of_delivery(p, first: FirstLayer, splits: dict[str, PrivateSplit],
+                      layers: dict[str, AugConv], scale: float) -> dict:
     """What the manifest says besides the geometry; `scale`: the step of int8."""
-    train, test = splits["train"].images, splits["test"].images
+    train, test = splits["train"].plain, splits["test"].plain
     return dict(
         scale=scale, dataset=dataset_name(p), image_files=p.dataset == "folder",
         classes=train.classes, out_shape=layers[AUG_CONV].out_shape,
@@ -221,14 +222,14 @@ def save(data_dir: Path, new: NewDelivery, pixel_range: tuple | None) -> Saving:
         for file, aug_conv in new.layers.items():
             delivery.save(file, aug_conv.to_dict())
         for name, split in new.splits.items():
-            labels = split.images.labels.numpy()
+            labels = split.plain.labels.numpy()
             delivery.save(f"labels_{name}.npy", partial(np.save, arr=labels))
         write_splits(delivery, new)
         delivery.note(**new.manifest)
         delivery_id = delivery.prepare()["id"]
         secret.save("channel_order.pt", {"order": new.order.cpu(), "delivery": delivery_id})
         secret.note(**describe_last_delivery(delivery_id, new.geometry, new.facts["classes"],
-                                             pixel_range, new.splits["train"].images.images))
+                                             pixel_range, new.splits["train"].plain.images))
         secret.prepare()                                 # so that a full disk stops both
     return delivery
 

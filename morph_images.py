@@ -118,7 +118,7 @@ def keep_names(path: Path, numbers: list[str], names: list[str], handed_over: bo
 
 
 @dataclass(frozen=True)
-class Found:
+class ImagesToMorph:
     """Images (N, α, m, m), the names that tell them apart, and labels (N) if all have one."""
 
     images: Tensor
@@ -126,7 +126,7 @@ class Found:
     labels: Tensor | None
 
 
-def find_images(p, last: LastDelivery) -> Found:
+def find_images(p, last: LastDelivery) -> ImagesToMorph:
     """The images of --images: files, folders, or one array.
 
     Raises UserError where there are none, or two have one name.
@@ -143,7 +143,7 @@ def find_images(p, last: LastDelivery) -> Found:
     if arrays:
         images = read_array_images(arrays[0], last.geometry.plain_shape)
         names = [f"{shown(arrays[0].name)}[{i}]" for i in range(len(images))]
-        return Found(images, names, None)
+        return ImagesToMorph(images, names, None)
     files, names = find_files(paths)
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
@@ -153,7 +153,7 @@ def find_images(p, last: LastDelivery) -> Found:
     decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
                                p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
     warn_of_loss([decoded], p.pixel_range, is_of_key=True)
-    return Found(decoded.images, names, labels)
+    return ImagesToMorph(decoded.images, names, labels)
 
 
 def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -20,7 +20,7 @@ from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_firs
 from mole.morphing import size_in_words
 from utils.devices import Context, joined_processes, say
 from utils.errors import UserError
-from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
+from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.owners import adopt
 from utils.records import Run, compare, plain_data, training_settings
@@ -38,7 +38,7 @@ from utils.training import (
 )
 
 
-class Split(NamedTuple):
+class LabelledSource(NamedTuple):
     """Training or test images, and their labels (N) int64."""
 
     source: Source
@@ -69,7 +69,7 @@ def main(p):
             layer_fingerprint=frozen.fingerprint if frozen else None)
         if not is_finished(run, p):
             prepare = partial(datasets.normalise, mean=mean, std=std)
-            splits = [Split(Source(images.images, prepare), images.labels)
+            splits = [LabelledSource(Source(images.images, prepare), images.labels)
                       for images in (train_set, test_set)]
             if frozen:
                 train_behind(frozen, network, model, splits, p, run, context)
@@ -102,10 +102,10 @@ def check_frozen_layer(frozen: FirstLayer, network: nn.Module, model: Model, p):
                         f"bias: it is the first layer of {frozen.model}, see --model")
 
 
-def train_whole(network: nn.Module, model: Model, splits: list[Split], p, run: Run,
+def train_whole(network: nn.Module, model: Model, splits: list[LabelledSource], p, run: Run,
                 context: Context):
     """Trains all of the network, and saves its first layer for the provider too."""
-    data = Data(*(Images(split.source, split.labels, context) for split in splits))
+    data = Data(*(PreparedImages(split.source, split.labels, context) for split in splits))
     whole = SplitNetwork(network, model.shape)
     augmentation = augment_images(p, whole.first_layer.stride)
     curve = train(whole, data, p, run, context, augmentation)
@@ -119,8 +119,8 @@ def train_whole(network: nn.Module, model: Model, splits: list[Split], p, run: R
                 {"first_layer.pt": first.to_dict()})
 
 
-def train_behind(frozen: FirstLayer, network: nn.Module, model: Model, splits: list[Split], p,
-                 run: Run, context: Context):
+def train_behind(frozen: FirstLayer, network: nn.Module, model: Model,
+                 splits: list[LabelledSource], p, run: Run, context: Context):
     """Trains what stands behind a first layer that does not change."""
     behind = BehindFirstLayer(network, model.shape)
     layer = frozen.layer.to(context.device)

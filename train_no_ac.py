@@ -16,7 +16,7 @@ from mole.morphing import padded_shape
 from utils.delivery import Delivery, as_morphed, read_one_delivery, standardiser
 from utils.devices import joined_processes, say
 from utils.errors import UserError, user_errors
-from utils.examples import Data, Images, Source
+from utils.examples import Data, PreparedImages, Source
 from utils.records import RUNS, Run, compare, delivered_data, training_settings
 from utils.training import (
     Model,
@@ -74,8 +74,8 @@ def train_on_morphed(network, model: Model, delivery: Delivery, p, run: Run, con
             morphed = standardise(morphed)
         return delivery.geometry.as_images(morphed)
 
-    data = Data(Images(Source(train_values, prepare), train_labels, context),
-                Images(Source(test_values, prepare), test_labels, context))
+    data = Data(PreparedImages(Source(train_values, prepare), train_labels, context),
+                PreparedImages(Source(test_values, prepare), test_labels, context))
     split = SplitNetwork(network, model.shape)
     with user_errors():
         pad_less(split.first_layer, delivery.geometry.image_padding)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import utils.step
-from images.datasets import Images, Prepared, dataset_name, load_images, require_fit
+from images.datasets import ImageSet, Prepared, dataset_name, load_images, require_fit
 from models.build import build
 from mole.first_layer import SplitNetwork, fingerprint
 from mole.morphing import relative_error
@@ -31,7 +31,7 @@ from utils.records import to_json
 BATCH = 250                         # images that are predicted at once
 
 
-class Case(NamedTuple):
+class DeliveryKind(NamedTuple):
     """A core, the side of its tiles (0: κ = 1), and how its morphed images are delivered."""
 
     morph_distribution: str
@@ -39,13 +39,14 @@ class Case(NamedTuple):
     delivery_dtype: str
 
 
-CASES = [Case("orthogonal", 0, "float32"), Case("orthogonal", 0, "float16"),
-         Case("orthogonal", 0, "int8"), Case("normal", 0, "float32"),
-         Case("uniform", 0, "float32"), Case("orthogonal", 8, "float32"),
-         Case("orthogonal", 8, "float16"), Case("orthogonal", 8, "int8")]
+KINDS = [
+    DeliveryKind("orthogonal", 0, "float32"), DeliveryKind("orthogonal", 0, "float16"),
+    DeliveryKind("orthogonal", 0, "int8"), DeliveryKind("normal", 0, "float32"),
+    DeliveryKind("uniform", 0, "float32"), DeliveryKind("orthogonal", 8, "float32"),
+    DeliveryKind("orthogonal", 8, "float16"), DeliveryKind("orthogonal", 8, "int8")]
 
 
-class Trained(NamedTuple):
+class PlainNetwork(NamedTuple):
     """A trained plain network, and its first layer with how its images were normalised."""
 
     network: SplitNetwork
@@ -60,9 +61,9 @@ def main(p: Parameters):
     images = Prepared(test.images, trained.first.mean, trained.first.std, 0)[:]
     plain = predict(trained.network, images)
     table = []
-    for case in CASES:
-        if all(case.tile % stride == 0 for stride in trained.first.layer.stride):
-            row = compare(case, trained, images, plain, test, p.morph_seed)
+    for kind in KINDS:
+        if all(kind.tile % stride == 0 for stride in trained.first.layer.stride):
+            row = compare(kind, trained, images, plain, test, p.morph_seed)
             print(row, flush=True)
             table.append(row)
     record = provenance(p) | {
@@ -73,7 +74,7 @@ def main(p: Parameters):
     print(f"{path} is written")
 
 
-def load_trained(developer: Path, p: Parameters, classes: list[str]) -> Trained:
+def load_trained(developer: Path, p: Parameters, classes: list[str]) -> PlainNetwork:
     """The plain network in a folder and its first layer. Raises UserError where the images of
     --dataset have another shape or other classes, or first_layer.pt is not the network's."""
     layer_path, network_path = developer / "first_layer.pt", developer / "pretrained.pt"
@@ -89,20 +90,20 @@ def load_trained(developer: Path, p: Parameters, classes: list[str]) -> Trained:
     if fingerprint(split.first_layer) != first.fingerprint:
         raise UserError(f"{layer_path} is not the first layer of {network_path}: run `python "
                         "pretrain.py` again")
-    return Trained(split, first)
+    return PlainNetwork(split, first)
 
 
-def compare(case: Case, trained: Trained, images: Tensor, plain: Tensor, test: Images,
-            seed: int | None) -> dict:
+def compare(kind: DeliveryKind, trained: PlainNetwork, images: Tensor, plain: Tensor,
+            test: ImageSet, seed: int | None) -> dict:
     """A row of the table: images (N, α, m, m), their plain logits (N, classes)."""
     shape = tuple(images.shape[1:])
-    key = draw_key(shape, 1, case.tile, case.morph_distribution, seed)
-    delivered = deliver_in_memory(images, trained.first.layer, key, case.delivery_dtype)
+    key = draw_key(shape, 1, kind.tile, kind.morph_distribution, seed)
+    delivered = deliver_in_memory(images, trained.first.layer, key, kind.delivery_dtype)
     morphed = delivered.restored()
     features = trained.first.layer(images[:BATCH])
     error = relative_error(delivered.aug_conv(morphed[:BATCH]), features)
-    kappa = None if case.tile else 1
-    row = case._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
+    kappa = None if kind.tile else 1
+    row = kind._asdict() | {"kappa": kappa, "images": len(images), "error_of_the_features": error}
     if not is_exact_enough(error):
         return row | {"refused": True}
     logits = predict(nn.Sequential(delivered.aug_conv, trained.network.rest), morphed)

@@ -30,7 +30,7 @@ from experiments.tables.measured import (
 )
 from experiments.tables.reading import read_json
 from experiments.tables.table import write_number
-from images.datasets import Images, Prepared, load_images, normalisation
+from images.datasets import ImageSet, Prepared, load_images, normalisation
 from models import build as networks
 from mole.first_layer import find_first_layer
 from mole.morphing import unroll
@@ -113,7 +113,7 @@ class Case(NamedTuple):
         return PICTURES.get((self.kappa, self.tile))
 
 
-class Delivered(NamedTuple):
+class AttackedDelivery(NamedTuple):
     """A delivery as the adversary has it, the truth, and T of some public images."""
 
     view: View
@@ -197,7 +197,7 @@ def cases_of_public_counts() -> list[Case]:
 # -- A delivery
 
 @lru_cache(2)
-def load_both_splits(data: Path, dataset: str, side: int) -> tuple[Images, Images]:
+def load_both_splits(data: Path, dataset: str, side: int) -> tuple[ImageSet, ImageSet]:
     """Training and test images."""
     p = settings_of(data, dataset, side)
     return load_images(p, "train"), load_images(p, "test")
@@ -233,7 +233,7 @@ def load_first_layer(model: str, side: int, folder: Path | None) -> tuple[nn.Con
     return layer.requires_grad_(False), "untrained"
 
 
-def deliver(case: Case, data: Path, first_layers: Path | None = None) -> Delivered:
+def deliver(case: Case, data: Path, first_layers: Path | None = None) -> AttackedDelivery:
     """Makes the delivery of a case."""
     public, private = load_both_splits(data, case.dataset, case.image_size)
     mean, std = normalisation(settings_of(data, case.dataset, case.image_size), public)
@@ -254,7 +254,8 @@ def deliver(case: Case, data: Path, first_layers: Path | None = None) -> Deliver
     geometry = key.geometry("crop", case.delivery_dtype, mean, std)
     view = View(geometry, delivered.aug_conv, delivered.restored(), layer,
                 as_public(known, geometry))
-    return Delivered(view, make_truth(order, secret, mean, std), as_morphed(values, scale), weights)
+    truth = make_truth(order, secret, mean, std)
+    return AttackedDelivery(view, truth, as_morphed(values, scale), weights)
 
 
 def choose(images: Tensor, count: int) -> Tensor:

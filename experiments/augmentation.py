@@ -23,7 +23,7 @@ from attacks import adversary
 from attacks.view import View, make_truth, value_range
 from experiments.attack_matrix import as_public, describe_layer, load_first_layer
 from images.datasets import (
-    Images,
+    ImageSet,
     Prepared,
     dataset_name,
     image_shape,
@@ -63,7 +63,7 @@ TURNS = 3
 DTYPES = ("float32", "int8")
 
 
-class Case(NamedTuple):
+class CoreKind(NamedTuple):
     """A core, the side of its tiles (0: κ = 1), and whether epochs are timed behind it."""
 
     morph_distribution: str
@@ -77,7 +77,8 @@ class Case(NamedTuple):
                 "kappa": None if self.tile else 1, "tile": self.tile}
 
 
-CASES = [Case("uniform", 0, True), Case("orthogonal", 0, False), Case("orthogonal", 8, True)]
+CASES = [CoreKind("uniform", 0, True), CoreKind("orthogonal", 0, False),
+         CoreKind("orthogonal", 8, True)]
 # Untrained first layers with a stride, which leaves the blind attack something to find.
 STRIDED, STRIDED_CASE = ("resnet18", "mobilenet_v2"), CASES[2]
 
@@ -112,7 +113,7 @@ def main(p: Parameters):
     print(f"{path} is written")
 
 
-def new_first_layer(p: Parameters, train: Images) -> FirstLayer:
+def new_first_layer(p: Parameters, train: ImageSet) -> FirstLayer:
     """The first layer of a network that was not trained."""
     shape = image_shape(p)
     network = new_network(p, Model(p.model, len(train.classes), shape, p.dropout))
@@ -122,7 +123,7 @@ def new_first_layer(p: Parameters, train: Images) -> FirstLayer:
                       train_images=0)
 
 
-def measure(p: Parameters, first: FirstLayer, train: Images, test: Images,
+def measure(p: Parameters, first: FirstLayer, train: ImageSet, test: ImageSet,
             context: Context) -> dict:
     """All tables of the record, by name."""
     chosen = evenly_spaced(len(test.labels), COMPARED)
@@ -152,14 +153,14 @@ def measure(p: Parameters, first: FirstLayer, train: Images, test: Images,
     return tables
 
 
-def add_row(table: list[dict], case: Case, row: dict):
+def add_row(table: list[dict], case: CoreKind, row: dict):
     table.append(case.facts | row)
     print(table[-1], flush=True)
 
 
 # -- Composing
 
-def compose_pair(layer: nn.Conv2d, shape: tuple[int, int, int], case: Case,
+def compose_pair(layer: nn.Conv2d, shape: tuple[int, int, int], case: CoreKind,
                  p: Parameters) -> tuple[Pair, dict]:
     """Both Aug-Convs, their bytes, and the median seconds to compose one and both."""
     key = draw_key(shape, 1, case.tile, case.morph_distribution, p.morph_seed)
@@ -232,7 +233,7 @@ def find_rim(layer: Convolution, shape: tuple[int, int, int], shifts: Tensor) ->
 
 # -- Epochs
 
-def time_epochs(pair: Pair, first: FirstLayer, train: Images, p: Parameters,
+def time_epochs(pair: Pair, first: FirstLayer, train: ImageSet, p: Parameters,
                 context: Context) -> list[dict]:
     """A row for features that are kept and one for those that are not: the median seconds of an
     epoch without augmentation and with crops and flips, which take turns."""
@@ -292,7 +293,7 @@ class Epoch:
 
 # -- Attacks
 
-def attack_pair(pair: Pair, first: FirstLayer, layer: nn.Conv2d, train: Images, test: Images,
+def attack_pair(pair: Pair, first: FirstLayer, layer: nn.Conv2d, train: ImageSet, test: ImageSet,
                 dtype: str) -> dict:
     """What the blind attack gets from Aug-Conv alone, and from both; and, to compare with, the
     attack with the first layer known from Aug-Conv alone."""

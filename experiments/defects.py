@@ -26,7 +26,7 @@ from mole.first_layer import SplitNetwork
 from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes, say
-from utils.examples import Data, Images, Source
+from utils.examples import Data, PreparedImages, Source
 from utils.provenance import provenance
 from utils.records import plain_data, to_json, training_settings
 from utils.training import (
@@ -110,8 +110,8 @@ def load_data(p: Parameters, context: Context) -> tuple[Data, dict]:
     train_set, test_set = load_images(p, "train"), load_images(p, "test")
     mean, std = normalisation(p, train_set)
     prepare = partial(normalise, mean=mean, std=std)
-    data = Data(Images(Source(train_set.images, prepare), train_set.labels, context),
-                Images(Source(test_set.images, prepare), test_set.labels, context))
+    data = Data(PreparedImages(Source(train_set.images, prepare), train_set.labels, context),
+                PreparedImages(Source(test_set.images, prepare), test_set.labels, context))
     return data, plain_data(p, dataset_name(p), train_set, test_set, mean, std)
 
 

@@ -59,7 +59,7 @@ SCHEMES = (Scheme(8192, (60, 60), 25, False), Scheme(8192, (40, 30, 40), 30, Tru
            Scheme(4096, (54, 54), 22, False))
 
 
-class Case(NamedTuple):
+class Workload(NamedTuple):
     """What all ways compute: the layer on images, and the exact features, float64."""
 
     images: Tensor                  # (IMAGES, 3, 32, 32) float32
@@ -69,45 +69,45 @@ class Case(NamedTuple):
     exact: Tensor
 
 
-def make_case() -> Case:
+def make_workload() -> Workload:
     torch.manual_seed(0)
     images = torch.randn(IMAGES, *SHAPE)
     layer = nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False).requires_grad_(False)
     key = draw_key(SHAPE)
     exact = F.conv2d(images.double(), layer.weight.double(), padding=1)
     morpher = Morpher(key.core.double(), key.tile, "float32")
-    return Case(images, layer, morpher, compose(layer, key), exact)
+    return Workload(images, layer, morpher, compose(layer, key), exact)
 
 
 # -- One turn of each way: seconds and bytes an image, and the largest error
 
-def measure_plain(case: Case) -> dict:
-    seconds, _ = time_action(case.layer, case.images)
+def measure_plain(workload: Workload) -> dict:
+    seconds, _ = time_per_image(workload.layer, workload.images)
     return {"seconds": seconds, "bytes": ENTRIES, "largest_error": 0.0}
 
 
-def measure_mole(case: Case) -> dict:
-    morphing, morphed = time_action(case.morpher.morph, case.images)
-    computing, features = time_action(case.aug_conv, morphed)
-    sent = 4 * ENTRIES + case.aug_conv.weight.nbytes // DATA_SET
+def measure_mole(workload: Workload) -> dict:
+    morphing, morphed = time_per_image(workload.morpher.morph, workload.images)
+    computing, features = time_per_image(workload.aug_conv, morphed)
+    sent = 4 * ENTRIES + workload.aug_conv.weight.nbytes // DATA_SET
     return {"morphing": morphing, "computing": computing, "seconds": morphing + computing,
-            "bytes": sent, "largest_error": float((features - case.exact).abs().max())}
+            "bytes": sent, "largest_error": float((features - workload.exact).abs().max())}
 
 
-def time_action(action: Callable[[Tensor], Tensor], images: Tensor) -> tuple[float, Tensor]:
+def time_per_image(action: Callable[[Tensor], Tensor], images: Tensor) -> tuple[float, Tensor]:
     """Seconds for one image, and the result for all."""
     began = time.perf_counter()
     result = action(images)
     return (time.perf_counter() - began) / len(images), result
 
 
-def measure_encrypted(case: Case, scheme: Scheme) -> dict:
+def measure_encrypted(workload: Workload, scheme: Scheme) -> dict:
     """One batch that fills the slots."""
     context = make_context(scheme)
     count = scheme.n // 2 // PIXELS
-    patches = F.unfold(case.images[:count].double(), 3, padding=1)      # (count, 27, pixels)
+    patches = F.unfold(workload.images[:count].double(), 3, padding=1)      # (count, 27, pixels)
     shifted = patches.permute(1, 0, 2).flatten(1)
-    filters = case.layer.weight.double().flatten(1).numpy()
+    filters = workload.layer.weight.double().flatten(1).numpy()
 
     began = time.perf_counter()
     inputs = [tenseal.ckks_vector(context, row.tolist()) for row in shifted]
@@ -148,18 +148,18 @@ def main():
     arguments = parse_arguments()
     about = provenance(Parameters())
     torch.set_num_threads(1)
-    case, turns = make_case(), {}
+    workload, turns = make_workload(), {}
     for _ in range(arguments.runs):
         with torch.inference_mode():
-            turns.setdefault("the plain layer", []).append(measure_plain(case))
-            turns.setdefault("MoLe, κ = 1, uniform", []).append(measure_mole(case))
+            turns.setdefault("the plain layer", []).append(measure_plain(workload))
+            turns.setdefault("MoLe, κ = 1, uniform", []).append(measure_mole(workload))
         for scheme in SCHEMES:
-            turns.setdefault(scheme.name, []).append(measure_encrypted(case, scheme))
+            turns.setdefault(scheme.name, []).append(measure_encrypted(workload, scheme))
             print(scheme.name, turns[scheme.name][-1], flush=True)
     settings = {"runs": arguments.runs, "shape": SHAPE, "channels": CHANNELS, "images": IMAGES,
                 "schemes": [scheme._asdict() for scheme in SCHEMES]}
     record = about | {"settings": settings, "security_bits": 128, "note": NOTE,
-                      "largest_feature": float(case.exact.abs().max())} | summarise(turns)
+                      "largest_feature": float(workload.exact.abs().max())} | summarise(turns)
     record["versions"]["tenseal"] = version("tenseal")
     record["seconds"] = seconds_so_far()
     write_alone(arguments.output / "he.json", to_json(record))

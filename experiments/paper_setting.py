@@ -23,7 +23,7 @@ from parameter import Parameters
 from utils.artifacts import MANIFEST, read_tensors
 from utils.devices import joined_processes
 from utils.errors import UserError
-from utils.examples import Images, Source
+from utils.examples import PreparedImages, Source
 from utils.provenance import ROOT
 from utils.records import read_record
 from utils.settings import options_of, parse
@@ -130,7 +130,7 @@ def measure_seconds_per_image(p: Parameters, classes: int) -> float:
     count, shape = MEASURED_BATCHES * p.batch_size, image_shape(p)
     source = Source(torch.zeros(count, *shape), keep)
     with joined_processes(p) as context:
-        examples = Images(source, torch.zeros(count, dtype=torch.int64), context)
+        examples = PreparedImages(source, torch.zeros(count, dtype=torch.int64), context)
         network = SplitNetwork(new_network(p, Model(p.model, classes, shape, p.dropout)), shape)
         network.to(context.device, memory_format=torch.channels_last)
         optimizer, scheduler = make_optimizer(network, p, p.weight_decay, MEASURED_BATCHES)

@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Images(NamedTuple):
+class MorphedSets(NamedTuple):
     """Morphed images (N, αm²) and their labels."""
 
     train: Tensor
@@ -98,17 +98,17 @@ class Images(NamedTuple):
     test_labels: Tensor
 
 
-def choose_images(folder: Path, view: View, paired: Tensor) -> Images:
+def choose_images(folder: Path, view: View, paired: Tensor) -> MorphedSets:
     """Training images are those of the known pairs; TESTED of the images under attack are tested.
     """
     train_set, test_set = load_both_splits(folder, CASE.dataset, CASE.image_size)
     trained = evenly_spaced(len(train_set.labels), PAIRS)
     tested = evenly_spaced(len(view.all_morphed), TESTED)
-    return Images(paired, train_set.labels[trained], view.all_morphed[tested],
+    return MorphedSets(paired, train_set.labels[trained], view.all_morphed[tested],
                   test_set.labels[tested])
 
 
-def train_behind(layer: AugConv, images: Images, p: Parameters, shape: tuple,
+def train_behind(layer: AugConv, images: MorphedSets, p: Parameters, shape: tuple,
                  context: Context) -> float:
     """The test accuracy of a network that is trained behind a repaired Aug-Conv."""
     network = new_network(p, Model(p.model, 10, shape, p.dropout))

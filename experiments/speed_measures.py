@@ -36,7 +36,7 @@ from utils.examples import (
     Data,
     Features,
     FrozenLayer,
-    Images,
+    PreparedImages,
     Source,
     keep_features,
 )
@@ -281,8 +281,8 @@ def plain_here(size: Size, p: Parameters, context: Context) -> dict:
     images, labels = size.random_images(size.train_images), size.random_labels(size.train_images)
     prepare = partial(normalise, mean=CIFAR[0], std=CIFAR[1])
     few = p.batch_size
-    data = Data(Images(Source(images, prepare), labels, context),
-                Images(Source(images[:few], prepare), labels[:few], context))
+    data = Data(PreparedImages(Source(images, prepare), labels, context),
+                PreparedImages(Source(images[:few], prepare), labels[:few], context))
     network = SplitNetwork(size.network(), size.shape)
     return time_training(network, data, p, "pretrained", p.weight_decay, context)
 

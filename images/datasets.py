@@ -83,7 +83,7 @@ def settings_of_images(p: Parameters, first: FirstLayer) -> dict:
     return decided
 
 
-class Images(NamedTuple):
+class ImageSet(NamedTuple):
     """images (N, α, m, m), uint8 but for arrays, perhaps read from the disk as they are used;
     labels (N) int64; names of classes; digest: SHA-256 of the images, "" if nobody asks for it;
     from_files: what is known of image files."""
@@ -146,7 +146,7 @@ def _shape_of_arrays(p: Parameters) -> tuple[int, int, int]:
     return channels, side, side
 
 
-def load_sets(p: Parameters) -> dict[str, Images]:
+def load_sets(p: Parameters) -> dict[str, ImageSet]:
     """The images of both splits, `train` and `test`; warns once of what image files lose, and of
     a person's own test images that are training images too.
 
@@ -161,7 +161,7 @@ def load_sets(p: Parameters) -> dict[str, Images]:
     return sets
 
 
-def warn_of_shared_images(train: Images, test: Images):
+def warn_of_shared_images(train: ImageSet, test: ImageSet):
     """Warns of test images that are, entry by entry, training images too."""
     shared = find_shared(test.images, train.images)
     if not shared:
@@ -173,7 +173,7 @@ def warn_of_shared_images(train: Images, test: Images):
               f"{example}: accuracy on them says little")
 
 
-def load_images(p: Parameters, split: str) -> Images:
+def load_images(p: Parameters, split: str) -> ImageSet:
     """The images of a split, `train` or `test`: all, or a random subset that is always the same,
     of all classes in their proportions.
 
@@ -198,7 +198,7 @@ def load_images(p: Parameters, split: str) -> Images:
                 known.options)
     chosen = subset(labels, limit_of(p, split), split, classes)
     images = recoloured(take_rows(images, chosen), shape[0])
-    return Images(images, labels[chosen], classes, data_digest(images))
+    return ImageSet(images, labels[chosen], classes, data_digest(images))
 
 
 def _refuse_folders_of_images(p: Parameters):
@@ -209,7 +209,7 @@ def _refuse_folders_of_images(p: Parameters):
                         "--dataset folder to read them")
 
 
-def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Images:
+def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> ImageSet:
     """The images of <dataset_dir>/<split>/<class>/**, decoded once and kept in data_dir."""
     root = Path(p.dataset_dir) / split
     if not root.is_dir():
@@ -231,7 +231,7 @@ def _load_folder(p: Parameters, split: str, shape: tuple[int, int, int]) -> Imag
     chosen = subset(labels, limit_of(p, split), split, tree.classes)
     files = [tree.files[i] for i in torch.arange(len(labels))[chosen].tolist()]
     found = read_image_files(files, shape, p.image_fit, p.pixel_range, _decoded_folder(p), split)
-    return Images(found.images, labels[chosen], tree.classes, found.digest, found)
+    return ImageSet(found.images, labels[chosen], tree.classes, found.digest, found)
 
 
 def _decoded_folder(p: Parameters) -> Path:
@@ -322,7 +322,7 @@ def normalise(images: Tensor, mean: tuple, std: tuple) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def normalisation(p: Parameters, train: Images) -> tuple[tuple, tuple]:
+def normalisation(p: Parameters, train: ImageSet) -> tuple[tuple, tuple]:
     """Mean and standard deviation of each channel, of values / 255: the data set's where DATASETS
     has them, otherwise measured on the training images. Raises UserError where these are too large.
     """

@@ -12,14 +12,14 @@ KEYS = ("network", "state_dict", "model", "model_state_dict", "net", "weights", 
         "state_dict_ema", "params")
 
 
-class Found(NamedTuple):
+class FoundWeights(NamedTuple):
     """A state_dict, and where it was found, in words."""
 
     weights: dict[str, Tensor]
     where: str
 
 
-def find_weights(content: dict, network: nn.Module) -> Found:
+def find_weights(content: dict, network: nn.Module) -> FoundWeights:
     """A network's state_dict in what a file holds: as it is, or under a key of KEYS.
 
     Names may have a prefix more than the network's own, as after DataParallel, torch.compile,
@@ -42,7 +42,7 @@ def find_weights(content: dict, network: nn.Module) -> Found:
         where += f", without the prefix {prefix!r}"
         weights = {name.removeprefix(prefix): weight for name, weight in weights.items()
                    if name.startswith(prefix)}
-    return Found(weights, where)
+    return FoundWeights(weights, where)
 
 
 def _tensors_in(content: object) -> dict[str, Tensor]:

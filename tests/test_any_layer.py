@@ -11,7 +11,7 @@ from attacks.scores import score_images
 from attacks.view import Truth, View, to_normalised, to_pixels
 from experiments import attack_matrix, repairs
 from experiments.inverse_training import inverse_training
-from images.datasets import CIFAR, Images, Prepared
+from images.datasets import CIFAR, ImageSet, Prepared
 from mole.morphing import draw_core, secret_generator, unroll
 from tests.photographs import draw_photographs
 from utils.attack_reports import UNDER_ATTACK
@@ -190,9 +190,9 @@ def test_the_authors_own_attack_fits_features_and_does_not_find_the_images():
     assert score_images(to_pixels(images, *CIFAR), pixels).psnr < 20
 
 
-def photos(data, dataset, side) -> tuple[Images, Images]:
+def photos(data, dataset, side) -> tuple[ImageSet, ImageSet]:
     other = 1000 if dataset == "cifar100" else 0         # other pictures
-    return tuple(Images(draw_photographs(count, side, other + count), torch.arange(count) % 10,
+    return tuple(ImageSet(draw_photographs(count, side, other + count), torch.arange(count) % 10,
                         ["a"]) for count in (600, 300))
 
 

@@ -19,7 +19,7 @@ from tests.steps import STEPS, TINY, run
 from tests.test_processes import in_two
 from utils import training
 from utils.devices import Context, choose_dtype, share_network, use_full_float32
-from utils.examples import Data, Features, FrozenLayer, Images, Source
+from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source
 from utils.records import Run, training_settings
 from utils.training import (
     make_optimizer,
@@ -72,8 +72,8 @@ def shapes_for(context, count, side, test=0) -> Data:
     images, labels = shapes.draw(count + test, side, seed=0)
     prepare = partial(normalise, mean=CIFAR[0], std=CIFAR[1])
     tested = slice(count, None) if test else slice(None)
-    return Data(Images(Source(images[:count], prepare), labels[:count], context),
-                Images(Source(images[tested], prepare), labels[tested], context))
+    return Data(PreparedImages(Source(images[:count], prepare), labels[:count], context),
+                PreparedImages(Source(images[tested], prepare), labels[tested], context))
 
 
 def run_of(folder, p, context) -> Run:
@@ -100,7 +100,7 @@ def train_exactly(rank, path, device, world=1, compiled=False):
     images, labels = shapes.draw(86, 8, seed=0)
     seed_everything(p.seed)
     network = build(STRIDED, 10, (3, 8, 8)).double().to(device)
-    data = Images(Source(images.double() / 255 - 0.5, nn.Identity()), labels, context)
+    data = PreparedImages(Source(images.double() / 255 - 0.5, nn.Identity()), labels, context)
     batches = split_into_batches(torch.arange(86), p.batch_size, world)
     optimizer, scheduler = make_optimizer(network, p, p.weight_decay, len(batches))
     module = share_network(network, context, compiled).train()

@@ -20,7 +20,7 @@ from images.datasets import (
     CIFAR,
     DATASETS,
     DataSet,
-    Images,
+    ImageSet,
     Prepared,
     data_digest,
     image_shape,
@@ -120,7 +120,7 @@ def test_normalised_with_cifars_mean_and_standard_deviation():
     images, (mean, std) = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8), CIFAR
     expected = torchvision.transforms.functional.normalize(images.float() / 255, mean, std)
     torch.testing.assert_close(normalise(images, mean, std), expected)
-    assert normalisation(Parameters(), Images(images, None, [])) == CIFAR
+    assert normalisation(Parameters(), ImageSet(images, None, [])) == CIFAR
 
 
 @pytest.mark.parametrize("p, channels", [
@@ -129,11 +129,11 @@ def test_normalised_with_cifars_mean_and_standard_deviation():
     pytest.param(Parameters(dataset="cifar10", channels=1), 1, id="CIFAR-10 as grey")])
 def test_normalisation_is_measured_where_the_table_has_none(p, channels):
     images = torch.randint(0, 200, (1500, channels, 4, 4), dtype=torch.uint8)
-    mean, std = normalisation(p, Images(images, torch.zeros(1500), []))
+    mean, std = normalisation(p, ImageSet(images, torch.zeros(1500), []))
     result = normalise(images, mean, std)
     assert result.mean((0, 2, 3)).abs().max() < 1e-3
     assert (result.std((0, 2, 3)) - 1).abs().max() < 1e-3
-    black = Images(torch.zeros(4, channels, 4, 4, dtype=torch.uint8), None, [])
+    black = ImageSet(torch.zeros(4, channels, 4, 4, dtype=torch.uint8), None, [])
     assert min(normalisation(p, black)[1]) > 0
 
 
@@ -435,9 +435,9 @@ def test_a_data_set_by_name_is_not_sought_among_folders_of_images(tmp_path):
 def test_values_that_no_first_layer_is_normalised_by_are_refused_before_training():
     images = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     p, labels = Parameters(dataset="arrays"), torch.zeros(20, dtype=torch.int64)
-    normalisation(p, Images(images * 1e8, labels, ["one"]))
+    normalisation(p, ImageSet(images * 1e8, labels, ["one"]))
     with pytest.raises(UserError, match="train on images of smaller values"):
-        normalisation(p, Images(images * 1e9, labels, ["one"]))
+        normalisation(p, ImageSet(images * 1e9, labels, ["one"]))
 
 
 @pytest.mark.parametrize("name, size", [

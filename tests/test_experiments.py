@@ -60,7 +60,7 @@ def test_the_kappa_sweep(pretrained, tmp_path):
 def test_equal_predictions_behind_aug_conv(pretrained, tmp_path):
     agreement.main(settings_for(pretrained, tmp_path))
     record = json.loads((tmp_path / "agreement.json").read_text())
-    assert len(record["table"]) == len(agreement.CASES)
+    assert len(record["table"]) == len(agreement.KINDS)
     in_float32 = [row for row in record["table"] if row["delivery_dtype"] == "float32"]
     assert all(row["equal"] == row["images"] == 40 for row in in_float32)
     assert len(measured.make_agreement(Results(records={"agreement": record})).rows) == 8
@@ -74,7 +74,8 @@ def quick_augmentation(monkeypatch):
 
     monkeypatch.setattr(adversary, "find_colours", find_no_colours)
     monkeypatch.setattr(augmentation, "TURNS", 1)
-    cases = [augmentation.Case("uniform", 0, True), augmentation.Case("orthogonal", 4, True)]
+    cases = [augmentation.CoreKind("uniform", 0, True),
+             augmentation.CoreKind("orthogonal", 4, True)]
     monkeypatch.setattr(augmentation, "CASES", cases)
     monkeypatch.setattr(augmentation, "STRIDED", ("mobilenet_v2",))
     monkeypatch.setattr(augmentation, "STRIDED_CASE", cases[1])
@@ -117,7 +118,7 @@ def test_augmented_features_their_costs_and_what_they_give_away(quick_augmentati
 
 def test_augmentation_behind_a_first_layer_that_was_not_trained(quick_augmentation, monkeypatch,
                                                                 tmp_path):
-    case = augmentation.Case("orthogonal", 4, is_timed=False)
+    case = augmentation.CoreKind("orthogonal", 4, is_timed=False)
     monkeypatch.setattr(augmentation, "CASES", [case])
     monkeypatch.setattr(augmentation, "DTYPES", ("float32",))
     monkeypatch.setattr(augmentation, "STRIDED", ())
@@ -167,7 +168,7 @@ def test_features_are_those_of_cropped_and_flipped_images_off_the_rim(stride):
     layer = nn.Conv2d(3, 8, 3, stride, 1).requires_grad_(False)
     first = FirstLayer(layer, *CIFAR, 16, "crop", "mine", "photographs", 1)
     p = Parameters(augment="crop_flip", morph_seed=1)
-    case = augmentation.Case("orthogonal", 8, False)
+    case = augmentation.CoreKind("orthogonal", 8, False)
     pair, _ = augmentation.compose_pair(layer, first.shape, case, p)
     images = Prepared(draw_photographs(40, 16, seed=1), *CIFAR, 0)[:]
     row = augmentation.compare_features(pair, first, images, "float32", p)

@@ -27,7 +27,7 @@ from tests.steps import ENVIRONMENT, FORKED, ROOT, STEPS, TINY, call, one_of_sev
 from utils import devices, examples, memory
 from utils.devices import Context, share_buffers, share_network, use_full_float32
 from utils.errors import UserError
-from utils.examples import Data, Features, FrozenLayer, Images, Source, keep_features
+from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source, keep_features
 from utils.launch import read_launch
 from utils.records import Run, training_settings
 from utils.settings import options_of
@@ -93,7 +93,7 @@ def train_exactly(rank, name, path, world=2):
     images, labels = shapes.draw(86, 16, seed=0)
     seed_everything(p.seed)
     network = build(name, 10, (3, 16, 16)).double()
-    data = Images(Source(images.double() / 255 - 0.5, nn.Identity()), labels, context)
+    data = PreparedImages(Source(images.double() / 255 - 0.5, nn.Identity()), labels, context)
     batches = split_into_batches(torch.arange(86), p.batch_size, world)
     optimizer, scheduler = make_optimizer(network, p, p.weight_decay, len(batches))
     module = share_network(network, context, compiled=False).train()
@@ -339,7 +339,7 @@ def group(tmp_path):
 def test_an_unused_head_is_named_and_not_pytorchs_reduction(group, tmp_path):
     p = Parameters(epochs=1, batch_size=8)
     context = Context(CPU, world=2)
-    images = Images(Source(torch.randn(32, 3, 8, 8), nn.Identity()), torch.zeros(32).long(),
+    images = PreparedImages(Source(torch.randn(32, 3, 8, 8), nn.Identity()), torch.zeros(32).long(),
                     context)
     run = Run(tmp_path, "pretrained", training_settings(p, context, 0.0), {}, [])
     with pytest.raises(UserError, match=r"a part of the network is not used .* in one process"):

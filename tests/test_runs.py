@@ -14,7 +14,7 @@ from utils.artifacts import Saving
 from utils.delivery import standardiser
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
-from utils.examples import Images, Source
+from utils.examples import PreparedImages, Source
 from utils.first_layers import FirstLayer
 from utils.records import Run, compare, differences, option_of, plain_data, record_name
 from utils.settings import Settings, parse
@@ -276,7 +276,7 @@ def parts():
     """300 and then 400 images of one number, of which 200 and 100 have it for their label."""
     labels = torch.tensor([1] * 200 + [0] * 100 + [0] * 300 + [1] * 100)
     rows = torch.tensor([[0.0, 1.0]]).expand(len(labels), 2)
-    return Images(Source(rows, lambda images: images), labels, CONTEXT)
+    return PreparedImages(Source(rows, lambda images: images), labels, CONTEXT)
 
 
 def test_images_are_counted_between_any_two(parts):

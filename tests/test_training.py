@@ -21,7 +21,15 @@ from utils import training
 from utils.delivery import as_morphed, quantise, standardiser
 from utils.devices import Context, choose_dtype, use_full_float32
 from utils.errors import UserError
-from utils.examples import Data, Features, FrozenLayer, Images, KeptFeatures, Source, keep_features
+from utils.examples import (
+    Data,
+    Features,
+    FrozenLayer,
+    KeptFeatures,
+    PreparedImages,
+    Source,
+    keep_features,
+)
 from utils.records import Run, training_settings
 from utils.training import (
     Augmentation,
@@ -46,7 +54,7 @@ def unchanged(images):
 
 def examples(rows, labels, context=CONTEXT):
     """Rows of numbers as a network takes them."""
-    return Images(Source(rows, unchanged), labels, context)
+    return PreparedImages(Source(rows, unchanged), labels, context)
 
 
 def task(count=256, test=400):

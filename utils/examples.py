@@ -51,7 +51,7 @@ class Source:
         return Source(self.rows.to(device), self.prepare)
 
 
-class Images:
+class PreparedImages:
     """Prepared images of one source: `take(index, flipped)` gives (B, α, m, m) float32."""
 
     def __init__(self, source: Source, labels: Tensor, context: Context):
@@ -183,7 +183,7 @@ class KeptFeatures:
         return taken
 
 
-Examples = Images | Features | KeptFeatures
+Examples = PreparedImages | Features | KeptFeatures
 
 
 @dataclass(frozen=True)
