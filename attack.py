@@ -6,7 +6,6 @@ attack. Only --score opens data/provider/ and the plain test images, to measure.
 and figures/attack.png to --results_dir; if none, to attack/ in --data_dir.
 """
 
-import math
 import sys
 import time
 from dataclasses import replace
@@ -17,14 +16,7 @@ import utils.step  # isort: skip                         # first: see there
 from torch import Tensor
 
 from attacks import adversary, algebra
-from attacks.adversary import (
-    FEW_PUBLIC,
-    LIKENESS,
-    PROBES,
-    UNEXPLAINED_LIMIT,
-    Finding,
-    Recovery,
-)
+from attacks.adversary import UNEXPLAINED_LIMIT, Finding, Recovery
 from attacks.view import (
     PUBLIC,
     Truth,
@@ -34,17 +26,19 @@ from attacks.view import (
     to_pixels,
     value_range,
 )
+from experiments.tables.formulas import PUBLISHED_CHANCE
 from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
 from images.datasets import DATASETS, ImageSet, Prepared, image_shape, load_images
 from images.folders import list_images
 from mole.morphing import size_in_words, unroll
 from utils.artifacts import load, write_alone
-from utils.attack_reports import UNDER_ATTACK, share_found
+from utils.attack_reports import share_found
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
 from utils.examples import evenly_spaced
 from utils.first_layers import first_layer_path, read_first_layer
+from utils.keys import CHANNEL_ORDER, key_folder, order_from
 from utils.launch import require_one_process
 from utils.memory import require_memory
 from utils.owners import adopt
@@ -53,10 +47,8 @@ from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.provenance import provenance
 from utils.records import delivered_data, split_digest, to_json
 
-PUBLISHED_CHANCE = 7.9e-90  # of success: one guess at the order of the channels, 1/64!
 SHOWN = 10                  # images in attack.png
 RECOGNISED = 0.1            # of all images: from such a share on they count as re-identified
-COPIES = 9                  # of each public image, where they are few
 
 
 def main(p):
@@ -129,7 +121,7 @@ def read_view(p, delivery: Delivery) -> View:
     geometry, aug_conv = delivery.geometry, delivery.aug_conv()
     mirrored = delivery.aug_conv(mirrored=True) if delivery.mirrored else None
     images = load_public_images(p, delivered)
-    require_memory(attack_bytes(delivery, layer.kernel_size[0], len(images)),
+    require_memory(adversary.attack_bytes(delivery, layer.kernel_size[0], len(images)),
                    "attacking this delivery", "deliver fewer or smaller images")
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
@@ -146,25 +138,6 @@ def warn_of_few_morphed(view: View):
         warn(f"{len(view.all_morphed)} morphed images are fewer than the {view.block_size} entries "
              "of a block: what the attack on them alone finds may be wrong; with more test images "
              "it is less so (--test_limit of gen_augconv.py)")
-
-
-def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
-    """About what the attacks take at once. `kernel`: the side of the first layer's filters."""
-    shape = delivery.geometry.shape
-    channels, side, _ = shape
-    entries, features = math.prod(shape), math.prod(delivery.out_shape)
-    q = delivery.geometry.core_side
-    looked_at = min(LIKENESS, delivery.test_images)
-    public = min(PUBLIC, public_images)
-    if public < FEW_PUBLIC:
-        public *= COPIES
-    # In float64, 8 bytes: the normal equations of known pairs, those of the deconvolution (a band
-    # around the diagonal), and the features that are looked at.
-    doubles = 3 * q * q + 3 * entries * algebra.band_width(channels, side, kernel)
-    doubles += 2 * features * (UNDER_ATTACK + PROBES)
-    # In float32: images, whitened and not, and the features that tell the order of channels.
-    floats = entries * (4 * public + 6 * delivery.test_images) + 2 * features * looked_at
-    return 8 * doubles + 4 * floats
 
 
 def load_public_images(p, shape: tuple[int, int, int]) -> Tensor:
@@ -243,8 +216,8 @@ def read_truth(p, delivery: Delivery) -> Truth:
     Raises UserError where the settings are not those of gen_augconv.py, or the secret order belongs
     to another delivery.
     """
-    path = Path(p.data_dir) / "provider" / "keys" / delivery.geometry.key / "channel_order.pt"
-    order, owner = load(path, read_order)
+    path = key_folder(Path(p.data_dir) / "provider", delivery.geometry.key) / CHANNEL_ORDER
+    order, owner = load(path, order_from)
     if owner != delivery.id or order.shape != delivery.out_shape[:1]:
         raise UserError(f"{path} is not of this delivery: run `python gen_augconv.py` again")
     load_delivered(p, "train", delivery.train_digest)    # its known pairs are of these
@@ -261,12 +234,6 @@ def load_delivered(p, split: str, delivered: str) -> ImageSet:
                         "delivered: use the --dataset, --train_limit, --test_limit and so on of "
                         "gen_augconv.py")
     return images
-
-
-def read_order(content: dict) -> tuple[Tensor, str]:
-    """The channel order in a file's content, and the delivery that it is of."""
-    order = content["order"] + 0                         # what is no tensor of numbers fails here
-    return order, content["delivery"]
 
 
 def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[dict]:

@@ -48,7 +48,16 @@ from utils.errors import UserError, user_errors
 from utils.examples import evenly_spaced
 from utils.first_layers import FirstLayer, first_layer_path, read_first_layer
 from utils.geometry import Geometry
-from utils.keys import Key, describe_last_delivery, draw_order, find_last_delivery, read_key
+from utils.keys import (
+    CHANNEL_ORDER,
+    Key,
+    describe_last_delivery,
+    draw_order,
+    find_last_delivery,
+    key_folder,
+    order_content,
+    read_key,
+)
 from utils.owners import adopt
 from utils.plots import channels_shown, draw, rows_png, stretch
 from utils.records import split_digest
@@ -105,11 +114,7 @@ def main(p):
         tested = splits["test"].source
         plain = tested[evenly_spaced(len(tested), SAMPLE)].to(context.device)
         morphed = as_morphed(morpher(plain), morpher.scale)      # through the delivery's dtype
-        convolution = describe(layer).with_less_padding(key.image_padding)
-        for file, aug_conv in layers.items():
-            computed = convolution.mirrored(key.shape) if file == MIRRORED else convolution
-            expected = computed(plain)[:, order.to(plain.device)]
-            check_precision(TITLES[file], aug_conv, aug_conv(morphed), expected, p, key)
+        check_layers(layers, layer, order, plain, morphed, key, p)
         warn_of_few_images(first, len(splits["train"].source), layer_path)
         geometry = key.geometry(p.image_fit, p.delivery_dtype, first.mean, first.std)
         facts = facts_of_delivery(p, first, splits, layers, morpher.scale)
@@ -117,6 +122,17 @@ def main(p):
         delivery = save(data_dir, new, p.pixel_range)
         if rank() == 0:
             report(data_dir, delivery, geometry, plain, morphed)
+
+
+def check_layers(layers: dict[str, AugConv], layer: nn.Conv2d, order: Tensor, plain: Tensor,
+                 morphed: Tensor, key: Key, p):
+    """Compares the features of some images (B, α, m, m) with those that each Aug-Conv gives for
+    their T. Raises UserError where they differ too much."""
+    convolution = describe(layer).with_less_padding(key.image_padding)
+    for file, aug_conv in layers.items():
+        computed = convolution.mirrored(key.shape) if file == MIRRORED else convolution
+        expected = computed(plain)[:, order.to(plain.device)]
+        check_precision(TITLES[file], aug_conv, aug_conv(morphed), expected, p, key)
 
 
 def compose_layers(layer: nn.Conv2d, key: Key, order: Tensor, mirrored: bool
@@ -213,7 +229,7 @@ def warn_of_few_images(first, delivered: int, layer_path: Path):
 def save(data_dir: Path, new: NewDelivery, pixel_range: tuple | None) -> Saving:
     """Saves the delivery, and the secret order of the channels with it."""
     delivery = Saving(data_dir / "delivery", anew=True)
-    secret = Saving(data_dir / "provider" / "keys" / new.geometry.key, secret=True)
+    secret = Saving(key_folder(data_dir / "provider", new.geometry.key), secret=True)
     if rank() > 0:                                       # it morphs its share of the images
         write_splits(delivery, new)
         return delivery
@@ -227,7 +243,7 @@ def save(data_dir: Path, new: NewDelivery, pixel_range: tuple | None) -> Saving:
         write_splits(delivery, new)
         delivery.note(**new.manifest)
         delivery_id = delivery.prepare()["id"]
-        secret.save("channel_order.pt", {"order": new.order.cpu(), "delivery": delivery_id})
+        secret.save(CHANNEL_ORDER, order_content(new.order, delivery_id))
         secret.note(**describe_last_delivery(delivery_id, new.geometry, new.facts["classes"],
                                              pixel_range, new.splits["train"].plain.images))
         secret.prepare()                                 # so that a full disk stops both
@@ -283,7 +299,7 @@ def report(data_dir: Path, delivery: Saving, geometry: Geometry, plain, morphed)
              if not name.startswith("labels")]
     print(f"{delivery.folder}/ goes to the developer: {', '.join(sizes)}")
     print(what_is_given_away(geometry))
-    picture = data_dir / "provider" / "keys" / geometry.key / "morphed.png"
+    picture = key_folder(data_dir / "provider", geometry.key) / "morphed.png"
     note = channels_shown(plain)
     shown = f" ({note})" if note else ""
     rows = [(f"plain images, as the provider has them{shown}", stretch(plain[:SHOWN])),

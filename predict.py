@@ -28,7 +28,7 @@ from utils.examples import FrozenLayer
 from utils.launch import require_one_process
 from utils.names import told_apart
 from utils.plots import confusion_png, draw, predictions_png
-from utils.training import make_forward
+from utils.training import Model, make_forward, saved_network_from
 
 SHOWN = 20                          # images in the picture
 
@@ -94,33 +94,33 @@ def read_network(p, delivery: Delivery) -> Network:
     path = Path(p.data_dir) / "developer" / f"{p.network}.pt"
 
     def assemble(content: dict) -> Network:
-        model, classes = content["model"], tuple(content["classes"])
-        shape = tuple(model["shape"])
-        network = build_again(path, model)
+        saved = saved_network_from(content)
+        shape, classes = saved.model.shape, saved.classes
+        network = build_again(path, saved.model)
         if shape != delivery.geometry.plain_shape:
             raise UserError(f"{path} is for images {size_in_words(shape)}, but "
                             f"{delivery.folder} has "
                             f"{size_in_words(delivery.geometry.plain_shape)}")
         check_classes(classes, delivery.classes, str(path), str(delivery.folder))
-        check_first_layer(path, tuple(content["deliveries"]), content["layer"], delivery)
+        check_first_layer(path, saved.deliveries, saved.layer_fingerprint, delivery)
         behind = BehindFirstLayer(network, shape)
-        weights = {name: weight for name, weight in content["network"].items()
+        weights = {name: weight for name, weight in saved.weights.items()
                    if not name.startswith(f"{behind.name}.")}
-        load_weights(path, behind.network, weights, model["name"])
-        warn_of_other_code(path, content.get("code", ""), model["name"])
+        load_weights(path, behind.network, weights, saved.model.name)
+        warn_of_other_code(path, saved.code, saved.model.name)
         places = torch.tensor([classes.index(name) for name in delivery.classes])
         return Network(behind, places)
 
     return load(path, assemble)
 
 
-def build_again(path: Path, model: dict):
+def build_again(path: Path, model: Model):
     """The network of a file, untrained. Raises UserError where one of the user's own is not found,
     or not as it was: that is no damage of the file."""
     try:
-        return build(**model)
+        return build(**model.to_dict())
     except ValueError as reason:
-        if not is_users_own(model["name"]):
+        if not is_users_own(model.name):
             raise
         raise UserError(f"{path} needs your network {reason}. Run this where its file is, as it "
                         "was when the network was trained") from None

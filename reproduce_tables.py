@@ -117,7 +117,9 @@ def main():
     own = ROOT / "results"
     folders = arguments.folders or [own]
     is_own = [folder.resolve() for folder in folders] == [own] and arguments.output is None
-    output = own if is_own else arguments.output or folders[0] / "tables"
+    output = arguments.output or folders[0] / "tables"
+    if is_own:
+        output = own
     results = read_results(folders, output)
     for line in results.ignored():
         print(line, file=sys.stderr)

@@ -27,6 +27,7 @@ from utils.records import (
     differences_from_plain,
     read_record,
     training_settings,
+    value_of,
 )
 from utils.training import (
     Model,
@@ -94,8 +95,7 @@ def say_what_differs(run: Run):
     if plain is None:
         return
     for name in differences_from_plain(run.identity, plain):
-        part = "settings" if name in run.settings else "data"
-        mine, its = run.identity[part].get(name), plain[part].get(name)
+        mine, its = value_of(run.identity, name), value_of(plain, name)
         if name == "init":
             mine, its = describe_start(mine), describe_start(its)
         if isinstance(mine, (int, float, str)) and not name.endswith("digest"):

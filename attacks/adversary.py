@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from attacks import algebra, blind, data_only
 from attacks.colours import find_colours
-from attacks.samples import in_parts, shifted_copies
+from attacks.samples import COPIES, in_parts, shifted_copies
 from attacks.scores import share_reidentified
 from attacks.view import (
+    PUBLIC,
     Truth,
     View,
     from_blocks,
@@ -28,6 +29,7 @@ from attacks.view import (
 )
 from mole.morphing import unroll
 from utils.attack_reports import UNDER_ATTACK
+from utils.delivery import Delivery
 from utils.examples import evenly_spaced
 
 PROBES = 96                 # random vectors that are put through Aug-Conv
@@ -44,16 +46,25 @@ class Grid(NamedTuple):
     columns: Tensor
 
 
-class Responses(NamedTuple):
+class AugConvFeatures(NamedTuple):
     """What Aug-Conv gives, without its bias, (…, β, n, n) float64.
 
-    images: of the images under attack; probes: of random vectors of the same size in T's place. Of
-    the mirrored Aug-Conv, both are turned left to right: then they are the first layer's features
-    of the mirror images.
+    of_images: of the images under attack; of_probes: of random vectors of the same size in T's
+    place. Of the mirrored Aug-Conv, both are turned left to right: then they are the first layer's
+    features of the mirror images.
     """
 
-    images: Tensor
-    probes: Tensor
+    of_images: Tensor
+    of_probes: Tensor
+
+
+class Explanation(NamedTuple):
+    """An order of Aug-Conv's channels, and the images that it leads to."""
+
+    way: str                    # what gave the order away
+    order: Tensor               # (β)
+    images: Tensor              # (N, α, m, m)
+    unexplained: float          # of the features, what these images do not explain
 
 
 @dataclass
@@ -99,17 +110,17 @@ def recover(view: View, truth: Truth | None) -> Recovery:
     The blind attack also uses the mirrored Aug-Conv, where the view has one.
     """
     began = time.perf_counter()
-    seen, mirrored = features_of_images_and_probes(view), None
+    features, mirrored = features_of_images_and_probes(view), None
     if view.mirrored is not None:
         mirrored = features_of_images_and_probes(view, mirrored=True)
     look_seconds = seconds_since(began)
-    found_blind = attack_blind(seen, mirrored, view, truth)
+    found_blind = attack_blind(features, mirrored, view, truth)
     substitute = found_blind.images if found_blind.whole else None
-    found_known = attack_known_layer(seen, view, truth, substitute)
-    return Recovery(seen.images, found_known, found_blind, look_seconds)
+    found_known = attack_known_layer(features, view, truth, substitute)
+    return Recovery(features.of_images, found_known, found_blind, look_seconds)
 
 
-def features_of_images_and_probes(view: View, mirrored: bool = False) -> Responses:
+def features_of_images_and_probes(view: View, mirrored: bool = False) -> AugConvFeatures:
     """Aug-Conv's features of T and of PROBES random vectors; `mirrored`: those of their mirror
     images, by the mirrored Aug-Conv."""
     morphed = view.morphed
@@ -119,50 +130,58 @@ def features_of_images_and_probes(view: View, mirrored: bool = False) -> Respons
     features = algebra.feature_maps(torch.cat([morphed, probes]), aug_conv)
     if mirrored:
         features = features.flip(3)
-    return Responses(features[:len(morphed)], features[len(morphed):])
+    return AugConvFeatures(features[:len(morphed)], features[len(morphed):])
 
 
-def attack_known_layer(seen: Responses, view: View, truth: Truth | None,
+def attack_known_layer(features: AugConvFeatures, view: View, truth: Truth | None,
                        substitute: Tensor | None) -> KnownLayerFinding:
     """With the first layer known: the order of the channels, then the images by least squares.
 
-    The order is looked for in several ways; the one that explains the features best counts. Where
-    none does, because the channels are scaled or mixed, the blind attack's images are taken as a
-    `substitute`, if there are any.
+    Where no order explains the features, because the channels are scaled or mixed, the blind
+    attack's images are taken as a `substitute`, if there are any.
     """
     began = time.perf_counter()
-    filters = algebra.filter_bank(view.layer)
-    features = seen.images
-    found = KnownLayerFinding(report={"channels": features.shape[1]})
-    unexplained, failures = math.inf, []
-    for way, find_order in ways_to_the_order(seen.probes, view, filters):
-        try:
-            order = find_order()
-            images = view.images_of(features, filters[order])
-        except ValueError as reason:
-            failures.append(f"{way}: {reason}")
-            continue
-        rest = view.features_of(images, filters[order]) - features
-        share = float(rest.norm() / features.norm())
-        if share < unexplained:
-            unexplained = share
-            found.images, found.order = images, order
-            found.report |= {"order_from": way, "unexplained": share}
-        if share < UNEXPLAINED_LIMIT:
-            break
-    if found.order is None:
+    found = KnownLayerFinding(report={"channels": features.of_images.shape[1]})
+    best, failures = explain_features(features, view)
+    if best is None:
         found.report["failed"] = "; ".join(failures)
-    if found.order is not None and truth is not None:
-        right = found.order == truth.order[:len(found.order)]
-        found.report["channels_right"] = int(right.sum())
-    if substitute is not None and unexplained > UNEXPLAINED_LIMIT:
+    else:
+        found.images, found.order = best.images, best.order
+        found.report |= {"order_from": best.way, "unexplained": best.unexplained}
+        if truth is not None:
+            right = best.order == truth.order[:len(best.order)]
+            found.report["channels_right"] = int(right.sum())
+    is_explained = best is not None and best.unexplained <= UNEXPLAINED_LIMIT
+    if substitute is not None and not is_explained:
         found.images = substitute
         found.report["images_from"] = "blind attack"
-    left_open = undetermined(features, view)
+    left_open = undetermined(features.of_images, view)
     if left_open:
         found.report["left_open"] = left_open
     found.report |= scored(found.images, truth) | {"seconds": seconds_since(began)}
     return found
+
+
+def explain_features(features: AugConvFeatures, view: View
+                     ) -> tuple[Explanation | None, list[str]]:
+    """The order of channels that explains the features best, looked for in several ways until one
+    leaves little; None where there is none. Also why ways failed."""
+    filters = algebra.filter_bank(view.layer)
+    best, failures = None, []
+    for way, find_order in ways_to_the_order(features.of_probes, view, filters):
+        try:
+            order = find_order()
+            images = view.images_of(features.of_images, filters[order])
+        except ValueError as reason:
+            failures.append(f"{way}: {reason}")
+            continue
+        rest = view.features_of(images, filters[order]) - features.of_images
+        share = float(rest.norm() / features.of_images.norm())
+        if share < (math.inf if best is None else best.unexplained):     # which NaN is not
+            best = Explanation(way, order, images, share)
+        if share < UNEXPLAINED_LIMIT:
+            break
+    return best, failures
 
 
 def ways_to_the_order(probe_features: Tensor, view: View,
@@ -196,6 +215,7 @@ def undetermined(features: Tensor, view: View) -> str:
     values = view.layer.in_channels * view.side ** 2
     padding, stride = view.layer.padding[0], view.layer.stride[0]
     kernel = algebra.filter_bank(view.layer).shape[-1]
+    # Rows below the last window, less those that the padding adds there.
     unreached = (view.side + 2 * padding - kernel) % stride - padding
     if features[0].numel() < values:
         return f"{features[0].numel()} features for {values} values"
@@ -206,7 +226,7 @@ def undetermined(features: Tensor, view: View) -> str:
     return ""
 
 
-def attack_blind(seen: Responses, mirrored: Responses | None, view: View,
+def attack_blind(features: AugConvFeatures, mirrored: AugConvFeatures | None, view: View,
                  truth: Truth | None) -> BlindFinding:
     """With the first layer unknown but for its shape: images up to colour, then their colours.
 
@@ -224,7 +244,7 @@ def attack_blind(seen: Responses, mirrored: Responses | None, view: View,
             found.images = patches_from_statistics(view, kernel)
             covered = square_grid(range(found.images.shape[-1]))
         else:
-            mixed, covered, report = blind_by_shared_pixel(seen, mirrored, view)
+            mixed, covered, report = blind_by_shared_pixel(features, mirrored, view)
             found.whole = mixed.shape[-2:] == (view.side, view.side)
             found.report |= report
             found.report["up_to_colour"] = scored(mixed, truth, covered, up_to_colour=True)
@@ -237,7 +257,7 @@ def attack_blind(seen: Responses, mirrored: Responses | None, view: View,
     return found
 
 
-def blind_by_shared_pixel(seen: Responses, mirrored: Responses | None,
+def blind_by_shared_pixel(features: AugConvFeatures, mirrored: AugConvFeatures | None,
                           view: View) -> tuple[Tensor, Grid, dict]:
     """What the pixel shared by neighbouring windows gives: (images, covered, report).
 
@@ -255,20 +275,22 @@ def blind_by_shared_pixel(seen: Responses, mirrored: Responses | None,
     """
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
     stride, padding = view.layer.stride[0], view.layer.padding[0]
-    probes = seen.probes if mirrored is None else torch.cat([seen.probes, mirrored.probes])
+    probes = features.of_probes
+    if mirrored is not None:
+        probes = torch.cat([probes, mirrored.of_probes])
     shared = blind.find_shared_pixel(probes, channels, kernel, stride)
     report = {"canonical_correlations": shared.correlations.tolist()}
     if stride == 1:
         filters = blind.blind_filters(probes, shared, kernel)
-        images = view.images_of(seen.images, filters)
+        images = view.images_of(features.of_images, filters)
         if mirrored is not None:
-            images = (images + view.images_of(mirrored.images, filters).flip(3)) / 2
+            images = (images + view.images_of(mirrored.of_images, filters).flip(3)) / 2
         return images, square_grid(range(view.side)), report
-    pixels = shared.read(seen.images)
+    pixels = shared.read(features.of_images)
     shown = range(shared.first - padding, view.side, stride)[:pixels.shape[-1]]
     pixels, covered = pixels[..., :len(shown), :len(shown)], square_grid(shown)
     if mirrored is not None:
-        of_mirror_images = shared.read(mirrored.images)[..., :len(shown), :len(shown)]
+        of_mirror_images = shared.read(mirrored.of_images)[..., :len(shown), :len(shown)]
         pixels, covered = join_columns(pixels, of_mirror_images, covered, view.side)
     phases = len((covered.columns % stride).unique())
     found = "one pixel" if phases == 1 else f"{phases} pixels"
@@ -418,3 +440,22 @@ def scored(images: Tensor | None, truth: Truth | None, covered: Grid | None = No
 
 def seconds_since(began: float) -> float:
     return round(time.perf_counter() - began, 2)
+
+
+def attack_bytes(delivery: Delivery, kernel: int, public_images: int) -> int:
+    """About what the attacks take at once. `kernel`: the side of the first layer's filters."""
+    shape = delivery.geometry.shape
+    channels, side, _ = shape
+    entries, features = math.prod(shape), math.prod(delivery.out_shape)
+    q = delivery.geometry.core_side
+    looked_at = min(LIKENESS, delivery.test_images)
+    public = min(PUBLIC, public_images)
+    if public < FEW_PUBLIC:
+        public *= COPIES
+    # In float64, 8 bytes: the normal equations of known pairs, those of the deconvolution (a band
+    # around the diagonal), and the features that are looked at.
+    doubles = 3 * q * q + 3 * entries * algebra.band_width(channels, side, kernel)
+    doubles += 2 * features * (UNDER_ATTACK + PROBES)
+    # In float32: images, whitened and not, and the features that tell the order of channels.
+    floats = entries * (4 * public + 6 * delivery.test_images) + 2 * features * looked_at
+    return 8 * doubles + 4 * floats

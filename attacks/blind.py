@@ -40,7 +40,7 @@ def find_shared_pixel(features: Tensor, channels: int = 3, kernel: int = 3,
     """
     if stride > 1 and stride >= kernel:
         raise ValueError(f"with kernel {kernel} and stride {stride} positions share no pixel")
-    if kernel % stride != 1 % stride:
+    if stride > 1 and kernel % stride != 1:
         raise ValueError(f"with kernel {kernel} and stride {stride} positions share "
                          f"{kernel % stride or stride} pixels square and never one")
     values, vectors = torch.linalg.eigh(gram_matrix(features))

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AT_ONCE = 500               # images, for memory
+COPIES = 9                  # of each image, by shifted_copies
 
 
 def in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import draw_key
 from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
+from utils.training import saved_network_from
 
 BATCH = 250                         # images that are predicted at once
 
@@ -80,12 +81,12 @@ def load_trained(developer: Path, p: Parameters, classes: list[str]) -> PlainNet
     layer_path, network_path = developer / "first_layer.pt", developer / "pretrained.pt"
     first = read_first_layer(layer_path)
     require_fit(first, layer_path, p)
-    content = load(network_path)
-    if list(content["classes"]) != list(classes):
+    saved = load(network_path, saved_network_from)
+    if list(saved.classes) != list(classes):
         raise UserError(f"{network_path} has other classes than {p.dataset}: choose the --dataset "
                         "that it was trained on")
-    network = build(**content["model"])
-    network.load_state_dict(content["network"])
+    network = build(**saved.model.to_dict())
+    network.load_state_dict(saved.weights)
     split = SplitNetwork(network, first.shape).eval()
     if fingerprint(split.first_layer) != first.fingerprint:
         raise UserError(f"{layer_path} is not the first layer of {network_path}: run `python "

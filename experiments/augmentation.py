@@ -144,8 +144,8 @@ def measure(p: Parameters, first: FirstLayer, train: ImageSet, test: ImageSet,
             for row in time_epochs(pair, first, train, p, context):
                 add_row(tables["epochs"], case, row)
         del pair                                         # 1.6 GB at κ = 1
-    in_colour = first.shape[0] == 3
-    for model in STRIDED if in_colour else ():
+    models = STRIDED if first.shape[0] == 3 else ()      # they take images in colour
+    for model in models:
         layer, _ = load_first_layer(model, first.image_size, None)
         pair, _ = compose_pair(layer, first.shape, STRIDED_CASE, p)
         row = attack_pair(pair, first, layer, train, test, "float32")

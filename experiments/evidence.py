@@ -151,9 +151,10 @@ def run_missing() -> int:
             print(f"{command.line}: it left no record in {RESULTS}", file=sys.stderr)
             return 1
         if command in list_left(commands, set(read_records(RESULTS)), read_notes()):
-            missing = " and ".join(command.leaves)
-            print(f"{command.line}: it did not leave {missing}" if missing else
-                  f"{command.line}: what it reads has changed while it ran", file=sys.stderr)
+            reason = "what it reads has changed while it ran"
+            if command.leaves:
+                reason = f"it did not leave {' and '.join(command.leaves)}"
+            print(f"{command.line}: {reason}", file=sys.stderr)
             return 1
 
 

@@ -1,11 +1,19 @@
-"""How the measurements end."""
+"""What the measurements share: how they end, and trainings that leave nothing behind."""
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 import utils.ctrl_c
+from parameter import Parameters
+from utils.devices import Context
 from utils.errors import UserError
+from utils.examples import Data
+from utils.records import Run
+from utils.training import train
 
 
 def run_command(main: Callable[[], int | None]):
@@ -21,3 +29,11 @@ def run_command(main: Callable[[], int | None]):
     except OSError as mistake:
         where = f"{mistake.filename}: " if mistake.filename else ""
         sys.exit(f"{name}: {where}{mistake.strerror or mistake}")
+
+
+def train_in_passing(network: nn.Module, data: Data, p: Parameters, name: str,
+                     weight_decay: float, context: Context) -> list[dict]:
+    """The curve of a training like that of a step, which leaves no file. `name`: a key of RUNS."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), name, {"weight_decay": weight_decay}, {}, [])
+        return train(network, data, p, run, context)

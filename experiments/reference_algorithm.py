@@ -73,7 +73,9 @@ class ImageByImage(Dataset):
         self.pixels = images.permute(0, 2, 3, 1).contiguous().numpy()  # as CIFAR's files have them
         self.labels = labels.tolist()
         steps = [transforms.ToTensor(), transforms.Normalize(*CIFAR)]
-        self.transform = transforms.Compose(steps + ([] if matrix is None else [Morphing(matrix)]))
+        if matrix is not None:
+            steps.append(Morphing(matrix))
+        self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.labels)

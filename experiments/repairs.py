@@ -7,7 +7,6 @@ has vgg11.pt. Writes repairs.json to --output.
 
 import argparse
 import itertools
-import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +26,7 @@ from experiments.attack_matrix import (
     load_both_splits,
     require_folder,
 )
-from experiments.program import run_command
+from experiments.program import run_command, train_in_passing
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
@@ -35,8 +34,8 @@ from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes
 from utils.examples import Features, FrozenLayer, Source, evenly_spaced, keep_features
 from utils.provenance import provenance, seconds_so_far
-from utils.records import Run, to_json
-from utils.training import Model, new_network, train
+from utils.records import to_json
+from utils.training import Model, new_network
 
 CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
 # On the CPU, where the attacks are: they share Aug-Conv with the training.
@@ -119,9 +118,7 @@ def train_behind(layer: AugConv, images: MorphedSets, p: Parameters, shape: tupl
     train_part = Features([(frozen, train_source)], [images.train_labels], context)
     test_part = Features([(frozen, test_source)], [images.test_labels], context)
     data = keep_features(train_part, test_part, p.feature_cache, False, context)
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), "with_ac", {"weight_decay": p.morphed_weight_decay}, {}, [])
-        curve = train(behind, data, p, run, context)
+    curve = train_in_passing(behind, data, p, "with_ac", p.morphed_weight_decay, context)
     return curve[-1]["test_accuracy"]
 
 
@@ -220,8 +217,8 @@ def attack_local_mixing(view: View, truth: Truth) -> dict:
     """The blind attack where each position mixes its channels in its own way."""
     began = time.perf_counter()
     channels, kernel = algebra.filter_bank(view.layer).shape[1:3]
-    seen = adversary.features_of_images_and_probes(view)
-    images = blind_pixels(seen.images, seen.probes, channels, kernel)
+    features = adversary.features_of_images_and_probes(view)
+    images = blind_pixels(features.of_images, features.of_probes, channels, kernel)
     missing_rim = kernel - 1 - view.layer.padding[0]
     inner = truth._replace(pixels=F.pad(truth.pixels, [-missing_rim] * 4))
     score = inner.score(images, up_to_colour=True)._asdict()

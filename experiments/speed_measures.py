@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments import reference_algorithm as reference
+from experiments.program import train_in_passing
 from images.datasets import CIFAR, Prepared, normalise
 from images.decode import FACTS, decode_all
 from models.build import build
@@ -41,8 +42,7 @@ from utils.examples import (
     keep_features,
 )
 from utils.keys import Key
-from utils.records import Run
-from utils.training import make_forward, train
+from utils.training import make_forward
 
 
 @dataclass(frozen=True)
@@ -317,9 +317,7 @@ def with_tiles_here(size: Size, p: Parameters, context: Context) -> dict:
 def time_training(network: nn.Module, data: Data, p: Parameters, name: str, decay: float,
                   context: Context) -> dict:
     """Images per second of utils.training.train, in the median epoch after the first."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), name, {"weight_decay": decay}, {}, [])
-        curve = train(network, data, p, run, context)
+    curve = train_in_passing(network, data, p, name, decay, context)
     seconds = median(epoch["train_seconds"] for epoch in curve[1:])
     return {"images_per_second": len(data.train) / seconds}
 

@@ -84,9 +84,11 @@ def settings_of_images(p: Parameters, first: FirstLayer) -> dict:
 
 
 class ImageSet(NamedTuple):
-    """images (N, α, m, m), uint8 but for arrays, perhaps read from the disk as they are used;
-    labels (N) int64; names of classes; digest: SHA-256 of the images, "" if nobody asks for it;
-    from_files: what is known of image files."""
+    """A split: images (N, α, m, m), uint8 but for arrays, perhaps read from the disk as they are
+    used; labels (N) int64; names of classes.
+
+    digest: SHA-256 of the images. from_files: what is known of image files.
+    """
 
     images: Tensor
     labels: Tensor

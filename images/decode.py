@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from images.folders import shown
 from utils.artifacts import write_alone
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.names import first_names
 
 VERSION = 3                                              # of the decoder: raised when pixels change
@@ -70,7 +70,7 @@ def decode(file: Path, side: int, channels: int = 3, fit: str = "crop",
         reason = too_large("more than twice as many pixels as are read")
     except Exception as error:                           # whatever a hostile file leads to
         system_error = getattr(error, "strerror", None)
-        words = system_error or " ".join(str(error).split())[:100] or type(error).__name__
+        words = system_error or one_line(error, 100) or type(error).__name__
         reason = f"{words}: repair or replace it"
     raise UserError(f"{shown(file)} cannot be read: {reason}")
 
@@ -164,14 +164,10 @@ def hints(facts: Tensor, files: list[Path], pixel_range: tuple[float, float] | N
                      f"become black or white: {OF_THE_KEY if is_of_key else advice}")
     is_deep = facts[:, DEEP] > 0
     if is_deep.any() and not is_deep.all():
-        for chosen, words in (is_deep, "more than 8 bits"), (~is_deep, "8 bits"):
-            if is_dark(facts[chosen]):
-                names = [shown(files[i]) for i in chosen.nonzero()[:, 0].tolist()]
-                others = len(facts) - len(names)
-                some = first_names(names, LISTED, "more files")
-                lines.append(f"{some} have {words} and no pixel above an eighth of the range, and "
-                             f"{others} of {len(facts)} files have another depth: "
-                             "convert the files of one kind to the other")
+        if is_dark(facts[is_deep]):
+            lines.append(hint_of_dark_kind(files, is_deep, "more than 8 bits"))
+        if is_dark(facts[~is_deep]):
+            lines.append(hint_of_dark_kind(files, ~is_deep, "8 bits"))
     elif is_dark(facts):
         advice = "--pixel_range LOW HIGH says which numbers are black and white"
         if is_of_key:
@@ -182,6 +178,15 @@ def hints(facts: Tensor, files: list[Path], pixel_range: tuple[float, float] | N
                       "`--pixel_range none` where they have 8 bits")
         lines.append(f"the brightest pixel of all images is below an eighth of the range: {advice}")
     return lines
+
+
+def hint_of_dark_kind(files: list[Path], chosen: Tensor, depth: str) -> str:
+    """On files of one depth, `chosen` (N) bool of all, that are dark beside others."""
+    names = [shown(files[i]) for i in chosen.nonzero()[:, 0].tolist()]
+    some = first_names(names, LISTED, "more files")
+    return (f"{some} have {depth} and no pixel above an eighth of the range, and "
+            f"{len(files) - len(names)} of {len(files)} files have another depth: convert the "
+            "files of one kind to the other")
 
 
 def is_dark(facts: Tensor) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 
 
 def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, int],
@@ -30,11 +30,11 @@ def read_torchvision(name: str, folder: str, split: str, shape: tuple[int, int, 
     try:
         data = kind(folder, download=True, **arguments_for(kind, split, options))
     except (TypeError, ValueError) as wrong:             # it takes other arguments
-        reason = " ".join(str(wrong).split())[:150]
+        reason = one_line(wrong)
         raise UserError(f"torchvision's {name} takes other arguments ({reason}): give them as its "
                         f"options in DATASETS, or {as_files}") from None
     except (OSError, RuntimeError) as error:             # URLError is an OSError
-        reason = " ".join(str(error).split())[:80]
+        reason = one_line(error, 80)
         advice = missing_files(kind, folder, split)
         raise UserError(f"{name} could not be downloaded ({reason}): {advice}, or choose --dataset "
                         "shapes, or --dataset folder --dataset_dir with a tree of images") from None

@@ -8,8 +8,8 @@ from functools import lru_cache
 from images import shapes
 
 draw = lru_cache(shapes.draw)
-draw(shapes.SIZES["train"], 8, seed=len("train"))
-draw(shapes.SIZES["test"], 8, seed=len("test"))
+for split in ("train", "test"):
+    draw(shapes.SIZES[split], 8, shapes.SEEDS[split])
 
 
 def remember():

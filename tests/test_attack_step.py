@@ -14,6 +14,7 @@ from PIL import Image
 
 import attack
 import gen_augconv
+from attacks import adversary
 from tests.photographs import draw_photographs
 from tests.steps import ROOT, TINY, call, run
 from tests.test_steps import WATCH
@@ -91,9 +92,9 @@ def test_large_images_by_tiles_need_little_memory_for_an_attack():
     shape = (3, 128, 128)
     delivery = SimpleNamespace(geometry=replace(GEOMETRY, shape=shape, tile=8), test_images=100,
                                out_shape=(64, 128, 128))
-    needed = attack.attack_bytes(delivery, kernel=3, public_images=100)
+    needed = adversary.attack_bytes(delivery, kernel=3, public_images=100)
     assert needed < 10e9
-    assert attack.attack_bytes(delivery, 3, 3000) > needed
+    assert adversary.attack_bytes(delivery, 3, 3000) > needed
 
 
 def test_public_images_may_be_a_folder_of_ones_own(dense, tmp_path):
@@ -238,9 +239,8 @@ def test_without_the_truth_it_says_whether_images_come_back(dense):
 
 
 def test_few_morphed_images_are_said_to_be_too_few_to_trust(capsys):
-    geometry = replace(GEOMETRY, shape=(3, 8, 8))
     for count, is_said in ((100, True), (192, False)):
-        view = SimpleNamespace(geometry=geometry, all_morphed=np.zeros(count))
+        view = SimpleNamespace(block_size=192, all_morphed=np.zeros(count))
         attack.warn_of_few_morphed(view)
         words = f"{count} morphed images are fewer than the 192 entries of a block"
         assert (words in capsys.readouterr().err) == is_said

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, tolerated, warn
+from utils.errors import UserError, one_line, tolerated, warn
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial"
@@ -109,7 +109,8 @@ def write_temporary(path: Path, content: Content, mode: int = 0o666):
     """Writes what will be `path` under its temporary name, down to the disk.
 
     content: bytes, a text, a dictionary of tensors and plain values for torch.save, or a function
-    that writes to the file it is given. Raises OSError, which names the file.
+    that writes to what it is given, which has `write` and `flush` alone. Raises OSError, which
+    names the file.
     """
     try:
         temporary(path).unlink(missing_ok=True)
@@ -391,7 +392,7 @@ def build_from(content: dict, path: Path, build: Callable, advice: str):
     try:
         return build(content)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
-        reason = " ".join(str(wrong).split())[:150]
+        reason = one_line(wrong)
         raise UserError(f"{path} is not as docs/artifacts.md describes it ({reason}): "
                         f"{advice}") from None
 

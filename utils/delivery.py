@@ -1,6 +1,7 @@
 """What crosses from provider to developer: made, written and read. data/delivery/, data/queries/.
 
-Morphed images are stored as Aug-Conv wants them: (N, αm²), or with tiles (N, t, t, q).
+Morphed images are stored row by row: (N, αm²), or with tiles (N, t, t, q). `as_morphed` gives what
+Aug-Conv takes.
 """
 
 import math
@@ -221,7 +222,7 @@ class Delivery:
 
     @property
     def morphing(self) -> dict:
-        """How the images were morphed, for records."""
+        """How the images were morphed, for records; kappa is None with tiles."""
         g = self.geometry
         return {"kappa": None if g.tile else g.kappa, "tile": g.tile,
                 "morph_distribution": g.morph_distribution, "image_padding": g.image_padding,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from parameter import Parameters
-from utils.errors import UnusableSetting, UserError, warn
+from utils.errors import UnusableSetting, UserError, one_line, warn
 from utils.launch import Launch, read_launch
 
 # The other processes wait while the first one downloads and decodes a data set.
@@ -61,7 +61,7 @@ def joined_processes(p: Parameters):
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         raise UserError(f"the other processes of torchrun are not reached ({reason}): start them "
                         "together, or unset WORLD_SIZE") from None
     yield context
@@ -214,7 +214,7 @@ def require_compiler(device: torch.device):
         torch.compile(double)(torch.ones(2, device=device))
     except Exception as error:                           # Dynamo's, Inductor's or a compiler's own
         cause = getattr(error, "inner_exception", error)
-        reason = " ".join(str(cause).split())[:150]
+        reason = one_line(cause)
         raise UnusableSetting(f"--compile does not work here ({reason}): install a C++ compiler "
                               "such as g++, or name one in the variable CXX, or leave --compile "
                               "out") from None

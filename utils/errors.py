@@ -20,6 +20,11 @@ def warn(message: str):
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def one_line(mistake: BaseException, most: int = 150) -> str:
+    """The beginning of another library's message, without line ends."""
+    return " ".join(str(mistake).split())[:most]
+
+
 @contextmanager
 def user_errors(source: Path | str = ""):
     """Turns the ValueError of a pure function into a UserError with the same message.

@@ -31,6 +31,7 @@ from utils.errors import UserError
 from utils.geometry import Fit, Geometry, blocks_in_words, from_manifest
 
 CORE_STREAM, ORDER_STREAM = 0, 1    # separate random numbers under one --morph_seed
+CHANNEL_ORDER = "channel_order.pt"  # of the last delivery, in the key's folder
 LIST = "list"                       # in the place of a key's id: which keys there are
 
 
@@ -89,9 +90,25 @@ def draw_order(channels: int, seed: int | None = None) -> Tensor:
     return torch.from_numpy(secret_generator(seed, ORDER_STREAM).permutation(channels))
 
 
+def key_folder(provider: Path, id: str) -> Path:
+    """Where a provider keeps the key with this id."""
+    return provider / "keys" / id
+
+
+def order_content(order: Tensor, delivery_id: str) -> dict:
+    """What channel_order.pt holds: the order of a delivery's channels (β) int64."""
+    return {"order": order.cpu(), "delivery": delivery_id}
+
+
+def order_from(content: dict) -> tuple[Tensor, str]:
+    """The order that order_content wrote, and the id of the delivery that it is of."""
+    order = content["order"] + 0                         # what is no tensor of numbers fails here
+    return order, content["delivery"]
+
+
 def save_key(provider: Path, key: Key) -> Path:
     """Adds a key to the provider's folder and makes it the current one; gives its folder."""
-    folder = provider / "keys" / key.id
+    folder = key_folder(provider, key.id)
     provider.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_private(provider):
         keep_private(provider)
@@ -162,7 +179,7 @@ def _describe_key(folder: Path) -> str:
         blocks = blocks_in_words(about["kappa"], about["tile"])
         words = [drawn, blocks, f"{about['morph_distribution']} core"]
         if "delivery" in about:
-            date = _date_of(folder / "channel_order.pt")
+            date = _date_of(folder / CHANNEL_ORDER)
             words.append(f"delivery {about['delivery'][:12]} on {date}")
         else:
             words.append("nothing delivered")
@@ -178,7 +195,7 @@ def _date_of(file: Path) -> str:
 
 def read_key(provider: Path, id: str = "") -> Key:
     """A key by its id; none: the current one. Raises UserError if it is missing or damaged."""
-    folder = provider / "keys" / (id or current_id(provider))
+    folder = key_folder(provider, id or current_id(provider))
     if id and not (folder / MANIFEST).exists():
         known = ", ".join(key_ids(provider)) or "none"
         raise UserError(f"{provider} has no key {id}: its keys are {known}; `python "
@@ -239,14 +256,14 @@ def dtype_name(images: Tensor) -> str:
 
 def find_last_delivery(provider: Path, key: Key) -> LastDelivery | None:
     """As read_last_delivery, but None where nothing has been delivered with this key yet."""
-    if "delivery" not in read_manifest(provider / "keys" / key.id):
+    if "delivery" not in read_manifest(key_folder(provider, key.id)):
         return None
     return read_last_delivery(provider, key)
 
 
 def read_last_delivery(provider: Path, key: Key) -> LastDelivery:
     """Raises UserError if nothing has been delivered with this key."""
-    folder = provider / "keys" / key.id
+    folder = key_folder(provider, key.id)
     manifest = read_manifest(folder)
     if "delivery" not in manifest:
         advice = "run `python gen_augconv.py` first, or name an earlier key with --key"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.artifacts import write_alone
-from utils.errors import warn
+from utils.errors import one_line, warn
 from utils.names import readable_names
 
 MOST_NAMED = 20                     # classes up to which a confusion matrix has names and numbers
@@ -46,7 +46,7 @@ def draw(path: Path, picture: Callable[..., bytes], *arguments, mode: int = 0o66
         write_alone(path, picture(*arguments), mode)
         return True
     except Exception as error:                           # of Matplotlib, its caches or settings
-        reason = " ".join(str(error).split())[:150]
+        reason = one_line(error)
         warn(f"{path} could not be drawn ({reason}); everything else is there")
         return False
 
@@ -54,7 +54,10 @@ def draw(path: Path, picture: Callable[..., bytes], *arguments, mode: int = 0o66
 def visible(images: Tensor) -> Tensor:
     """Images (N, α, m, m) of any number of channels as (N, 3 or 1, m, m): the first three, or one.
     """
-    return images if images.shape[1] in (1, 3) else images[:, :3 if images.shape[1] > 3 else 1]
+    count = images.shape[1]
+    if count in (1, 3):
+        return images
+    return images[:, :3] if count > 3 else images[:, :1]
 
 
 def channels_shown(images: Tensor) -> str:

@@ -246,6 +246,14 @@ def differences(one: dict, other: dict) -> list[str]:
     return found
 
 
+def value_of(record: dict, name: str):
+    """A value of a record under a name of `differences`; None where the record lacks it."""
+    for part in (record["settings"], record["data"], record):
+        if name in part:
+            return part[name]
+    return None
+
+
 def _is_same_sample(one: list[float] | None, other: list[float] | None) -> bool:
     """Whether two samples differ by rounding alone, measured by the largest logit."""
     if one == other:

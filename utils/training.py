@@ -3,8 +3,10 @@
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,8 +64,7 @@ class Model:
     dropout: float
 
     def to_dict(self) -> dict:
-        return {"name": self.name, "classes": self.classes, "shape": tuple(self.shape),
-                "dropout": self.dropout}
+        return asdict(self)
 
 
 def new_network(p: Parameters, model: Model) -> nn.Module:
@@ -288,8 +289,9 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
     for epoch in epochs:
         started = time.perf_counter()
         module.train()
-        loss = _train_epoch_or_say_why(forward, data.train, p, epoch, optimizer, scheduler,
-                                       context, augmentation)
+        with _unused_parts_explained():
+            loss = train_epoch(forward, data.train, p, epoch, optimizer, scheduler, context,
+                               augmentation)
         trained = time.perf_counter() - started
         check_finite(loss, network, run, epoch)
         share_buffers(network)
@@ -308,9 +310,11 @@ def train(network: nn.Module, data: Data, p: Parameters, run: Run, context: Cont
     return curve
 
 
-def _train_epoch_or_say_why(*arguments) -> float:
+@contextmanager
+def _unused_parts_explained():
+    """Says in a line what PyTorch says at length where processes cannot share a network."""
     try:
-        return train_epoch(*arguments)
+        yield
     except RuntimeError as error:
         if "finished reduction in the prior iteration" in str(error):
             raise UserError("a part of the network is not used in training, which several "
@@ -518,6 +522,25 @@ class Trained:
         return {"network": self.state, "model": self.model.to_dict(),
                 "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
                 "layer": self.layer_fingerprint, "code": digest_of_code(self.model.name)}
+
+
+class SavedNetwork(NamedTuple):
+    """What a file of `Trained` holds. `classes` and `code` (a digest of the network's own file) are
+    those of the training."""
+
+    weights: dict[str, Tensor]
+    model: Model
+    classes: tuple[str, ...]
+    deliveries: tuple[str, ...]
+    layer_fingerprint: str | None
+    code: str
+
+
+def saved_network_from(content: dict) -> SavedNetwork:
+    """What Trained.to_dict wrote. Raises KeyError or TypeError where it is something else."""
+    model = content["model"] | {"shape": tuple(content["model"]["shape"])}
+    return SavedNetwork(content["network"], Model(**model), tuple(content["classes"]),
+                        tuple(content["deliveries"]), content["layer"], content.get("code", ""))
 
 
 def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,

@@ -16,7 +16,14 @@ from experiments.tables.augmentation import (
     list_augmented,
 )
 from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_partners
-from experiments.tables.formulas import compute_overheads
+from experiments.tables.formulas import (
+    PUBLISHED_CHANCE,
+    PUBLISHED_COMPUTATION,
+    PUBLISHED_DATA,
+    PUBLISHED_GAZELLE_CHANCE,
+    PUBLISHED_GAZELLE_DATA,
+    compute_overheads,
+)
 from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import (
     NOT_YET,
@@ -384,8 +391,8 @@ def claim_computation(results: Results) -> Claim:
         sources.append(results.link(f"bench/{epochs.bench}"))
     short = f"{dense}; with 8×8 tiles (our extension) {tiled}"
     return Claim("Computation grows by 9%", "9%", f"with the paper's dense Aug-Conv {short}",
-                 judge_overhead(0.09, growth), ", ".join(sources), is_measured=epochs is not None,
-                 short=short)
+                 judge_overhead(PUBLISHED_COMPUTATION, growth), ", ".join(sources),
+                 is_measured=epochs is not None, short=short)
 
 
 def claim_data(results: Results) -> Claim:
@@ -407,7 +414,7 @@ def claim_data(results: Results) -> Claim:
     else:
         found += f"; with 8×8 tiles in int8 {not_measured(BENCH)}"
     return Claim("Data grow by 5.12%", "5.12%", found,
-                 judge_overhead(0.0512, made.transmission_by_bytes), ", ".join(sources),
+                 judge_overhead(PUBLISHED_DATA, made.transmission_by_bytes), ", ".join(sources),
                  is_measured=len(sources) > 1, short=short)
 
 
@@ -423,7 +430,7 @@ def claim_attack(results: Results) -> Claim:
     short = "this attack fails"
     if "psnr" in known:
         short = f"images come back at {known['psnr']:.0f} dB in {seconds_of_known_layer(record)} s"
-    return Claim(claim, published, found, judge_attack(7.9e-90, guess, known.get("psnr")),
+    return Claim(claim, published, found, judge_attack(PUBLISHED_CHANCE, guess, known.get("psnr")),
                  f"{results.link('attacks')}, `{record['command']}`", short=short)
 
 
@@ -441,13 +448,14 @@ def claims_gazelle(results: Results) -> list[Claim]:
     return [
         Claim("GAZELLE costs 421 000 times the data", "421 000×",
               f"1236 MiB over 3072 bytes = {quotient}; CKKS for the first layer: {sent}",
-              judge_quotient(421_000, made.gazelle_ratio), source, is_measured),
+              judge_quotient(PUBLISHED_GAZELLE_DATA, made.gazelle_ratio), source, is_measured),
         Claim("GAZELLE costs 10 000 times the computation", "10 000×",
               f"CKKS for the first layer: {seconds}", "could not be tested: GAZELLE was not run",
               source, is_measured),
         Claim("GAZELLE is broken with 2.9·10⁻³⁰", "2.9·10⁻³⁰",
               f"2⁻¹²⁸ = {made.gazelle_guess:.1e}: the exponent looks like a slip of the pen",
-              judge_guess(2.9e-30, made.gazelle_guess), ANALYSIS, is_measured=False)]
+              judge_guess(PUBLISHED_GAZELLE_CHANCE, made.gazelle_guess), ANALYSIS,
+              is_measured=False)]
 
 
 # -- The report
