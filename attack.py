@@ -260,25 +260,7 @@ def tell(what: str, report: dict):
     words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["not tried"]
     if "unexplained" in report and "images_from" not in report:
         words.append(describe_unexplained(report["unexplained"], report.get("left_open")))
-    if "channels_right" in report:
-        words.append(f"{report['channels_right']} of {report['channels']} channels right")
-    if "psnr" in report:
-        words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
-                     f"{report['exact']:.2%} of the values exact to 8 bits")
-    if "reidentified" in report:
-        words.append(f"{report['reidentified']:.1%} of all test images re-identified")
-        if report.get("reidentified_mirrored", 0) > report["reidentified"]:
-            words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
-    if "mean_image" in report:
-        mean = report["mean_image"]["psnr"]
-        words.append(f"the mean public image alone {mean:.1f} dB")
-        if "psnr" in report and report["psnr"] <= mean:
-            words.append(describe_no_better(report))
-    if "starts" in report:
-        if "failed" not in report:
-            words.append(f"found by its own account: unlikeness {report['unlikeness']:.3f}, wrong "
-                         f"keys {report['wrong_keys']:.3f}")
-        words.append(f"{report['agreeing']} of {report['starts']} starts agree, which is no proof")
+    words += [*words_on_scores(report), *words_on_search(report)]
     if "failed" in report and "up_to_colour" in report:
         words.append(describe_mixture(report["up_to_colour"]))
     if "failed" in report:
@@ -286,11 +268,42 @@ def tell(what: str, report: dict):
     print(f"{what}: {', '.join(words)}", flush=True)
 
 
+def words_on_scores(report: dict) -> list[str]:
+    """How right it is, by the truth: what is in the report of channels and images."""
+    words = []
+    if "channels_right" in report:
+        words.append(f"{report['channels_right']} of {report['channels']} channels right")
+    if "psnr" in report:
+        words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
+                     f"{report['exact']:.2%} of the values exact to 8 bits")
+    if "reidentified" in report:
+        words.append(f"{report['reidentified']:.1%} of all test images re-identified")
+        if share_found(report).is_mirrored:
+            words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
+    if "mean_image" in report:
+        mean = report["mean_image"]["psnr"]
+        words.append(f"the mean public image alone {mean:.1f} dB")
+        if "psnr" in report and report["psnr"] <= mean:
+            words.append(describe_no_better(report))
+    return words
+
+
+def words_on_search(report: dict) -> list[str]:
+    """How the search for the core went, which knows no truth; nothing where there was none."""
+    if "starts" not in report:
+        return []
+    words = []
+    if "failed" not in report:
+        words.append(f"found by its own account: unlikeness {report['unlikeness']:.3f}, wrong keys "
+                     f"{report['wrong_keys']:.3f}")
+    words.append(f"{report['agreeing']} of {report['starts']} starts agree, which is no proof")
+    return words
+
+
 def describe_no_better(report: dict) -> str:
     """Of images that are no closer to the private ones than the mean image, by PSNR: whether they
     are recognised all the same."""
-    share, _ = share_found(report)
-    if share > RECOGNISED:
+    if share_found(report).share > RECOGNISED:
         return "so images are no closer than that, but they are recognised"
     return "so nothing was found that is better than it"
 

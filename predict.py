@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import utils.step  # isort: skip                         # first: see there
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from images.folders import shown
 from models.build import build, digest_of_code, is_users_own
@@ -22,7 +21,7 @@ from mole.first_layer import BehindFirstLayer
 from mole.morphing import size_in_words
 from utils.artifacts import load, to_csv, write_alone
 from utils.delivery import Delivery, as_morphed, check_classes, read_one_delivery, read_query
-from utils.devices import Context, joined_processes
+from utils.devices import Context, joined_processes, progress
 from utils.errors import UserError, warn
 from utils.examples import FrozenLayer
 from utils.launch import require_one_process
@@ -166,7 +165,7 @@ def predict(behind: BehindFirstLayer, aug_conv: FrozenLayer, queries: Queries, b
     forward = make_forward(behind, context)
     logits = []
     batches = queries.values.split(batch_size)
-    for values in tqdm(batches, desc="predicting", leave=False, disable=None):
+    for values in progress(batches, "predicting"):
         morphed = as_morphed(values.to(context.device), queries.scale)
         features = aug_conv.features(morphed, None).to(context.dtype)
         logits.append(forward(features.contiguous(memory_format=torch.channels_last)).cpu())

@@ -21,7 +21,7 @@ from attacks import adversary
 from attacks.adversary import Finding
 from attacks.view import Truth, View, make_truth, to_pixels
 from experiments.inverse_training import inverse_training
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from experiments.tables.formulas import KAPPAS
 from experiments.tables.measured import (
     describe_alone,
@@ -410,14 +410,12 @@ def write_record(path: Path, about: dict, cases: list[Case], rows: dict[str, dic
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--first_layers", type=Path, help="a folder with MODEL.pt of trained first "
                         "layers (default: none)")
     parser.add_argument("--only", nargs="+", help="measure the rows whose names contain one of "
                         "these again, and no others")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from experiments.tables.rows import title_of
 from images.datasets import dataset_name, load_images, normalisation, normalise
 from mole.first_layer import SplitNetwork
@@ -91,8 +91,7 @@ def write_record(path: Path, about: dict, rows: dict[str, dict]):
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--dataset", default="cifar10", help="default: cifar10")
     parser.add_argument("--dataset_dir", default="data/datasets", help="default: data/datasets")
     parser.add_argument("--model", default="vgg11", help="a VGG (default: vgg11)")
@@ -101,7 +100,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4, help="default: 4")
     parser.add_argument("--lr", type=float, default=0.01, help="default: 0.01")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
     return parser.parse_args()
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from experiments.speed import record_name
 from parameter import Parameters
 from utils.artifacts import write_alone
@@ -48,11 +48,9 @@ def main():
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--precision", default="auto", help="of training (default: auto)")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
     return parser.parse_args()
 
 

@@ -9,7 +9,6 @@ the record that it left before is removed. Refuses to start with changes that ar
 outside results/: a record names the commit that made it.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from experiments.tables.reading import is_record, read_json
 from utils import artifacts
 from utils.artifacts import write_alone
@@ -127,8 +126,7 @@ def main() -> int:
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, None)
     parser.parse_args()
 
 

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from mole.aug_conv import AugConv
 from parameter import Parameters
 from utils.artifacts import write_alone
@@ -168,11 +167,8 @@ def main():
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--runs", type=int, default=3, help="turns of each way (default: 3)")
-    parser.add_argument("--output", type=Path, default=Path("results"),
-                        help="folder to write to (default: results)")
     return parser.parse_args()
 
 

@@ -1,5 +1,6 @@
-"""What the measurements share: how they end, and trainings that leave nothing behind."""
+"""What the measurements share: their options, how they end, and trainings in passing."""
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,16 @@ from utils.errors import UserError
 from utils.examples import Data
 from utils.records import Run
 from utils.training import train
+
+
+def make_parser(description: str, output: str | None = "results") -> argparse.ArgumentParser:
+    """A measurement's options; `output`: the default of --output, None where it has none."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    if output is not None:
+        parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR",
+                            help=f"where to write (default: {output})")
+    return parser
 
 
 def run_command(main: Callable[[], int | None]):

@@ -26,7 +26,7 @@ from experiments.attack_matrix import (
     load_both_splits,
     require_folder,
 )
-from experiments.program import run_command, train_in_passing
+from experiments.program import make_parser, run_command, train_in_passing
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
@@ -79,12 +79,10 @@ def main():
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--first_layers", type=Path, help="a folder with MODEL.pt of trained first "
                         "layers (default: none)")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="default: results")
     return parser.parse_args()
 
 

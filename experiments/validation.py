@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.program import run_command
+from experiments.program import make_parser, run_command
 from images.datasets import load_images
 from parameter import Parameters
 from utils.artifacts import write_alone
@@ -45,13 +45,10 @@ def save_array(path: Path, array: np.ndarray):
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, "results/validation")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--dataset_dir", default="data/datasets", help="where CIFAR-10 is "
                         "(default: data/datasets)")
-    parser.add_argument("--output", type=Path, default=Path("results/validation"),
-                        help="default: results/validation")
     return parser.parse_args()
 
 

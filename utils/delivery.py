@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mole.aug_conv import AugConv
 from mole.first_layer import describe
@@ -28,7 +27,7 @@ from utils.artifacts import (
     write_array_header,
     write_rows,
 )
-from utils.devices import largest_over_processes, rank, wait_for_all, warn_once, world
+from utils.devices import largest_over_processes, progress, rank, wait_for_all, warn_once, world
 from utils.errors import UserError
 from utils.first_layers import read_first_layer
 from utils.geometry import Geometry, from_manifest, is_name
@@ -135,8 +134,7 @@ def write_morphed(new: Saving, name: str, source, morpher: Morpher):
 def _my_blocks(count: int, what: str) -> Iterator[slice]:
     """This process's share of the blocks of this many images, under a progress bar."""
     starts = range(0, count, IMAGES_AT_ONCE)[rank()::world()]
-    bar = tqdm(starts, desc=what, leave=False, mininterval=0.5, disable=rank() > 0 or None)
-    for first in bar:
+    for first in progress(starts, what):
         yield slice(first, first + IMAGES_AT_ONCE)
 
 

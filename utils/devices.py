@@ -1,6 +1,7 @@
 """What a step computes on: the device, the precision, and its place among several processes."""
 
 import warnings
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from parameter import Parameters
 from utils.errors import UnusableSetting, UserError, one_line, warn
@@ -133,6 +135,13 @@ def say(*words, sep: str = " "):
     """Prints, once for all processes; no words, no line."""
     if words and rank() == 0:
         print(*words, sep=sep, flush=True)
+
+
+def progress(items: Iterable, what: str) -> tqdm:
+    """The items, under a bar with the time left, which the first process alone shows; none where
+    stderr is no terminal."""
+    hidden = True if rank() > 0 else None                # None: hidden where there is no terminal
+    return tqdm(items, desc=what, leave=False, mininterval=0.5, disable=hidden)
 
 
 def warn_once(message: str):

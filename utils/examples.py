@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mole.augmentation import flip_some
-from utils.devices import Context, any_process, rank, say, wait_for_all
+from utils.devices import Context, any_process, progress, say, wait_for_all
 from utils.launch import read_launch
 from utils.memory import IMAGES_AT_ONCE, free_memory, require_memory
 
@@ -149,8 +148,7 @@ class Features:
         kept = torch.empty((len(self), *shape), dtype=self.context.dtype,
                            device=self.context.device, memory_format=torch.channels_last)
         starts = range(0, len(self), IMAGES_AT_ONCE)
-        for first in tqdm(starts, desc="first layer, once", leave=False, mininterval=0.5,
-                          disable=rank() > 0 or None):
+        for first in progress(starts, "first layer, once"):
             block = slice(first, min(first + IMAGES_AT_ONCE, len(self)))
             all_alike = torch.full((block.stop - first,), flipped)
             kept[block] = self.take(block, all_alike)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from models.build import build, digest_of_code, gives_probabilities
 from models.weights import find_weights, start_from
@@ -21,6 +20,7 @@ from parameter import Parameters
 from utils.artifacts import Saving, load, read_tensors, write_alone
 from utils.devices import (
     Context,
+    progress,
     rank,
     say,
     share_buffers,
@@ -192,8 +192,7 @@ def train_epoch(forward: Callable, examples: Examples, p: Parameters, epoch: int
     seed_everything(p.seed, epoch, DROPOUT + context.rank)   # differs between processes
     batches = split_into_batches(order, p.batch_size, world)
     total = torch.zeros((), device=device)
-    bar = tqdm(batches, desc=f"epoch {epoch}/{p.epochs}", mininterval=0.5, leave=False,
-               disable=context.rank > 0 or None)
+    bar = progress(batches, f"epoch {epoch}/{p.epochs}")
     for step, batch in enumerate(bar):
         mine = batch[context.rank::world]
         labels = examples.labels[mine].to(device, non_blocking=True)
