@@ -139,10 +139,10 @@ def guess_by_third_moments(task: Task) -> Guess:
     # A uniform core adds one amount to all entries alike.
     morphed = task.morphed - task.morphed.mean(2, keepdim=True)
     most = min(task.public.shape[2], third_moments.AXES, len(morphed) // 4, len(task.public) // 4)
-    known, seen = whiten(task.kind, most, task.mirror), whiten(morphed, most)
-    flip = None if task.mirror is None else mirror_rotation(known, task.mirror)
-    rater = Rater(known, seen, task.public, task.as_images)
-    matcher = third_moments.Matcher(known, seen, task.orthogonal, flip)
+    public_side, morphed_side = whiten(task.kind, most, task.mirror), whiten(morphed, most)
+    flip = None if task.mirror is None else mirror_rotation(public_side, task.mirror)
+    rater = Rater(public_side, morphed_side, task.public, task.as_images)
+    matcher = third_moments.Matcher(public_side, morphed_side, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
     start = choose_best(rated)
     polished = [rater.rate(matcher.polish(start.rotation, width))
@@ -154,33 +154,34 @@ def guess_by_third_moments(task: Task) -> Guess:
         if orientation < 0:
             rotation = flip @ rotation
     search = summarise(rated, start, best, rater, flip, orientation, "third")
-    return Guess(unmorph(rotation, known, seen, task.orthogonal), search)
+    return Guess(unmorph(rotation, public_side, morphed_side, task.orthogonal), search)
 
 
 def guess_by_pair_moments(task: Task) -> Guess:
     """From moments between the blocks of an image."""
     most = min(task.public.shape[2], pair_moments.AXES)
-    known, seen = whiten(task.kind, most), whiten(task.morphed, most)
-    flip = None if task.mirror is None else mirror_rotation(known, task.mirror)
-    rater = Rater(known, seen, task.public, task.as_images)
-    matcher = pair_moments.Matcher(known, seen, task.orthogonal, flip)
+    public_side, morphed_side = whiten(task.kind, most), whiten(task.morphed, most)
+    flip = None if task.mirror is None else mirror_rotation(public_side, task.mirror)
+    rater = Rater(public_side, morphed_side, task.public, task.as_images)
+    matcher = pair_moments.Matcher(public_side, morphed_side, task.orthogonal, flip)
     rated = rate_rounds(matcher.rotations(), rater)
     start = choose_best(rated)
     best = choose_best([start, rater.rate(matcher.complete(start.rotation))])
     search = summarise(rated, start, best, rater, flip, None, "pair")
-    return Guess(unmorph(best.rotation, known, seen, keep_variances=False), search)
+    return Guess(unmorph(best.rotation, public_side, morphed_side, keep_variances=False), search)
 
 
-def unmorph(rotation: Tensor, known: Whitened, seen: Whitened, keep_variances: bool) -> Tensor:
-    """Plain blocks (N, κ, q) from the morphed ones of `seen`, once the rotation (r, r) is known.
+def unmorph(rotation: Tensor, public_side: Whitened, morphed_side: Whitened,
+            keep_variances: bool) -> Tensor:
+    """Plain blocks (N, κ, q) from the morphed ones, once the rotation (r, r) is known.
 
     `keep_variances`: the private images' own, which an orthogonal core leaves as they are; else
     those of the public images.
     """
     if not keep_variances:
-        return known.restore(seen.white @ rotation.T)
-    turn = polar(known.scale[:, None] * rotation * seen.scale)
-    return known.mean + seen.white * seen.scale @ turn.T @ known.axes.T
+        return public_side.restore(morphed_side.white @ rotation.T)
+    turn = polar(public_side.scale[:, None] * rotation * morphed_side.scale)
+    return public_side.mean + morphed_side.white * morphed_side.scale @ turn.T @ public_side.axes.T
 
 
 def choose_best(rated: list[Rated]) -> Rated:
@@ -194,7 +195,7 @@ def summarise(rated: list[Rated], start: Rated, best: Rated, rater: "Rater", fli
     rotation that it led to."""
     agreeing, others = 0, []
     for other in rated:
-        if gives_same_images(other.rotation, start.rotation, rater.known.scale, flip):
+        if gives_same_images(other.rotation, start.rotation, rater.public_side.scale, flip):
             agreeing += 1
         else:
             others.append(other.unlikeness)
@@ -202,9 +203,10 @@ def summarise(rated: list[Rated], start: Rated, best: Rated, rater: "Rater", fli
                   rater.wrong_keys, orientation)
 
 
-def mirror_rotation(known: Whitened, mirror: Tensor) -> Tensor:
+def mirror_rotation(public_side: Whitened, mirror: Tensor) -> Tensor:
     """What mirroring each block (by a permutation (q) of its entries) does to the axes, (r, r)."""
-    return polar((known.axes * known.scale)[mirror].T @ (known.axes / known.scale))
+    axes, scale = public_side.axes, public_side.scale
+    return polar((axes * scale)[mirror].T @ (axes / scale))
 
 
 def check_samples(morphed: Tensor, public: Tensor):
@@ -223,17 +225,17 @@ def check_samples(morphed: Tensor, public: Tensor):
 class Rater:
     """Says how far from photographs the images are that a rotation gives."""
 
-    def __init__(self, known: Whitened, seen: Whitened, public: Tensor,
+    def __init__(self, public_side: Whitened, morphed_side: Whitened, public: Tensor,
                  as_images: Callable[[Tensor], Tensor]):
-        self.known = known
+        self.public_side = public_side
         self.as_images = as_images
-        self.some = seen.white[evenly_spaced(len(seen.white), RATED)]
+        self.some = morphed_side.white[evenly_spaced(len(morphed_side.white), RATED)]
         some_public = public[evenly_spaced(len(public), RATED)]
-        self.photographs = self.edges(known.project(some_public))
+        self.photographs = self.edges(public_side.project(some_public))
         self.wrong_keys = self.rate_wrong_keys()
 
     def edges(self, white: Tensor) -> Edges:
-        return describe_edges(self.as_images(self.known.restore(white)))
+        return describe_edges(self.as_images(self.public_side.restore(white)))
 
     def rate(self, rotation: Tensor) -> Rated:
         return Rated(rotation, unlikeness(self.edges(self.some @ rotation.T), self.photographs))

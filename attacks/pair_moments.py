@@ -41,15 +41,15 @@ class Problem:
     """Both sides on axes whose order says which may match."""
 
     anchors: Tensor             # agreement of vectors (r, r)
-    known: Tensor               # combinations of moments of public blocks, (m, r, r)
-    seen: Tensor                # of morphed ones
+    public: Tensor              # combinations of moments of public blocks, (m, r, r)
+    morphed: Tensor             # of morphed ones
     apart: Tensor               # squared differences of the axes' keys (r, r)
     orthogonal: bool
 
     def agreement(self, rotation: Tensor, rows: int) -> Tensor:
         """How well each public axis (rows) agrees with each morphed one (r) under a rotation."""
-        left = self.known[:, :rows, :len(rotation)] @ rotation
-        right = self.seen.permute(1, 0, 2).flatten(1)
+        left = self.public[:, :rows, :len(rotation)] @ rotation
+        right = self.morphed.permute(1, 0, 2).flatten(1)
         return self.anchors[:rows] + left.permute(1, 0, 2).flatten(1) @ right.T
 
     def window(self, rows: int, width: float) -> Tensor | None:
@@ -68,13 +68,13 @@ class Matcher:
     `flip` (r, r): what mirroring does to the public axes, if blocks can be mirrored in place.
     """
 
-    def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool, flip: Tensor | None):
-        self.scale = known.scale
+    def __init__(self, public: Whitened, morphed: Whitened, orthogonal: bool, flip: Tensor | None):
+        self.scale = public.scale
         self.flip = flip
-        self.ours = describe_moments(known.white)
-        self.theirs = describe_moments(seen.white)
-        self.basis, self.seen_basis, self.problem = pose(known, seen, self.ours, self.theirs,
-                                                         orthogonal)
+        self.public_moments = describe_moments(public.white)
+        self.morphed_moments = describe_moments(morphed.white)
+        self.basis, self.morphed_basis, self.problem = pose(
+            public, morphed, self.public_moments, self.morphed_moments, orthogonal)
         self.searched = min(SEARCH_AXES, len(self.problem.apart))
 
     def rotations(self) -> Iterator[list[Tensor]]:
@@ -88,7 +88,7 @@ class Matcher:
     def complete(self, rotation: Tensor) -> Tensor:
         """The rotation (r, r) of all axes from one of `rotations`; with `flip`, the better of it
         and the mirrored one."""
-        start = (self.basis.T @ rotation @ self.seen_basis)[:self.searched]
+        start = (self.basis.T @ rotation @ self.morphed_basis)[:self.searched]
         flip = None
         if self.flip is not None:
             flip = self.basis.T @ self.flip @ self.basis
@@ -97,14 +97,15 @@ class Matcher:
 
     def on_axes(self, rotation: Tensor) -> Tensor:
         """A rotation of the problem's bases, or its first rows, as one of the principal axes."""
-        return self.basis[:, :len(rotation)] @ rotation @ self.seen_basis.T
+        return self.basis[:, :len(rotation)] @ rotation @ self.morphed_basis.T
 
     def agreement_in_pixels(self, rotation: Tensor) -> float:
         """How well all moments agree under a rotation, where strong axes count as in pixels."""
         weights = self.scale / self.scale[0]
-        turned = rotation @ self.theirs.pairs @ rotation.T
-        pairs = (self.ours.pairs - turned) * weights * weights[:, None]
-        vectors = (self.ours.vectors - self.theirs.vectors @ rotation.T) * weights
+        turned = rotation @ self.morphed_moments.pairs @ rotation.T
+        pairs = (self.public_moments.pairs - turned) * weights * weights[:, None]
+        turned = self.morphed_moments.vectors @ rotation.T
+        vectors = (self.public_moments.vectors - turned) * weights
         return -float(pairs.square().sum() + vectors.square().sum())
 
 
@@ -129,7 +130,7 @@ def describe_moments(white: Tensor) -> Moments:
     return Moments(torch.cat([white.mean(0), weighted]), pairs.reshape(-1, axes, axes))
 
 
-def pose(known: Whitened, seen: Whitened, ours: Moments, theirs: Moments,
+def pose(public: Whitened, morphed: Whitened, public_moments: Moments, morphed_moments: Moments,
          orthogonal: bool) -> tuple[Tensor, Tensor, Problem]:
     """Bases (r, r) of the axes on both sides, and the problem on them.
 
@@ -137,22 +138,22 @@ def pose(known: Whitened, seen: Whitened, ours: Moments, theirs: Moments,
     Orthogonal cores keep the variances of axes. For others, axes are sorted by how well other
     blocks predict them: sums of products of lagged moments turn as the blocks do.
     """
-    combined, seen_combined = combine(ours.pairs, theirs.pairs)
-    basis = seen_basis = torch.eye(len(known.scale))
-    keys, seen_keys = known.scale.square(), seen.scale.square()
+    combined, morphed_combined = combine(public_moments.pairs, morphed_moments.pairs)
+    basis = morphed_basis = torch.eye(len(public.scale))
+    keys, morphed_keys = public.scale.square(), morphed.scale.square()
     if not orthogonal:
         keys, basis = by_predictability(combined)
-        seen_keys, seen_basis = by_predictability(seen_combined)
+        morphed_keys, morphed_basis = by_predictability(morphed_combined)
         combined = basis.T @ combined @ basis
-        seen_combined = seen_basis.T @ seen_combined @ seen_basis
-    anchors = (ours.vectors @ basis).T @ (theirs.vectors @ seen_basis)
-    apart = (keys[:, None].log() - seen_keys.log()).square()
+        morphed_combined = morphed_basis.T @ morphed_combined @ morphed_basis
+    anchors = (public_moments.vectors @ basis).T @ (morphed_moments.vectors @ morphed_basis)
+    apart = (keys[:, None].log() - morphed_keys.log()).square()
     problem = Problem(anchors, torch.cat([combined, combined.mT]),
-                      torch.cat([seen_combined, seen_combined.mT]), apart, orthogonal)
-    return basis, seen_basis, problem
+                      torch.cat([morphed_combined, morphed_combined.mT]), apart, orthogonal)
+    return basis, morphed_basis, problem
 
 
-def combine(pairs: Tensor, seen_pairs: Tensor) -> tuple[Tensor, Tensor]:
+def combine(pairs: Tensor, morphed_pairs: Tensor) -> tuple[Tensor, Tensor]:
     """The few combinations of moments (κ², r, r) that differ most in public images, (m, r, r)."""
     with torch.random.fork_rng(devices=[]):
         # Of the randomised decomposition, which is no secret. CUDA's generators are left alone.
@@ -160,7 +161,7 @@ def combine(pairs: Tensor, seen_pairs: Tensor) -> tuple[Tensor, Tensor]:
         count = min(COMBINATIONS, len(pairs))
         weights = torch.svd_lowrank(pairs.flatten(1), count, niter=6)[0].T
     return (torch.einsum("mp,pij->mij", weights, pairs),
-            torch.einsum("mp,pij->mij", weights, seen_pairs))
+            torch.einsum("mp,pij->mij", weights, morphed_pairs))
 
 
 def by_predictability(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,16 +50,16 @@ class Matcher:
     the rotations may give the images or their mirror images.
     """
 
-    def __init__(self, known: Whitened, seen: Whitened, orthogonal: bool,
+    def __init__(self, public: Whitened, morphed: Whitened, orthogonal: bool,
                  flip: Tensor | None = None):
-        self.known, self.seen, self.flip = known, seen, flip
+        self.public, self.morphed, self.flip = public, morphed, flip
         self.odd_moments = None
-        self.ours = describe_side(known, orthogonal)
-        self.theirs = describe_side(seen, orthogonal)
+        self.public_side = describe_side(public, orthogonal)
+        self.morphed_side = describe_side(morphed, orthogonal)
         if flip is not None:
-            moments = self.ours.moments
+            moments = self.public_side.moments
             self.odd_moments = (moments - rotate_moments(moments, flip)) / 2
-            self.ours = replace(self.ours, moments=moments - self.odd_moments)
+            self.public_side = replace(self.public_side, moments=moments - self.odd_moments)
 
     def rotations(self) -> Iterator[list[Tensor]]:
         """The rotations (r, r) that several starts lead to, those of one window at a time.
@@ -67,24 +67,25 @@ class Matcher:
         The window says how far apart the logarithms of two axes' scales may be if they are to be
         matched; the public images may have other variances than the private ones.
         """
-        ours, theirs = self.ours, self.theirs
-        count = len(ours.spectrum)
+        public_side, morphed_side = self.public_side, self.morphed_side
+        count = len(public_side.spectrum)
         starts = []
         for axes in sorted({min(axes, count) for axes in START_AXES}):
-            for signs in likely_signs(ours.moments, theirs.moments, axes):
+            for signs in likely_signs(public_side.moments, morphed_side.moments, axes):
                 starts.append(torch.diag(signs))
         for width in WINDOWS:
             window = self.window(width)
-            yield [grow(start, ours, theirs, window) for start in starts]
+            yield [grow(start, public_side, morphed_side, window) for start in starts]
 
     def polish(self, rotation: Tensor, width: float) -> Tensor:
         """The rotation near one (r, r) that is about right, by third moments of all axes."""
         count = len(rotation)
-        return ascend(rotation, self.ours, self.theirs, self.window(width), count, base=count)
+        return ascend(rotation, self.public_side, self.morphed_side, self.window(width), count,
+                      base=count)
 
     def window(self, width: float) -> Tensor:
         """Weights (r, r) of the pairs of axes that may match."""
-        apart = self.ours.spectrum[:, None] - self.theirs.spectrum
+        apart = self.public_side.spectrum[:, None] - self.morphed_side.spectrum
         return torch.exp(-apart.square() / (2 * width ** 2))
 
     def evidence_of_orientation(self, rotation: Tensor, public_images: int) -> float:
@@ -95,14 +96,14 @@ class Matcher:
         since morphing keeps zero in its place, and of third moments. The search used neither.
         `public_images`: how many there are, without copies; none mirrored.
         """
-        private_images = len(self.seen.white)
-        public_mean = self.known.white.mean((0, 1)) - self.known.zero
-        private_mean = -rotation @ self.seen.zero
+        private_images = len(self.morphed.white)
+        public_mean = self.public.white.mean((0, 1)) - self.public.zero
+        private_mean = -rotation @ self.morphed.zero
         means = odd_part(public_mean, self.flip) * odd_part(private_mean, self.flip)
         weight = weight_of_evidence(ODD_MEAN, 1 / public_images, 1 / private_images)
         evidence = weight * float(means[:MEAN_AXES].sum())
 
-        moments = self.odd_moments * rotate_moments(self.theirs.moments, rotation)
+        moments = self.odd_moments * rotate_moments(self.morphed_side.moments, rotation)
         weight = weight_of_evidence(ODD_MOMENT, MOMENT_NOISE / public_images,
                                     MOMENT_NOISE / private_images)
         orders = 6                      # of three axes: so often each moment is in the sum
@@ -145,36 +146,36 @@ def third_moments(x: Tensor) -> Tensor:
     return moments
 
 
-def grow(start: Tensor, known: Side, seen: Side, window: Tensor) -> Tensor:
+def grow(start: Tensor, public: Side, morphed: Side, window: Tensor) -> Tensor:
     """The rotation of all axes (r, r) from one of the strongest (s, s)."""
     count = len(window)
     rotation = torch.nn.functional.pad(start, (0, count - len(start)))
     stages = [rows for rows in STAGES if len(start) <= rows < count]
     for rows in [*stages, count]:
-        rotation = ascend(rotation, known, seen, window, rows)
+        rotation = ascend(rotation, public, morphed, window, rows)
     return rotation
 
 
-def ascend(rotation: Tensor, known: Side, seen: Side, window: Tensor, rows: int,
+def ascend(rotation: Tensor, public: Side, morphed: Side, window: Tensor, rows: int,
            base: int = BASE) -> Tensor:
     """`rows` orthonormal rows whose third moments agree best, from fewer or as many: each time the
     rotation nearest to the gradient of the agreement."""
     for _ in range(SWEEPS):
         before = rotation
-        rotation = polar(agreement(rotation, known, seen, rows, base) * window[:rows])
+        rotation = polar(agreement(rotation, public, morphed, rows, base) * window[:rows])
         if len(before) == rows and (rotation - before).norm() < TOLERANCE * rows ** 0.5:
             break
     return rotation
 
 
-def agreement(rotation: Tensor, known: Side, seen: Side, rows: int, base: int) -> Tensor:
+def agreement(rotation: Tensor, public: Side, morphed: Side, rows: int, base: int) -> Tensor:
     """How well each public axis (rows) agrees with each morphed one (r), in third moments with the
     strongest `base` axes of those matched already, (rows, r)."""
     matched = rotation[:base]
     count = matched.shape[1]
-    turned = seen.moments.reshape(-1, count) @ matched.T            # one axis of three turned
+    turned = morphed.moments.reshape(-1, count) @ matched.T            # one axis of three turned
     turned = torch.matmul(matched, turned.view(count, count, -1))   # two of three
-    expected = known.moments[:rows, :len(matched), :len(matched)]
+    expected = public.moments[:rows, :len(matched), :len(matched)]
     return expected.reshape(rows, -1) @ turned.reshape(count, -1).T
 
 
