@@ -30,7 +30,7 @@ from utils.artifacts import (
 from utils.devices import largest_over_processes, progress, rank, wait_for_all, warn_once, world
 from utils.errors import UserError
 from utils.first_layers import read_first_layer
-from utils.geometry import Geometry, from_manifest, is_name
+from utils.geometry import Geometry, Morphing, from_manifest, is_name
 from utils.keys import Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
 from utils.names import first_names, quoted_apart
@@ -220,11 +220,11 @@ class Delivery:
 
     @property
     def morphing(self) -> dict:
-        """How the images were morphed, for records; kappa is None with tiles."""
+        """A Morphing, as JSON has it."""
         g = self.geometry
-        return {"kappa": None if g.tile else g.kappa, "tile": g.tile,
-                "morph_distribution": g.morph_distribution, "image_padding": g.image_padding,
-                "delivery_dtype": g.delivery_dtype, "shuffle_channels": self.shuffle_channels}
+        kappa = None if g.tile else g.kappa
+        return Morphing(kappa, g.tile, g.morph_distribution, g.image_padding, g.delivery_dtype,
+                        self.shuffle_channels)._asdict()
 
     def describe(self) -> str:
         """A line for people."""

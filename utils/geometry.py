@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -22,6 +22,17 @@ def is_name(value) -> bool:
 def blocks_in_words(kappa: int, tile: int) -> str:
     """How a core divides an image."""
     return f"{tile}x{tile} tiles" if tile else f"kappa {kappa}"
+
+
+class Morphing(NamedTuple):
+    """How the images of a training run were morphed, as its record has it."""
+
+    kappa: int | None                   # None with tiles
+    tile: int
+    morph_distribution: Distribution
+    image_padding: int
+    delivery_dtype: Literal["float32", "float16", "int8"]
+    shuffle_channels: bool
 
 
 @dataclass(frozen=True)

@@ -89,16 +89,36 @@ class Run:
         return json.loads(json.dumps(identity))
 
 
+class TrainingSettings(NamedTuple):
+    """The settings of a training run as they are used, as its record has them."""
+
+    model: str
+    init: str | None                    # SHA-256 of the weights that it starts from
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: str
+    decay_epochs: int | None            # None where the schedule has none
+    momentum: float
+    weight_decay: float
+    dropout: float
+    augment: str
+    precision: str                      # such as float32
+    standardise: bool
+    seed: int
+    processes: int
+
+
 def training_settings(p: Parameters, context: Context, weight_decay: float,
                       standardise: bool = False) -> dict:
-    """The settings of a training run as they are used."""
-    return {
-        "model": p.model, "init": file_entry(Path(p.init))["sha256"] if p.init else None,
-        "epochs": p.epochs, "batch_size": p.batch_size, "lr": p.lr, "schedule": p.schedule,
-        "decay_epochs": p.decay_epochs if p.schedule == "halve" else None,
-        "momentum": p.momentum, "weight_decay": weight_decay, "dropout": p.dropout,
-        "augment": p.augment, "precision": context.precision, "standardise": standardise,
-        "seed": p.seed, "processes": context.world}
+    """TrainingSettings, as JSON has them."""
+    return TrainingSettings(
+        model=p.model, init=file_entry(Path(p.init))["sha256"] if p.init else None,
+        epochs=p.epochs, batch_size=p.batch_size, lr=p.lr, schedule=p.schedule,
+        decay_epochs=p.decay_epochs if p.schedule == "halve" else None, momentum=p.momentum,
+        weight_decay=weight_decay, dropout=p.dropout, augment=p.augment,
+        precision=context.precision, standardise=standardise, seed=p.seed,
+        processes=context.world)._asdict()
 
 
 def option_of(run: Run, name: str, value) -> str:

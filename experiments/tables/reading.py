@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from utils.errors import UserError, user_errors
-from utils.records import RUNS
+from utils.geometry import Morphing
+from utils.records import RUNS, TrainingSettings
 
 # The experiments' records by the names of their files, and the command that makes each.
 EXPERIMENTS = {
@@ -29,10 +30,7 @@ TRAINING = "the training scripts with `--results_dir DIR`"
 PLACES = ("", "accuracy", "bench", "demo", "validation")    # where records are in a folder
 # Of reproduce_tables.py, of `make evidence`, and in the folders of the steps.
 OWN_OUTPUT = {"analysis.json", "evidence.json", "manifest.json"}
-MORPHING = {"kappa", "tile", "morph_distribution", "image_padding", "delivery_dtype",
-            "shuffle_channels"}
-SETTINGS = {"model", "init", "epochs", "batch_size", "lr", "schedule", "decay_epochs", "momentum",
-            "weight_decay", "dropout", "augment", "precision", "standardise", "seed", "processes"}
+MORPHING, SETTINGS = set(Morphing._fields), set(TrainingSettings._fields)
 DATA = {"dataset", "class_names", "channels", "image_size", "image_fit", "train_images",
         "test_images", "train_digest", "test_digest", "normalisation", "morphing", "keys",
         "deliveries"}

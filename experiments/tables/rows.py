@@ -10,14 +10,15 @@ from statistics import mean, stdev
 from experiments.tables.reading import TrainingRun
 from experiments.tables.table import write_number
 from mole.morphing import core_size
+from utils.geometry import Morphing
 from utils.records import RUNS
 
 # What runs of one row may differ in. Each seed has a frozen layer and a key of its own; the weight
 # decay of plain and of morphed runs differs in the paper, so cells name it where it does.
 FREE_SETTINGS = {"seed", "weight_decay", "standardise"}
 FREE_DATA = {"morphing", "keys", "deliveries"}
-PAPER_MORPHING = {"kappa": 1, "tile": 0, "morph_distribution": "uniform", "image_padding": 0,
-                  "delivery_dtype": "float32", "shuffle_channels": True}
+PAPER_MORPHING = Morphing(kappa=1, tile=0, morph_distribution="uniform", image_padding=0,
+                          delivery_dtype="float32", shuffle_channels=True)._asdict()
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
 PLAIN = "plain images only"
 CONTROLS = ("no_ac", "no_ac_standardised")          # keys of RUNS: the networks without Aug-Conv
