@@ -385,8 +385,8 @@ def claim_computation(results: Results) -> Claim:
     dense, tiled = f"multiply-adds by {growth:.1%}", f"multiply-adds by {tiles[8].growth:.1%}"
     sources, epochs = [f"{ANALYSIS}, `make tables`"], find_epochs(results)
     if epochs is not None:
-        dense += (f", the time of an epoch {epochs.dense:.2f}-fold ({epochs.kept:.2f}-fold where "
-                  "Aug-Conv's output is kept)")
+        dense += (f", the time of an epoch {epochs.dense:.2f}-fold ({epochs.kept:.2f}-fold once "
+                  "Aug-Conv's output is computed and kept)")
         tiled += f", the time {epochs.tiles:.2f}-fold"
         sources.append(results.link(f"bench/{epochs.bench}"))
     short = f"{dense}; with 8×8 tiles (our extension) {tiled}"
@@ -429,7 +429,8 @@ def claim_attack(results: Results) -> Claim:
              f"{describe_known_layer(record)}")
     short = "this attack fails"
     if "psnr" in known:
-        short = f"images come back at {known['psnr']:.0f} dB in {seconds_of_known_layer(record)} s"
+        short = (f"{record['images']} images come back at {known['psnr']:.0f} dB in "
+                 f"{seconds_of_known_layer(record)} s")
     return Claim(claim, published, found, judge_attack(PUBLISHED_CHANCE, guess, known.get("psnr")),
                  f"{results.link('attacks')}, `{record['command']}`", short=short)
 
@@ -556,8 +557,11 @@ def describe_measurements(results: Results) -> str:
     if results.validation:
         best = max(results.validation, key=lambda run: run.accuracy)
         tried = sorted({run.settings["lr"] for run in results.validation})
+        chosen = f"{best.settings['lr']:g}"
+        if best.settings["lr"] == tried[0]:
+            chosen += ", the smallest of them"
         lines.append(f"- The best of the learning rates {', '.join(f'{lr:g}' for lr in tried)} on "
-                     f"training images that were left out: {best.settings['lr']:g}.")
+                     f"training images that were left out: {chosen}.")
     lines += [f"- Machines: {'; '.join(list_machines(results)) or 'none yet'}.",
               f"- Versions of the code: {', '.join(list_codes(results)) or 'none yet'}."]
     return "\n".join(lines)
