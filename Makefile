@@ -58,7 +58,7 @@ stress: .venv/tests
 	$(QUIET) $(STEP) -m tests.stress
 
 bench: .venv/runtime
-	$(STEP) -m experiments.speed
+	$(STEP) -m experiments.speed --output results
 
 paper: .venv/runtime
 	$(STEP) -m experiments.paper_setting 1e9 results/accuracy --data_dir data/paper $(OPTIONS)

@@ -102,7 +102,7 @@ def choose_images(folder: Path, view: View, paired: Tensor) -> MorphedSets:
     trained = evenly_spaced(len(train_set.labels), PAIRS)
     tested = evenly_spaced(len(view.all_morphed), TESTED)
     return MorphedSets(paired, train_set.labels[trained], view.all_morphed[tested],
-                  test_set.labels[tested])
+                       test_set.labels[tested])
 
 
 def train_behind(layer: AugConv, images: MorphedSets, p: Parameters, shape: tuple,

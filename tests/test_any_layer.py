@@ -193,7 +193,7 @@ def test_the_authors_own_attack_fits_features_and_does_not_find_the_images():
 def photos(data, dataset, side) -> tuple[ImageSet, ImageSet]:
     other = 1000 if dataset == "cifar100" else 0         # other pictures
     return tuple(ImageSet(draw_photographs(count, side, other + count), torch.arange(count) % 10,
-                        ["a"]) for count in (600, 300))
+                          ["a"]) for count in (600, 300))
 
 
 def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):

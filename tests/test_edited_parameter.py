@@ -183,6 +183,10 @@ WRONG_TILES = {
                                   ["line 0", "the value of another setting is not known here"]),
     "another setting in a text": ('    own: str = f"of_{seed}"\n    tile: int = 8',
                                   ["line 0", "give both the value of a variable"]),
+    "another setting in a text, as Python writes it": (
+        '    own: str = f"of_{seed!r}"\n    tile: int = 8', ["line 0", "give both the value"]),
+    "another setting in the helper": ("    tile: int = setting(kappa)",
+                                      ["line 0", "give both the value of a variable"]),
     "another setting itself": ("    tile: int = kappa", ["tile is the setting kappa"]),
     "a limit that is a text": ("    tile: int = setting(8, least='1')", ["parameter.py, line"]),
 }

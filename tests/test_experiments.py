@@ -205,7 +205,7 @@ def test_what_the_defects_cost(tmp_path, monkeypatch):
     assert rows["as here"]["test_accuracies"] == as_here
     table = measured.make_defects(read_results([tmp_path]))
     assert len(table.rows) == len(rows)
-    assert f"the training steps reach {as_here[-1]:.2%} as in the first row" in table.note
+    assert f"trained by the steps as in the first row: {as_here[-1]:.2%}" in table.note
 
 
 def test_rows_of_other_settings_or_code_are_measured_again(tmp_path, monkeypatch):

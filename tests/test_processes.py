@@ -339,8 +339,8 @@ def group(tmp_path):
 def test_an_unused_head_is_named_and_not_pytorchs_reduction(group, tmp_path):
     p = Parameters(epochs=1, batch_size=8)
     context = Context(CPU, world=2)
-    images = PreparedImages(Source(torch.randn(32, 3, 8, 8), nn.Identity()), torch.zeros(32).long(),
-                    context)
+    source = Source(torch.randn(32, 3, 8, 8), nn.Identity())
+    images = PreparedImages(source, torch.zeros(32).long(), context)
     run = Run(tmp_path, "pretrained", training_settings(p, context, 0.0), {}, [])
     with pytest.raises(UserError, match=r"a part of the network is not used .* in one process"):
         train(UnusedPart(10), Data(images, images), p, run, context)

@@ -120,26 +120,46 @@ def test_another_frozen_layer_is_asked_for_only_by_another_file(tmp_path):
     assert not is_finished(run, Settings(frozen_first_layer="two.pt"))
 
 
+def typed(monkeypatch, options: str) -> Settings:
+    """The settings of pretrain.py with these options."""
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *options.split()])
+    return parse("", options.split())
+
+
+FEWER = dict(train_images=300, train_digest="3" * 64)
+
+
 @pytest.mark.parametrize("earlier, now", [
-    ("--train_limit 200", ["--train_limit", "300"]), ("--train-limit=200", []),
-    ("", ["--train_limit", "300"])])
-def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, earlier, now):
+    ("--train_limit 200", "--train_limit 300"), ("--train-limit=200", ""),
+    ("", "--train_limit 300")])
+def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, monkeypatch, earlier,
+                                                          now):
     record = finished(tmp_path, command=f"python pretrain.py {earlier}")
-    run = run_of(tmp_path, changed(record, train_images=300, train_digest="3" * 64))
-    assert not is_finished(run, parse("", now))
+    assert not is_finished(run_of(tmp_path, changed(record, **FEWER)), typed(monkeypatch, now))
     assert "will be replaced: it had other number of training images" in capsys.readouterr().out
 
 
-def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys):
-    record = finished(tmp_path, command="python pretrain.py")
+@pytest.mark.parametrize("options", ["--train_limit 5000", "--preset demo", ""])
+def test_fewer_images_under_the_same_limit_are_no_other_run(tmp_path, monkeypatch, options):
+    """Files are gone: nothing that was typed says that this is meant."""
+    record = finished(tmp_path, command=f"python pretrain.py {options}")
+    with pytest.raises(UserError, match=r"other number of training images .*: pass --restart"):
+        is_finished(run_of(tmp_path, changed(record, **FEWER)), typed(monkeypatch, options))
+
+
+@pytest.mark.parametrize("earlier, now", [("", ""), ("--precision auto", ""),
+                                          ("--precision=auto", "--precision auto")])
+def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys, monkeypatch,
+                                                                earlier, now):
+    record = finished(tmp_path, command=f"python pretrain.py {earlier}")
     run = run_of(tmp_path, changed(record, precision="bfloat16"))
-    assert is_finished(run, parse("", []))
+    assert is_finished(run, typed(monkeypatch, now))
     assert ("finished already, in float32 (--precision auto is bfloat16 here)"
             in capsys.readouterr().out)
-    assert not is_finished(run, parse("", ["--precision", "bf16"]))
     other = run_of(tmp_path, changed(record, precision="bfloat16", train_digest="3" * 64))
     with pytest.raises(UserError, match="other precision and training images or labels"):
-        is_finished(other, parse("", []))
+        is_finished(other, typed(monkeypatch, now))
+    assert not is_finished(run, typed(monkeypatch, "--precision bf16"))
 
 
 def test_a_record_is_said_to_be_elsewhere_only_if_it_is(tmp_path, capsys):

@@ -75,7 +75,9 @@ class Declared:
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __len__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _refuse
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __neg__ = __pow__ = _refuse
-    __int__ = __float__ = __index__ = __str__ = __format__ = __iter__ = __getitem__ = _refuse
+    __rpow__ = __abs__ = __round__ = __divmod__ = __rdivmod__ = _refuse
+    __int__ = __float__ = __index__ = __iter__ = __getitem__ = _refuse
+    __str__ = __repr__ = __format__ = _refuse
     __hash__ = None
 
 
@@ -89,6 +91,8 @@ def setting(default, help: str = "", used_by: Group | str | None = None, *,
     or be `also`; a text must match `pattern`. Choices are the type's, as in Literal["a", "b"].
     Raises TypeError for help or used_by of another type.
     """
+    if isinstance(default, Declared):
+        default._refuse()
     if not isinstance(help, str):
         raise TypeError(f"the second value of setting(...) is the help, a text, not {shown(help)}")
     if isinstance(used_by, str):
@@ -114,8 +118,8 @@ def settings(cls: type) -> type:
         if not isinstance(declared, Declared):
             declared = Declared(declared, About())
         elif declared_as.setdefault(id(declared), name) != name:
-            raise WrongSetting(f"{name} is the setting {declared_as[id(declared)]}: give both the "
-                               "value of a variable, above the class")
+            raise WrongSetting(f"{name} is the setting {declared_as[id(declared)]}: give each its "
+                               "own setting(...), and both the value of a variable above the class")
         about = dataclasses.replace(declared.about, kind=kind)
         default = accepted(name, about, declared.default)
         setattr(cls, name, dataclasses.field(default=default, metadata={"about": about}))

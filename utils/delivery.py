@@ -31,14 +31,14 @@ from utils.devices import largest_over_processes, progress, rank, wait_for_all, 
 from utils.errors import UserError
 from utils.first_layers import read_first_layer
 from utils.geometry import Geometry, Morphing, from_manifest, is_name
-from utils.keys import Key
+from utils.keys import CHANNEL_ORDER, Key
 from utils.memory import IMAGES_AT_ONCE, aug_conv_bytes, require_memory
 from utils.names import first_names, quoted_apart
 
 AUG_CONV, MIRRORED = "aug_conv.pt", "mirrored_aug_conv.pt"
 LEVELS = 127                        # of int8, on both sides of zero
 SECRET_FILES = ("keys", "current.json", "morphing_matrix.pt", "inverse_matrix.pt",
-                "channel_order.pt")  # of data/provider/ and of a key in it
+                CHANNEL_ORDER)      # of data/provider/ and of a key in it
 LARGEST_ERROR = 0.05                # of the features; a uniform core's is 2e-3 at the worst
 
 
@@ -133,7 +133,9 @@ def write_morphed(new: Saving, name: str, source, morpher: Morpher):
 
 def _my_blocks(count: int, what: str) -> Iterator[slice]:
     """This process's share of the blocks of this many images, under a progress bar."""
-    starts = range(0, count, IMAGES_AT_ONCE)[rank()::world()]
+    starts = range(0, count, IMAGES_AT_ONCE)
+    if world() > 1:
+        starts = starts[rank()::world()]
     for first in progress(starts, what):
         yield slice(first, first + IMAGES_AT_ONCE)
 
@@ -153,7 +155,8 @@ def compose(layer: nn.Conv2d, key: Key, order: Tensor | None = None,
         entries = math.prod(key.shape) * math.prod(convolution.features_shape(key.shape))
         require_memory(aug_conv_bytes(entries), "Aug-Conv",
                        "draw the core with --tile, or choose a smaller --image_size",
-                       for_each_process=True)
+                       for_each_process=convolution.weight.device.type == "cpu")
+        wait_for_all()                                   # until all have looked at the free memory
     inverse = key.inverse.to(convolution.weight.device)
     return AugConv.compose(convolution, inverse, key.shape, order, key.tile)
 
@@ -241,6 +244,7 @@ class Delivery:
             require_memory(4 * entries, "Aug-Conv",
                            "ask the provider for tiles, or for smaller images",
                            for_each_process=True)
+            wait_for_all()                               # until all have looked at the free memory
         name = MIRRORED if mirrored else AUG_CONV
         return load(self.folder / name, self._aug_conv_from)
 

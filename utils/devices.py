@@ -127,7 +127,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many processes work together."""
+    """How many processes work together; 1 until they are joined."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

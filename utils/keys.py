@@ -166,7 +166,7 @@ def list_keys(provider: Path) -> list[str]:
         current = current_id(provider)
     lines = []
     for id in ids:
-        words = f"{id}: {_describe_key(provider / 'keys' / id)}"
+        words = f"{id}: {_describe_key(key_folder(provider, id))}"
         lines.append(f"{words}, the current key" if id == current else words)
     return lines
 

@@ -30,6 +30,7 @@ from utils.devices import (
 )
 from utils.errors import UserError, user_errors
 from utils.examples import Data, Examples
+from utils.launch import command_line
 from utils.memory import IMAGES_AT_ONCE
 from utils.plots import curve_png, draw
 from utils.records import (
@@ -410,9 +411,9 @@ LIMITS = {"train_images": "train_limit", "test_images": "test_limit"}
 def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
     """Whether the user has chosen what differs from an earlier run's record under this name."""
     if name == "precision":                              # auto may differ between two machines
-        return was_typed("precision", p, record)
+        return is_typed_otherwise("precision", "auto", record)
     if name in LIMITS:
-        return was_typed(LIMITS[name], p, record)
+        return is_typed_otherwise(LIMITS[name], "0", record)
     if name == "init":
         had_one = record["settings"]["init"] is not None
         return not (had_one and p.init) or is_another_file("init", p.init, record)
@@ -421,21 +422,22 @@ def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
     return name in run.settings or name in CHOSEN_DATA
 
 
-def was_typed(option: str, p: Settings, record: dict) -> bool:
-    """Whether an option was given now, or stands in the earlier run's command."""
-    return option in p.given or value_in_command(option, record) is not None
+def is_typed_otherwise(option: str, default: str, record: dict) -> bool:
+    """Whether an option has another value in this command than in that of the earlier run."""
+    now = value_in_command(option, command_line()) or default
+    return now != (value_in_command(option, record["command"]) or default)
 
 
 def is_another_file(option: str, path: str, record: dict) -> bool:
     """Whether the earlier run's command has the option with another path. If it has the same, or
     none, the content of the file has changed, which nobody may have meant."""
-    earlier = value_in_command(option, record)
+    earlier = value_in_command(option, record["command"])
     return earlier is not None and Path(earlier).resolve() != Path(path).resolve()
 
 
-def value_in_command(option: str, record: dict) -> str | None:
-    """What follows an option in the command of a record; None where it is not there."""
-    words = iter(shlex.split(record.get("command", "")))
+def value_in_command(option: str, command: str) -> str | None:
+    """What follows an option in a command; None where it is not there."""
+    words = iter(shlex.split(command))
     for word in words:
         name, equals, value = word.partition("=")
         if name.replace("-", "_") == f"__{option}":

@@ -1,8 +1,8 @@
 """The pictures of the tables' numbers, one function each; all give PNG bytes."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
 from statistics import mean
 from textwrap import fill
 
@@ -171,7 +171,7 @@ def draw_accuracy(rows: list[Row]) -> bytes:
     there are."""
     shown, more = rows[:PANELS], len(rows) - PANELS
     columns = min(3, len(shown))
-    lines = ceil(len(shown) / columns)
+    lines = math.ceil(len(shown) / columns)
     figure, axes = pyplot().subplots(lines, columns, squeeze=False, layout="constrained",
                                      figsize=(max(6, 4.4 * columns), 4 * lines))
     for axis in axes.flat[len(shown):]:
@@ -196,10 +196,10 @@ def plot_row(axis, row: Row):
         return
     for name, same in runs.items():
         decays = sorted({run.settings["weight_decay"] for run in same})
-        for decay in decays:
+        for place, decay in enumerate(decays):
             alike = [run for run in same if run.settings["weight_decay"] == decay]
             words = f", weight decay {decay:g}" if len(decays) > 1 else ""
-            plot_seeds(axis, name, alike, words)
+            plot_seeds(axis, name, alike, words, opacity=1 / (1 + place))
     axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
@@ -220,7 +220,7 @@ def write_accuracies(axis, runs: dict[str, list[TrainingRun]]):
     axis.axis("off")
 
 
-def plot_seeds(axis, name: str, runs: list[TrainingRun], words: str):
+def plot_seeds(axis, name: str, runs: list[TrainingRun], words: str, opacity: float):
     """The mean over seeds as a line, and a band from the lowest seed to the highest. `words`: what
     the legend says besides the network."""
     epochs = [epoch["epoch"] for epoch in runs[0].curve]
@@ -230,7 +230,7 @@ def plot_seeds(axis, name: str, runs: list[TrainingRun], words: str):
     seeds = len({run.seed for run in runs})
     label = RUNS[name].title + words + (f" ({seeds} seeds)" if seeds > 1 else "")
     axis.plot(epochs, list(map(mean, by_epoch)), color=colour, marker=marker, ls=line, ms=3,
-              lw=1.2, label=label)
+              lw=1.2, alpha=opacity, label=label)
     if len(curves) > 1:
         axis.fill_between(epochs, list(map(min, by_epoch)), list(map(max, by_epoch)),
                           color=colour, alpha=0.2, lw=0)
@@ -282,8 +282,8 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     attack.set_xlabel("q, side of the core")
     ticks = sorted(cores)
     learning.set(ylabel="test accuracy, %", ylim=(0, 100))
-    lowest = min(attack.get_ylim()[0], 99)
-    attack.set(ylabel=f"re-identified images, %, from {lowest:.0f} on", ylim=(lowest, 100.05))
+    lowest = max(0, math.floor(min(attack.get_ylim()[0], 99)))
+    attack.set(ylabel=f"re-identified images, %, from {lowest} on", ylim=(lowest, 100.05))
     for axis in (learning, attack):
         axis.set_xscale("log")
         axis.minorticks_off()

@@ -15,6 +15,7 @@ from experiments.tables.rows import (
     describe_accuracy,
     describe_morphing,
     setting_of,
+    title_of,
 )
 from experiments.tables.table import Column, Table, table_of_records, write_number
 from utils.attack_reports import UNDER_ATTACK, share_found
@@ -573,7 +574,7 @@ def make_defects(results: Results) -> Table:
     for row in record["table"]:
         points = 100 * (row["accuracy"] - record["table"][0]["accuracy"])
         rows.append(row | {"points": points, "minutes": row["seconds"] / 60})
-    note = f"{record['setting']}, learning rate {record['settings']['lr']:g}, one seed"
+    note = f"{title_of(record['settings'] | record['data'])}, one seed"
     return table_of_records("What the defects of the reference scripts cost.", DEFECT_COLUMNS, rows,
                             f"{note}{describe_spread(record, results)}. {source_of(record)}.")
 
@@ -587,4 +588,4 @@ def describe_spread(record: dict, results: Results) -> str:
             and run.settings["weight_decay"] == decay]
     if not runs:
         return ""
-    return f"; the training steps reach {describe_accuracy(runs)} as in the first row"
+    return f"; trained by the steps as in the first row: {describe_accuracy(runs)}"
