@@ -99,7 +99,7 @@ def test_the_commands_in_the_readmes_sentences(tmp_path):
 
 def test_the_first_layer_that_the_readme_begins_with(tmp_path):
     """Steps 3 and 4 on it; the images are not CIFAR's, but of its size."""
-    option = "--first_layer results/first_layers/vgg11-augmented.pt"
+    option = "--first_layer results/first_layers/vgg11.pt"
     assert f"`{option}`" in (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "results").symlink_to(ROOT / "results")
     settings = (*TINY, "--image_size", "32", "--tile", "8", "--model", "vgg11")
