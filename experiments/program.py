@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import utils.ctrl_c  # isort: skip                       # first: see there
 from torch import nn
 
-import utils.ctrl_c
 from parameter import Parameters
 from utils.devices import Context
 from utils.errors import UserError

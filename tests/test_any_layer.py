@@ -159,7 +159,7 @@ def test_blind_with_both_aug_convs_gives_no_more_where_one_gives_all():
 def test_the_mirrored_aug_conv_gives_the_features_of_mirror_images(layer):
     """Of the same first layer and with the same channels, from the same T."""
     view, truth = deliver(*layer, side=12, mirrored=True, bias=False)
-    found = adversary.features_of_images_and_probes(view, mirrored=True).images
+    found = adversary.features_of_images_and_probes(view, mirrored=True).of_images
     images = to_normalised(truth.pixels, *CIFAR)
     expected = view.features_of(images.flip(3), view.layer.weight.double())[:, truth.order]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

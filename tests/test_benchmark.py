@@ -25,6 +25,7 @@ from utils import examples
 from utils.devices import Context
 from utils.errors import UserError
 from utils.examples import Features, FrozenLayer, Source, keep_features
+from utils.launch import Launch
 
 SHAPE = (3, 8, 8)
 
@@ -86,6 +87,7 @@ def test_features_are_kept_where_those_of_all_processes_fit(world, is_kept, monk
                         [torch.zeros(10, dtype=torch.int64)], context)
     needed = 2 * 10 * 4 * 8 * 8 * 4                      # of training and test images
     monkeypatch.setattr(examples, "free_memory", lambda device: 3 * needed)
+    monkeypatch.setattr(examples, "read_launch", lambda: Launch(world, on_this_machine=world))
     kept = keep_features(features, features, "auto", False, context)
     assert (kept.train is not features) == is_kept
 
