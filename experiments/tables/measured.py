@@ -389,7 +389,7 @@ def make_protection(results: Results) -> Table:
               "images alone, 1 000 public", "images alone, public of another data set",
               "known pairs needed"]
     note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
-            "lowest PSNR over the cores, of one key each: others differ by some dB. Images "
+            "lowest PSNR over the cores, of one key each: others differ by ten dB or so. Images "
             "alone: PSNR, and the share of images that are re-identified: what came back is "
             "nearest to their own plain image. With 1 000 public images, and with 50 000 of "
             "another data set: the least and the most of that share over the cores. *As mirror "
