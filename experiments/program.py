@@ -1,20 +1,12 @@
-"""What the measurements share: their options, how they end, and trainings in passing."""
+"""What the measurements share: their options, and how they end."""
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import utils.ctrl_c  # isort: skip                       # first: see there
-from torch import nn
-
-from parameter import Parameters
-from utils.devices import Context
+import utils.ctrl_c
 from utils.errors import UserError
-from utils.examples import Data
-from utils.records import Run
-from utils.training import train
 
 
 def make_parser(description: str, output: str | None = "results") -> argparse.ArgumentParser:
@@ -40,11 +32,3 @@ def run_command(main: Callable[[], int | None]):
     except OSError as mistake:
         where = f"{mistake.filename}: " if mistake.filename else ""
         sys.exit(f"{name}: {where}{mistake.strerror or mistake}")
-
-
-def train_in_passing(network: nn.Module, data: Data, p: Parameters, name: str,
-                     weight_decay: float, context: Context) -> list[dict]:
-    """The curve of a training like that of a step, which leaves no file. `name`: a key of RUNS."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), name, {"weight_decay": weight_decay}, {}, [])
-        return train(network, data, p, run, context)

@@ -26,7 +26,8 @@ from experiments.attack_matrix import (
     load_both_splits,
     require_folder,
 )
-from experiments.program import make_parser, run_command, train_in_passing
+from experiments.in_passing import train_in_passing
+from experiments.program import make_parser, run_command
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters

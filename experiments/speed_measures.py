@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments import reference_algorithm as reference
-from experiments.program import train_in_passing
+from experiments.in_passing import train_in_passing
 from images.datasets import CIFAR, Prepared, normalise
 from images.decode import FACTS, decode_all
 from models.build import build
