@@ -1,13 +1,19 @@
 """Augmentation behind Aug-Conv: accuracy of training runs, and tables of the experiment."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean
 
 from experiments.tables.measured import describe_blocks, outcome
 from experiments.tables.published import not_measured
 from experiments.tables.reading import Results, TrainingRun, describe_load, source_of
-from experiments.tables.rows import Row, describe_accuracy, group_in_rows, setting_of
+from experiments.tables.rows import (
+    Row,
+    by_weight_decay,
+    describe_accuracy,
+    group_in_rows,
+    percent_by_seed,
+    setting_of,
+)
 from experiments.tables.table import Column, Table, table_of_records, write_number
 from utils.records import RUNS
 
@@ -36,14 +42,11 @@ class Augmented:
     def points_above(self, plain: list[TrainingRun]) -> float | None:
         """Points of accuracy with Aug-Conv, above plain runs of the same seeds; above the best
         weight decay, where there are several. None where no seed has both."""
-        by_decay = defaultdict(list)
-        for run in plain:
-            by_decay[run.settings["weight_decay"]].append(run)
-        ours = accuracy_by_seed(self.with_aug_conv)
+        ours = percent_by_seed(self.with_aug_conv)
         points = []
-        for runs in by_decay.values():
-            theirs = accuracy_by_seed(runs)
-            differences = [100 * (ours[seed] - theirs[seed]) for seed in ours.keys() & theirs]
+        for runs in by_weight_decay(plain).values():
+            theirs = percent_by_seed(runs)
+            differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs]
             if differences:
                 points.append(mean(differences))
         return min(points, default=None)
@@ -64,14 +67,6 @@ class Augmented:
     @property
     def above_not_augmented(self) -> float | None:
         return self.points_above(self.not_augmented)
-
-
-def accuracy_by_seed(runs: list[TrainingRun]) -> dict[int, float]:
-    """The mean over a seed's runs, from 0 to 1."""
-    by_seed = defaultdict(list)
-    for run in runs:
-        by_seed[run.seed].append(run.accuracy)
-    return {seed: mean(accuracies) for seed, accuracies in by_seed.items()}
 
 
 def list_augmented(results: Results) -> list[Augmented]:

@@ -31,6 +31,7 @@ from experiments.tables.rows import (
     CONTROLS,
     DATASET_TITLES,
     Row,
+    by_weight_decay,
     core_side,
     describe_accuracy,
     describe_morphing,
@@ -195,10 +196,9 @@ def plot_row(axis, row: Row):
         write_accuracies(axis, runs)
         return
     for name, same in runs.items():
-        decays = sorted({run.settings["weight_decay"] for run in same})
-        for place, decay in enumerate(decays):
-            alike = [run for run in same if run.settings["weight_decay"] == decay]
-            words = f", weight decay {decay:g}" if len(decays) > 1 else ""
+        by_decay = by_weight_decay(same)
+        for place, (decay, alike) in enumerate(by_decay.items()):
+            words = f", weight decay {decay:g}" if len(by_decay) > 1 else ""
             plot_seeds(axis, name, alike, words, opacity=1 / (1 + place))
     axis.set(xlabel="epoch", ylabel="test accuracy, %", ylim=(0, 100))
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -242,16 +242,28 @@ def core_side(morphing: dict, data: dict) -> int:
 
 def summarise(runs: list[TrainingRun]) -> list[Summary]:
     """Accuracy over seeds, for each weight decay; the mean where one seed ran several times."""
-    by_decay = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        by_decay[run.settings["weight_decay"]][run.seed].append(100 * run.accuracy)
     found = []
-    for decay, seeds in sorted(by_decay.items()):
-        values = [mean(same_seed) for same_seed in seeds.values()]
+    for decay, alike in by_weight_decay(runs).items():
+        values = list(percent_by_seed(alike).values())
         deviation = stdev(values) if len(values) > 1 else None
-        count = sum(len(same_seed) for same_seed in seeds.values())
-        found.append(Summary(decay, mean(values), deviation, len(values), count))
+        found.append(Summary(decay, mean(values), deviation, len(values), len(alike)))
     return found
+
+
+def by_weight_decay(runs: list[TrainingRun]) -> dict[float, list[TrainingRun]]:
+    """The runs of each weight decay, from the lowest on."""
+    found = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.settings["weight_decay"]):
+        found[run.settings["weight_decay"]].append(run)
+    return dict(found)
+
+
+def percent_by_seed(runs: list[TrainingRun]) -> dict[int, float]:
+    """The accuracy of each seed in percent; the mean where one seed ran several times."""
+    found = defaultdict(list)
+    for run in runs:
+        found[run.seed].append(100 * run.accuracy)
+    return {seed: mean(same_seed) for seed, same_seed in found.items()}
 
 
 def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
