@@ -41,14 +41,14 @@ attack: .venv/runtime
 attack-matrix: .venv/runtime
 	mkdir -p data/evidence/first_layers
 	cp results/first_layers/vgg11-augmented.pt data/evidence/first_layers/vgg11.pt
-	$(STEP) -m experiments.attack_matrix --first_layers data/evidence/first_layers
+	$(STEP) -m experiments.attack_matrix --first_layers data/evidence/first_layers --output results
 	$(STEP) reproduce_tables.py
 
 tables: .venv/runtime
 	$(STEP) reproduce_tables.py
 
 tables-he: .venv/he
-	$(STEP) -m experiments.homomorphic
+	$(STEP) -m experiments.homomorphic --output results
 	$(STEP) reproduce_tables.py
 
 evidence: .venv/runtime .venv/he

@@ -257,14 +257,14 @@ def attack_known_pairs(p, view: View, delivery: Delivery, truth: Truth) -> list[
 
 def tell(what: str, report: dict):
     """Prints one attack's report in a line."""
-    words = [f"{report['seconds']:.1f} s"] if "seconds" in report else ["not tried"]
+    words = [f"{report['seconds']:.1f} s"]
     if "unexplained" in report and "images_from" not in report:
         words.append(describe_unexplained(report["unexplained"], report.get("left_open")))
     words += [*words_on_scores(report), *words_on_search(report)]
     if "failed" in report and "up_to_colour" in report:
         words.append(describe_mixture(report["up_to_colour"]))
     if "failed" in report:
-        words.append(report["failed"])
+        words.append(f"failed: {report['failed']}")
     print(f"{what}: {', '.join(words)}", flush=True)
 
 

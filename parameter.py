@@ -92,8 +92,8 @@ class Parameters:
     dropout: float = setting(
         0.5, "VGG drops a channel with this probability", TRAINING, below=1)
     augment: Literal["none", "crop", "crop_flip"] = setting(
-        "none", "Shift training images by up to 4 pixels (crop), and also mirror them (crop_flip)",
-        TRAINING)
+        "none", "Shift training images by up to 4 pixels, or by one stride of the first layer if "
+        "that is more (crop), and also mirror them (crop_flip)", TRAINING)
     seed: int = setting(
         0, "Weights, batches, dropout and augmentation are drawn from this seed", TRAINING,
         below=2**63)
@@ -122,7 +122,8 @@ class Parameters:
         0, "Square tiles of this side share the core; 0: no tiles, kappa holds", CORE,
         below=10_000)
     morph_distribution: Literal["uniform", "normal", "orthogonal"] = setting(
-        "uniform", "The core's entries have this distribution", CORE)
+        "uniform", "Draw the core like this: with uniform or normal entries, or as a random "
+        "orthogonal matrix", CORE)
     shuffle_channels: bool = setting(
         True, "Put Aug-Conv's channels in a secret order; no: for trained networks", DELIVERY)
     mirrored: bool = setting(

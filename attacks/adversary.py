@@ -345,9 +345,11 @@ def attack_data(view: View, truth: Truth | None, public: Tensor | None = None) -
     try:
         copies, guess = best_guess(view, public)
     except torch.linalg.LinAlgError:
-        return Finding(report=report | {"failed": "the blocks vary too little for statistics"})
+        report["failed"] = "the blocks vary too little for statistics"
+        return Finding(report=report | {"seconds": seconds_since(began)})
     except ValueError as reason:
-        return Finding(report=report | {"failed": str(reason)})
+        report["failed"] = str(reason)
+        return Finding(report=report | {"seconds": seconds_since(began)})
     report["copies"] = copies
     all_images = to_plain_images(from_blocks(guess.blocks, view), view.geometry)
     report |= guess.search.report() | {"seconds": seconds_since(began)}

@@ -68,7 +68,7 @@ class Search:
         """The figures by name, and in words that the search failed if it did."""
         report = {name: value for name, value in asdict(self).items() if value is not None}
         if self.failed:
-            report["failed"] = ("failed: the images look like those of a wrong key ("
+            report["failed"] = ("the images look like those of a wrong key ("
                                 f"{self.share_of_wrong_keys:.2f} of its unlikeness to photographs; "
                                 f"{self.agreeing} of {self.starts} starts agree)")
         return report

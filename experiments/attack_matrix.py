@@ -23,12 +23,9 @@ from attacks.view import Truth, View, make_truth, to_pixels
 from experiments.inverse_training import inverse_training
 from experiments.program import make_parser, run_command
 from experiments.tables.formulas import KAPPAS
-from experiments.tables.measured import (
-    describe_alone,
-    describe_blocks,
-    title_of_dataset,
-)
+from experiments.tables.measured import describe_alone, describe_blocks
 from experiments.tables.reading import read_json
+from experiments.tables.rows import title_of_dataset
 from experiments.tables.table import write_number
 from images.datasets import ImageSet, Prepared, load_images, normalisation
 from models import build as networks

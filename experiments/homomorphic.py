@@ -145,8 +145,8 @@ def weigh(vectors: list, weights: list[float]):
 
 def main():
     arguments = parse_arguments()
+    torch.set_num_threads(1)                             # before the record says how many there are
     about = provenance(Parameters())
-    torch.set_num_threads(1)
     workload, turns = make_workload(), {}
     for _ in range(arguments.runs):
         with torch.inference_mode():

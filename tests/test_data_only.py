@@ -120,7 +120,7 @@ def test_an_attack_on_images_that_are_all_the_same_says_that_it_fails():
 def test_what_cannot_be_matched_ends_in_failed(tile, wrong):
     attacked = attack(tile, "orthogonal", wrong)
     assert attacked.guess.search.failed
-    assert attacked.guess.search.report()["failed"].startswith("failed")
+    assert attacked.guess.search.report()["failed"].startswith("the images look like those of a")
     assert share_reidentified(attacked.guess.blocks, attacked.plain) < 0.05
 
 

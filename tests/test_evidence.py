@@ -294,3 +294,14 @@ def test_the_committed_commands_are_commands_of_this_program():
             assert command.words[0] == "install" or command.words[1] == "-m"
     hours = sum(command.minutes for command in commands) / 60
     assert hours <= 35
+
+
+def test_the_makefile_measures_as_the_list_of_commands_does():
+    """Or `make evidence` would measure again what a target of the Makefile has left."""
+    listed = {command.line for command in evidence.read_commands()}
+    programs = {line.split()[2] for line in listed if line.startswith("python -m ")}
+    lines = (provenance.ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    measuring = [line.replace("\t$(STEP)", "python") for line in lines
+                 if line.startswith("\t$(STEP) -m ") and line.split()[2] in programs]
+    assert len(measuring) == 3                           # attack-matrix, tables-he, bench
+    assert set(measuring) <= listed

@@ -36,14 +36,13 @@ CLASSES = ("Fracture", "healthy", "pneumonia")
 # Each block that is typed by a test of this file, by its page and mark. test_library.py types
 # those of the library's page.
 TYPED = {
-    "README.md": ["sweep"],
     "docs/augmentation.md": ["augmentation"],
     "docs/extending.md": ["network", "data set", "files", "distribution"],
     "docs/inference.md": ["inference", "join"],
     "docs/networks.md": ["own network", "tiles"],
     "docs/own-images.md": ["split"],
     "docs/speed.md": ["notebook pretrain", "notebook deliver", "notebook train"],
-    "docs/sweeps.md": ["sweep"],
+    "docs/sweeps.md": ["short sweep", "sweep"],
     "docs/two-machines.md": ["developer", "provider", "second provider"],
 }
 # How the blocks begin that no test can type: drawings, installations, a notebook's own cells.
@@ -121,7 +120,7 @@ def test_the_sweep_ends_in_a_table_with_a_row_for_each_core(tmp_path):
 
 
 def test_a_stopped_sweep_continues_and_draws_no_key_again(tmp_path):
-    sweep = block_of("README.md", "sweep")
+    sweep = block_of("docs/sweeps.md", "short sweep")
     type_in(sweep, tmp_path, TINY, until="train_with_ac.py")
     keys = list(tmp_path.glob("data/sweep/kappa-1/provider/keys/*"))
     assert len(keys) == 1

@@ -18,10 +18,10 @@ from utils.records import RUNS
 DEMO_RUNS = ("pretrained", "with_ac", "no_ac")
 NOTES = [                           # under every table of accuracies
     "Runs in a row agree in all settings and data but seed, key and frozen layer.",
-    "The plain network's weight decay is ten times that of the others, as in the authors' scripts, "
-    "or the same; cells name it where it is neither.",
+    "The plain network has ten times the weight decay of the others, as in the authors' scripts, "
+    "or the same; other weight decays stand in the cells.",
     "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles; how the core was drawn; "
-    "what is not as in the paper.",
+    "the type of the morphed images, where it is not float32.",
     "± is the standard deviation over seeds; without it, there was one seed."]
 
 
@@ -56,7 +56,7 @@ def accuracy_table(rows: list[Row], missing: str, note: str) -> Table:
 def why_missing(row: Row, name: str, missing: str) -> str:
     """What stands in the place of an accuracy of a network (a key of RUNS)."""
     if name in CONTROLS and row.augment != "none":
-        return "augmentation needs Aug-Conv"
+        return "not possible with augmentation"
     return missing.format(RUNS[name].command)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from statistics import mean
 
+from experiments.tables.equality import compare_row
 from experiments.tables.measured import describe_blocks, outcome
 from experiments.tables.published import not_measured
 from experiments.tables.reading import Results, TrainingRun, describe_load, source_of
@@ -40,15 +41,16 @@ class Augmented:
         return len({run.seed for run in self.with_aug_conv})
 
     def points_above(self, plain: list[TrainingRun]) -> float | None:
-        """Points of accuracy with Aug-Conv, above plain runs of the same seeds; above the best
-        weight decay, where there are several. None where no seed has both."""
-        ours = percent_by_seed(self.with_aug_conv)
+        """Points of accuracy with Aug-Conv, above plain runs of the same seeds. Where there are
+        several weight decays, the least. None where no seed has both."""
         points = []
-        for runs in by_weight_decay(plain).values():
-            theirs = percent_by_seed(runs)
-            differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs]
-            if differences:
-                points.append(mean(differences))
+        for with_aug_conv in by_weight_decay(self.with_aug_conv).values():
+            ours = percent_by_seed(with_aug_conv)
+            for runs in by_weight_decay(plain).values():
+                theirs = percent_by_seed(runs)
+                differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs]
+                if differences:
+                    points.append(mean(differences))
         return min(points, default=None)
 
     @property
@@ -58,11 +60,9 @@ class Augmented:
 
     @property
     def above_partner(self) -> float | None:
-        """Above the plain networks behind the same frozen layer, with the same augmentation and
-        weight decay."""
-        decays = {run.settings["weight_decay"] for run in self.with_aug_conv}
-        return self.points_above([run for run in self.row.runs["pretrained_frozen"]
-                                  if run.settings["weight_decay"] in decays])
+        """Above its fair partners, with the same augmentation."""
+        fair = [one.mean for one in compare_row(self.row) if one.is_fair]
+        return min(fair, default=None)
 
     @property
     def above_not_augmented(self) -> float | None:
@@ -97,8 +97,8 @@ def make_augmented(results: Results) -> Table:
               "above plain, augmented", "above plain, not augmented"]
     return Table("Accuracy with augmentation.", header, rows,
                  "Test accuracy after the last epoch. *Above*: points of accuracy with Aug-Conv, "
-                 "less those of the plain network of the same seed, with its best weight decay; "
-                 "below it where negative.")
+                 "less those of the plain network of the same seed; below it where negative. Where "
+                 "there are several weight decays, the least.")
 
 
 def describe_runs(runs: list[TrainingRun], command: str) -> str:
@@ -110,7 +110,8 @@ def describe_points(points: float | None) -> str:
 
 
 def describe_augmented(results: Results) -> str | None:
-    """The accuracies of the most training in a sentence for README; None where there are none."""
+    """The accuracies of the most training in two sentences for README; None where there are none.
+    """
     found = [one for one in list_augmented(results) if one.with_aug_conv]
     if not found:
         return None
@@ -121,8 +122,8 @@ def describe_augmented(results: Results) -> str | None:
     others = (first.not_augmented, first.row.runs["pretrained"],
               first.row.runs["pretrained_frozen"])
     plain = [describe_accuracy(runs) or "not measured" for runs in others]
-    return (f"{first.row.title}: plain without it {plain[0]}, plain {plain[1]}, its fair partner "
-            f"{plain[2]}, with Aug-Conv {morphed}")
+    return (f"{first.row.title}: plain network {plain[0]} without it, {plain[1]} with it. Fair "
+            f"partner with it {plain[2]}, with Aug-Conv {morphed}")
 
 
 # -- The experiment's record
@@ -202,8 +203,12 @@ def make_epochs(results: Results) -> Table:
 
 
 def make_attacks(results: Results) -> Table:
-    """What both Aug-Convs give away, beside one."""
+    """What both Aug-Convs give away, beside one; a table without rows where no layer's flips can be
+    delivered."""
     record = results.records["augmentation"]
+    title = "What both Aug-Convs give away, the first layer unknown."
+    if not record["attacks"]:
+        return Table(title, [], [])
     rows = []
     for row in record["attacks"]:
         one, both, known = row["blind"], row["blind_with_mirrored"], row["known_first_layer"]
@@ -215,8 +220,8 @@ def make_attacks(results: Results) -> Table:
             "known": f"{outcome(known)}, {right}",
             "one": describe_blind(one), "left_open": one.get("left_open", "nothing"),
             "both": describe_blind(both), "left_open_by_both": both.get("left_open", "nothing")})
-    return table_of_records("What both Aug-Convs give away, the first layer unknown.",
-                            ATTACK_COLUMNS, rows, f"{record['attacks'][0]['images']} images. "
+    return table_of_records(title, ATTACK_COLUMNS, rows,
+                            f"{record['attacks'][0]['images']} images. "
                             f"First layers of networks other than {record['model']} are untrained; "
                             f"{describe_source(record)}.")
 

@@ -6,6 +6,7 @@ reproduction.md says what was added after.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from string import Template
 
 from experiments.evidence import list_chapters_left
@@ -15,19 +16,30 @@ from experiments.tables.augmentation import (
     Augmented,
     list_augmented,
 )
-from experiments.tables.equality import EQUAL, MARGIN, Comparison, compare_with_partners
+from experiments.tables.equality import (
+    EQUAL,
+    MARGIN,
+    Comparison,
+    compare_with_partners,
+    points_above_plain,
+)
 from experiments.tables.formulas import (
+    PUBLISHED_ACCURACY,
     PUBLISHED_CHANCE,
     PUBLISHED_COMPUTATION,
     PUBLISHED_DATA,
     PUBLISHED_GAZELLE_CHANCE,
     PUBLISHED_GAZELLE_DATA,
+    PUBLISHED_LOW_ACCURACY,
+    M,
     compute_overheads,
 )
 from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import (
     NOT_YET,
+    describe_encryption,
     describe_known_layer,
+    find_delivered,
     find_epochs,
     not_measured,
     seconds_of_known_layer,
@@ -40,14 +52,15 @@ from experiments.tables.reading import (
     machine_in_words,
 )
 from experiments.tables.rows import (
-    DATASET_TITLES,
+    PAPER_MORPHING,
     Row,
     describe_accuracy,
     group_in_rows,
     list_controls,
     summarise,
+    title_of_dataset,
 )
-from experiments.tables.table import Table, write_number
+from experiments.tables.table import Table, write_number, write_range
 
 NOT_MEASURED = "not measured"
 NOT_PUBLISHED = "not published"            # of what goes beyond the paper
@@ -58,6 +71,8 @@ PAIRS = ("`train_with_ac.py` and its fair partner, `pretrain.py --frozen_first_l
          "uniform core, float32, channels shuffled)")
 CONTROL = ("`pretrain.py` and `train_no_ac.py`, with the same settings, on a delivery as in the "
            "paper (`--kappa 1`, uniform core, float32)")
+OUR_TILES = PAPER_MORPHING | {"kappa": None, "tile": 8, "morph_distribution": "orthogonal",
+                              "delivery_dtype": "int8"}
 OTHER_KAPPA = "other κ (a setting of the authors' scripts)"
 AUTHORS_OPTIMISATION = "0.001, halved every 60 epochs, dropout 0.5"
 RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as successful
@@ -68,7 +83,7 @@ class Claim:
     """A row of the report; all in words.
 
     is_measured: whether records say it; otherwise it is a formula's, or has not been measured.
-    short: what was found in a few words, for the README; empty for what does not stand there.
+    short: what was found in a few words, for the README; empty for what has no row there.
     """
 
     claim: str
@@ -101,10 +116,11 @@ def judge_equal_training(comparisons: list[Comparison]) -> str:
     verdicts = {one.verdict for one in tested}
     if len(verdicts) == 1:
         return verdicts.pop()
+    rates = {one.row.rate for one in tested}
+    if len(rates) == len(tested):
+        return ", ".join(f"{one.short_verdict} at {one.row.rate}" for one in tested)
     equal = sum(one.test.equal for one in tested)
-    if equal == 0:
-        return f"not shown {EQUAL}"
-    return f"shown {EQUAL} in {equal} of {len(tested)} tested rows"
+    return f"{EQUAL} in {equal} of {len(tested)} tested rows"
 
 
 def judge_equal_predictions(equal: int, images: int) -> str:
@@ -145,12 +161,15 @@ def judge_augmented(above_plain: list[float]) -> str:
     return f"reached in {reached} of {len(above_plain)} rows"
 
 
-def judge_augmentation(error_ratio: float, epoch_ratio: float) -> str:
-    """Reached: the features' error and an epoch by tiles are within these factors."""
+def judge_augmentation(error_ratio: float, epoch_ratio: float | None) -> str:
+    """Reached: the features' error and an epoch by tiles are within these factors.
+
+    `epoch_ratio`: None where no tile fits the first layer.
+    """
     missed = []
     if error_ratio > LARGEST_ERROR_RATIO:
         missed.append("exactness")
-    if epoch_ratio > LARGEST_EPOCH_RATIO:
+    if epoch_ratio is not None and epoch_ratio > LARGEST_EPOCH_RATIO:
         missed.append("an epoch's time")
     return f"missed: {' and '.join(missed)}" if missed else "reached"
 
@@ -175,7 +194,7 @@ def unmeasured(claim: str, published: str, command: str) -> Claim:
 
 
 def claim_equal_predictions(results: Results) -> Claim:
-    claim, published = "No accuracy is lost: the features are the same", "“close to pretrain”"
+    claim, published = "No accuracy is lost: the features are the same", PUBLISHED_ACCURACY
     record = results.records.get("agreement", {"table": []})
     rows = [row for row in record["table"]
             if row["morph_distribution"] == "uniform" and row["delivery_dtype"] == "float32"]
@@ -205,7 +224,7 @@ def group_by_origin(rows: list[Row]) -> tuple[list[Row], list[Row], list[Row]]:
 
 def claims_equal_training(results: Results) -> list[Claim]:
     """One claim for the paper's setting, one for another κ, and one for what goes beyond."""
-    claim, published = "No accuracy is lost: training", "“close to pretrain”"
+    claim, published = "No accuracy is lost: training", PUBLISHED_ACCURACY
     comparisons = [one for one in compare_with_partners(results) if one.is_fair]
     groups = []
     for rows in group_by_origin([one.row for one in comparisons]):
@@ -213,10 +232,8 @@ def claims_equal_training(results: Results) -> list[Claim]:
     papers, kappas, ours = groups
     claims = [unmeasured(claim, published, PAIRS)]
     if papers:
-        short = f"against the fair partner, with {describe_in_short(papers)}"
-        if ours:
-            short += f". Our extension, with {describe_in_short(ours)}"
-        claims = [replace(claim_equal_training(claim, published, papers), short=short)]
+        words = describe_in_short(papers)
+        claims = [replace(claim_equal_training(claim, published, papers), short=words)]
     if kappas:
         claims.append(claim_equal_training(f"{claim}, {OTHER_KAPPA}", NOT_PUBLISHED, kappas))
     if ours:
@@ -230,25 +247,36 @@ def claim_equal_training(claim: str, published: str, comparisons: list[Compariso
 
 
 def describe_in_short(comparisons: list[Comparison]) -> str:
-    """Those of several seeds, if there are any; with what tells their settings apart."""
+    """Against the fair partners: those of several seeds, if there are any, with what tells their
+    settings apart. And how far above the plain networks these are."""
     tested = [one for one in comparisons if one.test is not None]
-    words = []
+    words, above_plain = [], []
     for one in tested or comparisons:
-        setting = ", ".join(filter(None, [one.row.morphed, one.row.rate, one.row.differs_in]))
+        setting = ", ".join(filter(None, [one.row.rate, one.row.differs_in]))
         facts = one.why_untested
         if one.test is not None:
             facts = (f"{len(one.differences)} seeds, 90% interval {one.test.interval}: "
                      f"{one.short_verdict}")
-        words.append(f"{setting}: {one.mean:+.2f} points ({facts})")
-    return "; ".join(words)
+        words.append(f"{one.mean:+.2f} points at {setting} ({facts})")
+        above_plain += points_above_plain(one.row).values()
+    text = f"against the fair partner {'; '.join(words)}"
+    if above_plain:
+        text += (". Against the plain network, which trains its first layer along, "
+                 f"{write_range(above_plain, '{:+.1f}'.format)} points")
+    return text
 
 
 def describe_comparison(one: Comparison) -> str:
     words = f"{one.row.morphed}: {one.mean:+.2f} points"
     if one.test is None:
-        return f"{words}, {one.verdict}"
-    return (f"{words}, 90% interval {one.test.interval}, {len(one.differences)} seeds, "
-            f"{one.verdict}")
+        words += f", {one.verdict}"
+    else:
+        words += (f", 90% interval {one.test.interval}, {len(one.differences)} seeds, "
+                  f"{one.verdict}")
+    above_plain = points_above_plain(one.row)
+    if above_plain:
+        words += f" ({mean(above_plain.values()):+.2f} against the plain network)"
+    return words
 
 
 def join_by_setting(cells: list[tuple[str, str]]) -> str:
@@ -265,7 +293,7 @@ def claims_low_accuracy(results: Results) -> list[Claim]:
     rows = [row for row in group_in_rows(results.runs)
             if row.runs["no_ac"] and row.runs["pretrained"]]
     papers, kappas, ours = group_by_origin(rows)
-    claim, published = "Without Aug-Conv accuracy is very low", "“very low”"
+    claim, published = "Without Aug-Conv accuracy is very low", PUBLISHED_LOW_ACCURACY
     claims = [unmeasured(claim, published, CONTROL)]
     if papers:
         measured = claim_low_accuracy(claim, published, papers)
@@ -298,12 +326,13 @@ def describe_controls(row: Row) -> str:
 
 def describe_low_accuracy(row: Row, others: list[Row]) -> str:
     """The row of most training in a few words, and what other cores reach in its setting."""
-    words = (f"{describe_controls(row)}; plain network: "
-             f"{describe_accuracy(row.runs['pretrained'])}")
+    plain = describe_accuracy(row.runs["pretrained"])
+    data, settings = row.any_run.data, row.any_run.settings
+    words = write_number("{0[0]}; plain network: {0[1]} ({0[2]:,} images, {0[3]} epochs)",
+                         (describe_controls(row), plain, data["train_images"], settings["epochs"]))
     best = [best_control(other) for other in others if other.setting == row.setting]
     if best:
-        ends = dict.fromkeys(f"{accuracy:.2f}%" for accuracy in (min(best), max(best)))
-        words += f"; other morphings: {' to '.join(ends)}"
+        words += f"; other morphings: {write_range(best, '{:.2f}%'.format)}"
     return words
 
 
@@ -369,11 +398,13 @@ def claim_augmentation(results: Results) -> Claim:
     delivered = [row for row in record["features"] if not row["refused"]]
     flips = max(row["ratio_of_flips"] for row in delivered)
     crops = max(row["ratio_of_crops"] for row in delivered)
-    by_tiles = max(row["ratio"] for row in record["epochs"] if row["tile"])
+    by_tiles = max((row["ratio"] for row in record["epochs"] if row["tile"]), default=None)
     at_kappa_1 = max(row["ratio"] for row in record["epochs"] if not row["tile"])
     found = (f"relative error at most {flips:.2f} times Aug-Conv's own of flips, {crops:.2f} times "
-             f"of crops off the rim; an epoch takes at most {by_tiles:.2f} times as long by tiles, "
-             f"{at_kappa_1:.2f} times at κ = 1")
+             f"of crops off the rim; an epoch takes at most {at_kappa_1:.2f} times as long at "
+             "κ = 1")
+    if by_tiles is not None:
+        found += f", {by_tiles:.2f} times by tiles"
     return Claim(claim, NOT_PUBLISHED, found, judge_augmentation(max(flips, crops), by_tiles),
                  f"{results.link('augmentation')}, `{record['command']}`")
 
@@ -381,18 +412,28 @@ def claim_augmentation(results: Results) -> Claim:
 def claim_computation(results: Results) -> Claim:
     """The count is a formula's; seconds stand beside it where the speed benchmark has them."""
     tiles = {tile.tile: tile for tile in compute_overheads().tiles}
-    growth = tiles[32].growth
-    dense, tiled = f"multiply-adds by {growth:.1%}", f"multiply-adds by {tiles[8].growth:.1%}"
+    growth = tiles[M].growth
+    dense = f"multiply-adds grow by {growth:.1%}"
     sources, epochs = [f"{ANALYSIS}, `make tables`"], find_epochs(results)
     if epochs is not None:
-        dense += (f", the time of an epoch {epochs.dense:.2f}-fold ({epochs.kept:.2f}-fold once "
-                  "Aug-Conv's output is computed and kept)")
-        tiled += f", the time {epochs.tiles:.2f}-fold"
+        dense += (f", an epoch takes {epochs.dense:.2f} times as long ({epochs.kept:.2f} times "
+                  "once Aug-Conv's output is computed and kept)")
         sources.append(results.link(f"bench/{epochs.bench}"))
-    short = f"{dense}; with 8×8 tiles (our extension) {tiled}"
-    return Claim("Computation grows by 9%", "9%", f"with the paper's dense Aug-Conv {short}",
+    guess = compute_overheads().likely_published_overhead
+    found = (f"one way of counting gives {guess:.2%}, our guess at the published figure; with the "
+             f"dense Aug-Conv {dense}; with 8×8 tiles (our extension) "
+             f"{describe_tiles_computation(results)}")
+    return Claim("Computation grows by 9%", "9%", found,
                  judge_overhead(PUBLISHED_COMPUTATION, growth), ", ".join(sources),
-                 is_measured=epochs is not None, short=short)
+                 is_measured=epochs is not None, short=dense)
+
+
+def describe_tiles_computation(results: Results) -> str:
+    """What the computation grows by with 8×8 tiles."""
+    tiles = {tile.tile: tile for tile in compute_overheads().tiles}
+    words = f"multiply-adds grow by {tiles[8].growth:.1%}"
+    epochs = find_epochs(results)
+    return words if epochs is None else f"{words}, an epoch takes {epochs.tiles:.2f} times as long"
 
 
 def claim_data(results: Results) -> Claim:
@@ -400,22 +441,20 @@ def claim_data(results: Results) -> Claim:
     times = f"{1 + made.transmission_by_bytes:.1f} times"
     parts = (f"{made.morphed_bytes / made.plain_bytes:.1f} of float32 images and "
              f"{made.aug_conv_bytes / made.plain_bytes:.1f} of Aug-Conv")
-    found = (f"{made.published_transmission:.2%} is a matrix as large as *M*, which is not sent; "
-             f"all that is sent has {times} the bytes of the images: {parts}")
+    found = (f"a matrix as large as *M*, which is not sent, gives "
+             f"{made.published_transmission:.2%}; all that is sent has {times} the bytes of the "
+             f"images: {parts}")
     short = f"what is sent has {times} the bytes of the images ({parts})"
     sources = [ANALYSIS]
-    for name, record in results.benches.items():
-        sent = next((row for row in record["table"] if row["name"] == "delivered"), None)
-        if sent is not None:
-            words = f"; with 8×8 tiles in int8 (our extension) {sent['ratio']:.2f} times"
-            found, short = found + words, short + words
-            sources.append(results.link(f"bench/{name}"))
-            break                   # it is the same on every machine
-    else:
+    delivered = find_delivered(results)
+    if delivered is None:
         found += f"; with 8×8 tiles in int8 {not_measured(BENCH)}"
+    else:
+        found += f"; with 8×8 tiles in int8 (our extension) {delivered.times:.2f} times"
+        sources.append(results.link(f"bench/{delivered.bench}"))
     return Claim("Data grow by 5.12%", "5.12%", found,
                  judge_overhead(PUBLISHED_DATA, made.transmission_by_bytes), ", ".join(sources),
-                 is_measured=len(sources) > 1, short=short)
+                 is_measured=delivered is not None, short=short)
 
 
 def claim_attack(results: Results) -> Claim:
@@ -442,17 +481,15 @@ def claims_gazelle(results: Results) -> list[Claim]:
     is_measured = "he" in results.records
     if is_measured:
         record = results.records["he"]
-        sent = f"{record['bytes_ratio']:.0f}×"
-        seconds = f"{record['seconds_ratio']:.0f}×"
+        seconds, sent = describe_encryption(record)
         source = f"{results.link('he')}, `{record['command']}`"
     quotient = write_number("{:,.0f}", made.gazelle_ratio)
     return [
         Claim("GAZELLE costs 421 000 times the data", "421 000×",
-              f"1236 MiB over 3072 bytes = {quotient}; CKKS for the first layer: {sent}",
+              f"1236 MiB over 3072 bytes = {quotient}; {sent}",
               judge_quotient(PUBLISHED_GAZELLE_DATA, made.gazelle_ratio), source, is_measured),
         Claim("GAZELLE costs 10 000 times the computation", "10 000×",
-              f"CKKS for the first layer: {seconds}", "could not be tested: GAZELLE was not run",
-              source, is_measured),
+              seconds, "could not be tested: GAZELLE was not run", source, is_measured),
         Claim("GAZELLE is broken with 2.9·10⁻³⁰", "2.9·10⁻³⁰",
               f"2⁻¹²⁸ = {made.gazelle_guess:.1e}: the exponent looks like a slip of the pen",
               judge_guess(PUBLISHED_GAZELLE_CHANCE, made.gazelle_guess), ANALYSIS,
@@ -528,23 +565,38 @@ def describe_untested(one: Claim) -> str:
 def write_claims(claims: list[Claim]) -> str:
     """The claims as a table in Markdown."""
     rows = [[one.claim, one.published, one.found, one.verdict, one.source] for one in claims]
-    lines = [["claim", "published", "found here", "verdict", "from"], ["---"] * 5, *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    header = ["claim", "published", "found here", "verdict", "from"]
+    return Table("Claims", header, rows).markdown()
 
 
 def make_verdict(results: Results) -> Table:
     """The claims in short, for the README."""
     rows = [[one.claim, one.published, one.short, one.verdict]
             for one in list_claims(results) if one.short and one.published != NOT_PUBLISHED]
-    return Table("Verdict", ["claim of the paper", "published", "found here", "verdict"], rows)
+    rows += list_tiles_verdict(results)
+    return Table("Verdict", ["claim", "published", "found here", "verdict"], rows)
+
+
+def list_tiles_verdict(results: Results) -> list[list[str]]:
+    """A row on our 8×8 tiles, orthogonal and in int8; none where no training with these has several
+    seeds."""
+    tested = [one for one in compare_with_partners(results)
+              if one.is_fair and one.test is not None and one.row.morphing == OUR_TILES]
+    if not tested:
+        return []
+    found = [describe_in_short(tested), describe_tiles_computation(results)]
+    delivered = find_delivered(results)
+    if delivered is not None:
+        found.append(f"what is sent has {delivered.times:.2f} times the bytes of the images")
+    return [["Our extension: 8×8 tiles, orthogonal core, int8", NOT_PUBLISHED, "; ".join(found),
+             judge_equal_training(tested)]]
 
 
 def describe_measurements(results: Results) -> str:
     """Data sets, epochs, machines and versions of the code, as the records have them."""
     lines = []
     if results.runs:
-        datasets = sorted({DATASET_TITLES.get(run.data["dataset"], run.data["dataset"])
-                           for run in results.runs})
+        datasets = sorted({title_of_dataset(run.data["dataset"]) for run in results.runs})
         epochs = sorted({run.settings["epochs"] for run in results.runs})
         ways = sorted({describe_optimisation(run.settings) for run in results.runs})
         lines += [f"- Training runs: {len(results.runs)}.",
@@ -609,7 +661,7 @@ def describe_gaps(results: Results) -> str:
         gaps.append("- VGG-16 with several seeds" if vgg16_seeds else "- training VGG-16")
     for name in ("cifar10", "cifar100"):
         if not any(run.data["dataset"] == name for run in runs):
-            gaps.append(f"- training on {DATASET_TITLES[name]}")
+            gaps.append(f"- training on {title_of_dataset(name)}")
     if not any(run.machine["cuda"] for run in runs):
         gaps.append("- training on a GPU")
     return "\n".join([*gaps, "- asking the authors"])

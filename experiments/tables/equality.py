@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from experiments.tables.reading import Results
-from experiments.tables.rows import Row, group_in_rows, pair_of
+from experiments.tables.rows import Row, group_in_rows, pair_of, percent_by_seed
 from experiments.tables.table import Table
 
 MARGIN = 1.0                        # points of accuracy within which two networks are called equal
@@ -97,12 +97,19 @@ def compare_with_partners(results: Results) -> list[Comparison]:
     """Each row's Aug-Conv runs with the plain runs of the same frozen layer and seed."""
     found = []
     for row in group_in_rows(results.runs):
-        for decays, differences in paired_differences(row).items():
-            by_seed = {seed: mean(points) for seed, points in sorted(differences.items())}
-            values = list(by_seed.values())
-            has_spread = len(set(values)) > 1            # without it a t-test says nothing
-            test = assess_equality(values, MARGIN) if has_spread else None
-            found.append(Comparison(row, decays, by_seed, test))
+        found += compare_row(row)
+    return found
+
+
+def compare_row(row: Row) -> list[Comparison]:
+    """The comparisons of one row, one for each pair of weight decays."""
+    found = []
+    for decays, differences in paired_differences(row).items():
+        by_seed = {seed: mean(points) for seed, points in sorted(differences.items())}
+        values = list(by_seed.values())
+        has_spread = len(set(values)) > 1                # without it a t-test says nothing
+        test = assess_equality(values, MARGIN) if has_spread else None
+        found.append(Comparison(row, decays, by_seed, test))
     return found
 
 
@@ -117,6 +124,13 @@ def paired_differences(row: Row) -> dict[tuple[float, float], dict[int, list[flo
             decays = run.settings["weight_decay"], partner.settings["weight_decay"]
             found[decays][run.seed].append(100 * (run.accuracy - partner.accuracy))
     return found
+
+
+def points_above_plain(row: Row) -> dict[int, float]:
+    """Points of accuracy with Aug-Conv, less those of the plain network, by seed: what the authors'
+    scripts compare. The plain network trains its first layer along."""
+    ours, plain = percent_by_seed(row.runs["with_ac"]), percent_by_seed(row.runs["pretrained"])
+    return {seed: ours[seed] - plain[seed] for seed in sorted(ours.keys() & plain)}
 
 
 def make_equality(results: Results) -> Table:

@@ -24,12 +24,10 @@ from experiments.tables.measured import (
     MAIN_IMAGES,
     PUBLIC_IMAGES,
     rows_of_cores,
-    title_of_dataset,
 )
 from experiments.tables.reading import Results, TrainingRun
 from experiments.tables.rows import (
     CONTROLS,
-    DATASET_TITLES,
     Row,
     by_weight_decay,
     core_side,
@@ -38,6 +36,7 @@ from experiments.tables.rows import (
     group_in_rows,
     list_controls,
     summarise,
+    title_of_dataset,
 )
 from experiments.tables.table import write_number
 from mole.morphing import core_size
@@ -96,8 +95,8 @@ def draw_overhead(matrix: dict | None) -> bytes:
 
 def plot_given_away(axis, matrix: dict | None):
     """How good the images are that come back without Aug-Conv; an empty panel without records."""
-    cores = plot_morphed_alone(axis, matrix, psnr) if matrix is not None else set()
-    if not cores:
+    sides = plot_morphed_alone(axis, matrix, psnr_of_images) if matrix is not None else set()
+    if not sides:
         axis.axis("off")
         return
     nothing = next(row["data_only"]["mean_image"]["psnr"] for row in rows_of_cores(matrix)
@@ -107,7 +106,7 @@ def plot_given_away(axis, matrix: dict | None):
                                 PUBLIC_IMAGES), xscale="log",
              xlabel="q, side of the core", ylabel="PSNR of the recovered images, dB",
              ylim=(0, 85))                               # with room for the legend
-    axis.set_xticks(sorted(cores), map(str, sorted(cores)), rotation=45)
+    axis.set_xticks(sorted(sides), map(str, sorted(sides)), rotation=45)
 
 
 def plot_overhead_by_kappa(axis):
@@ -239,19 +238,19 @@ def plot_seeds(axis, name: str, runs: list[TrainingRun], words: str, opacity: fl
 # -- Known pairs
 
 def draw_known_pairs(record: dict) -> bytes:
-    """What comes back from more and more known pairs; a line marks q/κ."""
+    """What comes back from more and more known pairs; a line marks how many determine the core."""
     points = record["known_pairs"]
     pairs = [point["pairs"] for point in points]
     quality = [point["psnr"] for point in points]
     least, data = points[-1]["least"], record["data"]
     figure, axis = pyplot().subplots(figsize=(6.4, 4.4), layout="constrained")
     axis.plot(pairs, quality, "C0o-", ms=4, label="recovered images")
-    axis.axvline(least, color="k", ls=":", label=f"q/κ = {least} pairs determine the core")
+    axis.axvline(least, color="k", ls=":", label=f"{least} pairs determine the core")
     for point in points:
         if point["pairs"] >= least:
             axis.annotate(f"{point['psnr']:.0f} dB", (point["pairs"], point["psnr"]),
                           (-6, 4), textcoords="offset points", ha="right", fontsize=8)
-    dataset = DATASET_TITLES.get(data["dataset"], data["dataset"])
+    dataset = title_of_dataset(data["dataset"])
     axis.set(xlabel="known pairs of plain and morphed images", ylabel="PSNR, dB",
              xlim=(0, None), ylim=(0, 1.15 * max(quality)))
     axis.set_title(f"Without Aug-Conv: {dataset}, {describe_core(data)}", fontsize=10,
@@ -263,7 +262,7 @@ def draw_known_pairs(record: dict) -> bytes:
 
 def describe_core(data: dict) -> str:
     morphing = data["morphing"]
-    return f"{describe_morphing(morphing)} core, q = {core_side(morphing, data)}"
+    return f"{describe_morphing(morphing)}; q = {core_side(morphing, data)}"
 
 
 # -- What morphed images alone give to a network, and to an adversary
@@ -274,13 +273,13 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
     figure, (learning, attack) = pyplot().subplots(2, 1, figsize=(7, 7), sharex=True,
                                                    layout="constrained")
     controls = list_controls(rows)
-    cores = plot_controls(learning, controls) | plot_morphed_alone(attack, matrix, percent_found)
+    sides = plot_controls(learning, controls) | plot_morphed_alone(attack, matrix, percent_found)
     learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
                        parse_math=False)
     attack.set_title(write_number("Re-identified of {0[0]:,} morphed images alone, with {0[1]:,} "
                                   "public images", (ATTACKED_IMAGES, PUBLIC_IMAGES)), fontsize=9)
     attack.set_xlabel("q, side of the core")
-    ticks = sorted(cores)
+    ticks = sorted(sides)
     learning.set(ylabel="test accuracy, %", ylim=(0, 100))
     lowest = max(0, math.floor(min(attack.get_ylim()[0], 99)))
     attack.set(ylabel=f"re-identified images, %, from {lowest} on", ylim=(lowest, 100.05))
@@ -296,7 +295,7 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
 
 def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
     """Draws accuracy over the side of the core; gives the sides that are there."""
-    cores = set()
+    sides = set()
     plain = [one.mean for row in rows for one in summarise(row.runs["pretrained"])]
     if plain:
         axis.axhline(mean(plain), color=LINES["pretrained"][0], ls="-", lw=1.2,
@@ -310,8 +309,8 @@ def plot_controls(axis, rows: Sequence[Row]) -> set[int]:
                 colour, _, line = LINES[name]
                 axis.plot(*zip(*points, strict=True), color=colour, ls=line, ms=5, marker=marker,
                           label=f"{RUNS[name].title}, {blocks}, {describe_cores(shown)}")
-                cores |= {q for q, _ in points}
-    return cores
+                sides |= {q for q, _ in points}
+    return sides
 
 
 def point_of_control(row: Row, name: str) -> tuple[int, float]:
@@ -327,9 +326,10 @@ def describe_cores(rows: Sequence[Row]) -> str:
     return " and ".join(sorted(kinds))
 
 
-def psnr(report: dict) -> float:
-    """Of recovered images, in decibels."""
-    return report["psnr"]
+def psnr_of_images(report: dict) -> float | None:
+    """Of recovered images, in decibels; None where mirror images came back, whose PSNR says
+    nothing."""
+    return None if share_found(report).is_mirrored else report["psnr"]
 
 
 def percent_found(report: dict) -> float:
@@ -337,10 +337,10 @@ def percent_found(report: dict) -> float:
     return 100 * share_found(report).share
 
 
-def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> set[int]:
+def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float | None]) -> set[int]:
     """Draws a value of what comes back from morphed images alone, over the side of the core; gives
     the sides that are there."""
-    cores = set()
+    sides = set()
     for core in CORES:
         for is_tiled in (False, True):
             points = []
@@ -348,15 +348,16 @@ def plot_morphed_alone(axis, matrix: dict, value: Callable[[dict], float]) -> se
                 is_shown = (row["morph_distribution"] == core
                             and "reidentified" in row["data_only"]
                             and bool(row["tile"]) == is_tiled)
-                if is_shown:
-                    points.append((side_of_case(row), value(row["data_only"])))
+                found = value(row["data_only"]) if is_shown else None
+                if found is not None:
+                    points.append((side_of_case(row), found))
             if points:
                 colour, marker = CORE_LINES[core]
                 words = f"{core} core, {'tiles' if is_tiled else 'κ'}"
                 axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, ms=7,
                           mfc="none", ls="--" if is_tiled else "-", label=words)
-                cores |= {q for q, _ in points}
-    return cores
+                sides |= {q for q, _ in points}
+    return sides
 
 
 def side_of_case(row: dict) -> int:
@@ -406,7 +407,9 @@ def draw_public_images(curves: list[PublicCurve]) -> bytes:
     axis.set(xscale="log", xlabel="public images", ylabel="re-identified images, %")
     axis.minorticks_off()
     axis.set_xticks(counts, [write_number("{:,}", count) for count in counts])
-    axis.set_title("CIFAR-10 from 10 000 morphed images alone, κ = 1", fontsize=10)
+    morphed = write_number("{:,}", ATTACKED_IMAGES)
+    axis.set_title(f"{title_of_dataset(MAIN_IMAGES)} from {morphed} morphed images alone, κ = 1",
+                   fontsize=10)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="lower right")
     return as_png(figure)

@@ -15,8 +15,10 @@ ENTRIES = ALPHA * M * M                                  # of an image: αm²
 FEATURES = BETA * M * M                                  # of the first layer's output: βn²
 FIRST_LAYER_MACS = ALPHA * KERNEL ** 2 * FEATURES        # αβp²n²
 KAPPAS, TILES = (1, 3, 12, 48, 96), (32, 16, 8, 4)
-# What the abstracts and the authors' README publish: shares of 1, and factors.
+# What the abstracts and the authors' README publish: shares of 1, factors, and in words.
 PUBLISHED_COMPUTATION, PUBLISHED_DATA = 0.09, 0.0512
+PUBLISHED_ACCURACY = "“without performance penalty” (abstract)"
+PUBLISHED_LOW_ACCURACY = "“a very low accuracy” (authors' README)"
 PUBLISHED_CHANCE = 7.9e-90          # of an attack: one guess at the order of the channels, 1/64!
 PUBLISHED_GAZELLE_DATA, PUBLISHED_GAZELLE_CHANCE = 421_000, 2.9e-30
 GAZELLE_TRAFFIC = 1236 * 2 ** 20    # bytes for one CIFAR-10 image (GAZELLE, USENIX Security 2018)

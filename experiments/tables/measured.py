@@ -10,14 +10,20 @@ from experiments.tables.reading import (
     source_of,
 )
 from experiments.tables.rows import (
-    DATASET_TITLES,
     choose_setting,
     describe_accuracy,
     describe_morphing,
     setting_of,
     title_of,
+    title_of_dataset,
 )
-from experiments.tables.table import Column, Table, table_of_records, write_number
+from experiments.tables.table import (
+    Column,
+    Table,
+    table_of_records,
+    write_number,
+    write_range,
+)
 from utils.attack_reports import UNDER_ATTACK, share_found
 
 # Of the rows in the README's table of attacks:
@@ -78,7 +84,7 @@ def make_kappa(results: Results) -> Table:
         needed = pairs_needed(point["q"], point["kappa"])
         rows.append(point | {"share": share, "pairs_needed": needed})
     note = (f"{source_of(record)}; {record['morph_distribution']} cores, "
-            f"{record['images']} images of {record['images_of']}.")
+            f"{record['images']} images of {title_of_dataset(record['images_of'])}.")
     return table_of_records("What κ changes.", KAPPA_COLUMNS, rows, note)
 
 
@@ -126,7 +132,7 @@ def make_he(results: Results) -> Table:
     record = results.records["he"]
     note = (f"{record['note']} The fastest CKKS takes {record['seconds_over_mole']:.0f} times "
             f"MoLe's time and {record['bytes_over_mole']:.0f} times its bytes. "
-            f"One core in use; TenSEAL {record['versions']['tenseal']}. {source_of(record)}.")
+            f"TenSEAL {record['versions']['tenseal']}. {source_of(record)}.")
     return table_of_records(
         "One first layer, 3→64, 3×3, on a 32×32 image: CKKS against MoLe.", HE_COLUMNS,
         record["table"], note)
@@ -180,8 +186,8 @@ def write_figure(value: float) -> str:
 # -- Attacks
 
 NOT_PLAYED = "not played"
-NOT_MEASURED = "not measured"
 NONE = "none"
+NEARLY_ALL = 0.9995                 # shares from here on would be rounded to 100.0%
 
 
 def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
@@ -207,17 +213,23 @@ def quote_failure(words: str, report: dict) -> str:
     return f"{words} (failed by its own account)" if "failed" in report else words
 
 
+def write_share(share: float) -> str:
+    """In percent. What is not quite all does not become 100.0%."""
+    return "> 99.9%" if NEARLY_ALL <= share < 1 else f"{share:.1%}"
+
+
 def describe_share(report: dict) -> str:
     """Such as "99.9%" or "96.0% as mirror images"."""
     share, is_mirrored = share_found(report)
-    return f"{share:.1%} as mirror images" if is_mirrored else f"{share:.1%}"
+    words = write_share(share)
+    return f"{words} as mirror images" if is_mirrored else words
 
 
 def describe_alone(report: dict | None) -> str:
     """What came back from morphed images alone: PSNR, and the share that is re-identified; or that
     share of mirror images alone."""
     if report is None:
-        return NOT_MEASURED
+        return NOT_PLAYED
     if "reidentified" not in report:
         return outcome(report)
     words = describe_share(report)
@@ -262,7 +274,7 @@ def make_attacks(results: Results) -> Table:
 
 MATRIX_COLUMNS = [
     Column("images", "images", meaning="data set, side, private images that are attacked"),
-    Column("public", "public", "{:,}", "public images of the same data set", absent=NOT_MEASURED),
+    Column("public", "public", "{:,}", "public images of the same data set"),
     Column("first layer", "layer", meaning="such as 7×7/2: kernel and stride"),
     Column("delivery", "delivery", meaning="core, blocks, dtype; the key, where it is a further "
            "one"),
@@ -319,25 +331,22 @@ def note_of_matrix(record: dict, rows: list[dict]) -> str:
 def describe_case(row: dict) -> dict:
     """The words of a row of the matrix, by the paths of its columns."""
     known, blind, alone = (row.get(name) for name in ("known_first_layer", "blind", "data_only"))
+    images = f"{title_of_dataset(row['dataset'])} {row['image_size']}"
     words = {
-        "images": f"{row['dataset']} {row['image_size']}, " + write_number("{:,}", row["private"]),
+        "images": write_number("{0[0]}, {0[1]:,}", (images, row["private"])),
         "layer": f"{row['model']}: {row['first_layer']}",
-        "public": row.get("public"),
+        "public": row["public"],
         "delivery": describe_delivery(row),
         "order_from": part_of(known, "order_from"),
         "channels_right": part_of(known, "channels_right"),
         "known": outcome(known), "blind": outcome(blind),
         "left_open": describe_left_open(known, blind),
-        "alone": outcome(alone), "ssim": part_of(alone, "ssim", "{:.3f}"),
-        "reidentified": part_of(alone, "reidentified", "{:.1%}"),
+        "alone": outcome(alone), "ssim": describe_ssim(alone),
+        "reidentified": describe_reidentified(alone),
         "few": describe_alone(row.get("data_few")), "other": describe_alone(row.get("data_other")),
         "authors_own": outcome(row.get("inverse_training")),
         "seconds": row["seconds"],
     }
-    if alone is not None and "reidentified" in alone:
-        words["reidentified"] = describe_share(alone)
-        if share_found(alone).is_mirrored:
-            words["ssim"] = "mirror images"
     if "known_pairs" in row:
         words["pairs_needed"] = row["known_pairs"][-1]["least"]
     return words
@@ -356,12 +365,31 @@ def part_of(report: dict | None, name: str, form: str = "{}") -> str:
     return form.format(report[name]) if name in report else "not found"
 
 
+def describe_ssim(alone: dict | None) -> str:
+    """Of what came back from morphed images alone; that of mirror images says nothing."""
+    has_share = alone is not None and "reidentified" in alone
+    if has_share and share_found(alone).is_mirrored:
+        return "mirror images"
+    return part_of(alone, "ssim", "{:.3f}")
+
+
+def describe_reidentified(alone: dict | None) -> str:
+    has_share = alone is not None and "reidentified" in alone
+    return describe_share(alone) if has_share else part_of(alone, "reidentified")
+
+
 def describe_left_open(known: dict | None, blind: dict | None) -> str:
-    """What the two attacks on Aug-Conv do not find."""
+    """What the two attacks on Aug-Conv do not find, each once."""
     if known is None:
         return NOT_PLAYED
-    parts = [report["left_open"] for report in (known, blind or {}) if report.get("left_open")]
-    return "; ".join(dict.fromkeys(parts)) or "nothing"
+    parts = []
+    if "left_open" in known:
+        parts.append(known["left_open"])
+    if blind is not None and "psnr" not in blind:
+        parts.append("blind: everything")
+    elif blind is not None and blind.get("left_open") not in (None, *parts):
+        parts.append(blind["left_open"])
+    return "; ".join(parts) or "nothing"
 
 
 def rows_of_cores(record: dict) -> list[dict]:
@@ -370,7 +398,7 @@ def rows_of_cores(record: dict) -> list[dict]:
     found = []
     for row in record["table"]:
         is_one = (row["private"] == ATTACKED_IMAGES and row["delivery_dtype"] == "float32"
-                  and row.get("public", PUBLIC_IMAGES) == PUBLIC_IMAGES
+                  and row["public"] == PUBLIC_IMAGES
                   and row["dataset"] == MAIN_IMAGES and "data_only" in row)
         if is_one:
             found.append(row)
@@ -384,18 +412,18 @@ def make_protection(results: Results) -> Table:
     for row in rows_of_cores(record):
         cases.setdefault(describe_blocks(row), {})[row["morph_distribution"]] = row
     rows = [[blocks, *describe_protection(cores)] for blocks, cores in cases.items()]
-    header = ["blocks", "Aug-Conv, first layer known", "Aug-Conv, blind",
-              *(f"images alone, {core} core" for core in CORES),
-              "images alone, 1 000 public", "images alone, public of another data set",
-              "known pairs needed"]
-    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. With Aug-Conv: the "
-            "lowest PSNR over the cores, of one key each: others differ by ten dB or so. Images "
-            "alone: PSNR, and the share of images that are re-identified: what came back is "
-            "nearest to their own plain image. With 1 000 public images, and with 50 000 of "
-            "another data set: the least and the most of that share over the cores. *As mirror "
-            "images*: left and right are exchanged. *Failed by its own account*: the attack says "
-            "so, which does not know the truth and may be wrong. PSNR is of "
-            f"{UNDER_ATTACK} of the images. {note_of_matrix(record, rows_of_cores(record))}")
+    header = ["blocks", "with Aug-Conv, first layer known", "with Aug-Conv, blind",
+              "images alone", "images alone, 1 000 public images",
+              "images alone, public images of another data set",
+              "known pairs that determine the core"]
+    cores = ", ".join(CORES)
+    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. A cell is of one "
+            f"key for each kind of core ({cores}), from the lowest figure to the highest; with "
+            "Aug-Conv it is the lowest. Images alone: PSNR, and the share of images that are "
+            "re-identified: what came back is nearest to their own plain image. The next two "
+            "columns have that share. *Mirrored*: left and right are exchanged, for so many of the "
+            f"cores. PSNR is of {UNDER_ATTACK} of the images. "
+            f"{note_of_matrix(record, rows_of_cores(record))}")
     return Table("What an adversary gets.", header, rows, note)
 
 
@@ -405,9 +433,8 @@ def describe_protection(cores: dict[str, dict]) -> list[str]:
         reports = [row[attack] for row in cores.values() if attack in row]
         lowest = min(reports, key=lambda report: report.get("psnr", 0), default=None)
         cells.append(outcome(lowest, "{:.0f} dB"))
-    for core in CORES:
-        row = cores.get(core)
-        cells.append(describe_alone(row["data_only"]) if row else NOT_PLAYED)
+    alone = [row["data_only"] for row in cores.values()]
+    cells.append(describe_range(alone, with_psnr=True))
     for attack in ("data_few", "data_other"):
         cells.append(describe_range([row[attack] for row in cores.values() if attack in row]))
     pairs = next((row["known_pairs"] for row in cores.values() if "known_pairs" in row), None)
@@ -415,27 +442,29 @@ def describe_protection(cores: dict[str, dict]) -> list[str]:
     return cells
 
 
-def describe_range(reports: list[dict]) -> str:
-    """The least and the most that several attacks re-identify."""
+def describe_ends(shares: list[float]) -> str:
+    """Such as "65.2% to 100.0%"; "> 99.9%" where the least is nearly all."""
+    least, most = write_share(min(shares)), f"{max(shares):.1%}"
+    is_nearly_all = min(shares) >= NEARLY_ALL
+    return least if is_nearly_all or least == most else f"{least} to {most}"
+
+
+def describe_range(reports: list[dict], with_psnr: bool = False) -> str:
+    """The least and the most that several attacks re-identify, such as
+    "65.2% to 100.0% (1 of 3 mirrored)"; `with_psnr`: PSNR first, of those that are not mirrored."""
     scored = [report for report in reports if "reidentified" in report]
     if not scored:
-        return outcome(reports[0]) if reports else NOT_MEASURED
-    found = [report for report in scored if "failed" not in report]
-    failed = [report for report in scored if "failed" in report]
-    parts = [describe_ends(found)] if found else []
-    if failed:
-        parts.append(quote_failure(describe_ends(failed), failed[0]))
-    return "; ".join(parts)
-
-
-def describe_ends(reports: list[dict]) -> str:
-    """Such as "65.2% to 100.0%, 1 of 3 as mirror images"."""
-    found = [share_found(report) for report in reports]
-    shares = [one.share for one in found]
-    words = " to ".join(dict.fromkeys(f"{share:.1%}" for share in (min(shares), max(shares))))
+        return outcome(reports[0]) if reports else NOT_PLAYED
+    found = [share_found(report) for report in scored]
+    words = describe_ends([one.share for one in found])
+    quality = [report["psnr"] for report in scored if not share_found(report).is_mirrored]
+    if with_psnr and quality:
+        words = f"{write_range(quality, '{:.0f}'.format)} dB, {words}"
     mirrored = sum(one.is_mirrored for one in found)
     if mirrored:
-        words += f", {mirrored} of {len(reports)} as mirror images"
+        words += f" ({mirrored} of {len(scored)} mirrored)"
+    if len(scored) < len(reports):
+        words += f" ({len(reports) - len(scored)} of {len(reports)} fail)"
     return words
 
 
@@ -445,11 +474,11 @@ PUBLIC_COLUMNS = [
     Column("blocks", "blocks", meaning="κ, copies of the core in *M*, or *s*, the side of tiles"),
     Column("core", "core"),
     Column("50 000 of the same data set", "many"),
-    Column("seconds", "many_seconds", "{:.0f}", absent=NOT_MEASURED),
+    Column("seconds", "many_seconds", "{:.0f}", absent=NOT_PLAYED),
     Column("1 000 of the same data set", "few"),
-    Column("seconds", "few_seconds", "{:.0f}", absent=NOT_MEASURED),
+    Column("seconds", "few_seconds", "{:.0f}", absent=NOT_PLAYED),
     Column("50 000 of another data set", "other"),
-    Column("seconds", "other_seconds", "{:.0f}", absent=NOT_MEASURED),
+    Column("seconds", "other_seconds", "{:.0f}", absent=NOT_PLAYED),
 ]
 
 
@@ -477,7 +506,7 @@ ACROSS_COLUMNS = [
     Column("public images", "public"),
     Column("core", "morph_distribution"),
     Column("key", "seed", meaning="the number of a random key"),
-    Column("PSNR", "data_other.psnr", "{:.1f} dB", absent=NONE),
+    Column("PSNR", "psnr"),
     Column("re-identified", "data_other.reidentified", "{:.1%}", "private images whose own plain "
            "image is the nearest of all to what came back", absent=NONE),
     Column("as mirror images", "data_other.reidentified_mirrored", "{:.1%}",
@@ -502,7 +531,7 @@ def make_across(results: Results) -> Table:
         report = row["data_other"]
         words = {"private": title_of_dataset(row["dataset"]),
                  "public": title_of_dataset(report["public_dataset"]),
-                 "says": "failed" if "failed" in report else "found"}
+                 "psnr": outcome(report), "says": "failed" if "failed" in report else "found"}
         if "orientation" in report:
             words["orientation"] = abs(report["orientation"])
         if "starts" in report:
@@ -513,10 +542,6 @@ def make_across(results: Results) -> Table:
     return table_of_records(
         "Morphed images alone, with public images of another data set, κ = 1.", ACROSS_COLUMNS,
         rows, note)
-
-
-def title_of_dataset(name: str) -> str:
-    return DATASET_TITLES.get(name, name)
 
 
 REPAIR_COLUMNS = [

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from experiments.tables.formulas import Overheads, compute_overheads
+from experiments.tables.formulas import (
+    PUBLISHED_ACCURACY,
+    PUBLISHED_LOW_ACCURACY,
+    Overheads,
+    compute_overheads,
+)
 from experiments.tables.reading import (
     BENCH,
     EXPERIMENTS,
@@ -60,9 +65,11 @@ def find_paper_row(results: Results, name: str) -> Row | None:
 
 def accuracy_figures(results: Results) -> list[Figure]:
     return [
-        Figure("accuracy with Aug-Conv", "“close to pretrain”", "T·C_ac = D·M·M⁻¹·C = D·C",
+        Figure("accuracy with Aug-Conv",
+               f"{PUBLISHED_ACCURACY}, “close to `pretrain.py`” (authors' README)",
+               "T·C_ac = D·M·M⁻¹·C = D·C",
                "equal features", beside_plain(results, "with_ac")),
-        Figure("accuracy without Aug-Conv", "“very low”", "none", "none",
+        Figure("accuracy without Aug-Conv", PUBLISHED_LOW_ACCURACY, "none", "none",
                beside_plain(results, "no_ac"))]
 
 
@@ -86,7 +93,8 @@ def on_each_processor(results: Results, form: str, *names: str) -> str:
     for record in results.benches.values():
         rows = {row["name"]: row for row in record["table"]}
         if all(name in rows for name in names):
-            parts.append(f"{form.format_map(rows)} ({machine_in_words(record)})")
+            words = write_number(form, rows)
+            parts.append(f"{words} ({machine_in_words(record)})")
     return "; ".join(parts) or not_measured(BENCH)
 
 
@@ -108,6 +116,22 @@ def find_epochs(results: Results) -> Epochs | None:
     return None
 
 
+class Delivered(NamedTuple):
+    """A delivery by 8×8 tiles in int8, in a record of the speed."""
+
+    bench: str
+    times: float                # the bytes that are sent, over those of the images
+
+
+def find_delivered(results: Results) -> Delivered | None:
+    """Of the first processor that has it: it is the same on every machine."""
+    for bench, record in results.benches.items():
+        for row in record["table"]:
+            if row["name"] == "delivered":
+                return Delivered(bench, row["ratio"])
+    return None
+
+
 def computation_figures(results: Results) -> list[Figure]:
     made = compute_overheads()
     products = write_number("{:,}", made.likely_published_macs)
@@ -118,12 +142,13 @@ def computation_figures(results: Results) -> list[Figure]:
         Figure("computation of the developer", "not published", "(αm²·βn² − αβp²n²) over the "
                "network's: growth with the dense Aug-Conv in place of the first layer",
                f"{made.growth:.1%}",
-               on_each_processor(results, "an epoch takes {epoch_not_kept[ratio]:.2f} times a "
-                                 "plain one; {epoch[ratio]:.2f} times with Aug-Conv's output kept",
+               on_each_processor(results, "an epoch takes {0[epoch_not_kept][ratio]:.2f} times a "
+                                 "plain one; {0[epoch][ratio]:.2f} times with Aug-Conv's output "
+                                 "kept",
                                  "epoch_not_kept", "epoch")),
         Figure("computation of the provider", "not published", "αm²·q over the network's, once "
                "for each image", f"{made.morphing_overhead:.2%}",
-               on_each_processor(results, "{morphing[here]:.0f} images/s", "morphing"))]
+               on_each_processor(results, "{0[morphing][here]:,.0f} images/s", "morphing"))]
 
 
 def data_figures() -> list[Figure]:
@@ -170,13 +195,23 @@ def describe_known_layer(record: dict) -> str:
             f"{seconds_of_known_layer(record)} s")
 
 
+def describe_encryption(record: dict) -> tuple[str, str]:
+    """What CKKS takes for the first layer, by a record of experiments.homomorphic, and MoLe beside
+    it: time and bytes in words."""
+    mole = next(row for row in record["table"] if row["way"].startswith("MoLe"))
+    seconds = (f"CKKS takes {record['seconds_ratio']:.0f} times as long as the plain first layer, "
+               f"MoLe {mole['seconds_ratio']:.0f} times")
+    sent = (f"CKKS sends {record['bytes_ratio']:.0f} times the bytes of the pixels for the first "
+            f"layer, MoLe {mole['expansion']:.1f} times")
+    return seconds, sent
+
+
 def gazelle_figures(results: Results) -> list[Figure]:
     made = compute_overheads()
     seconds = sent = not_measured(EXPERIMENTS["he"])
     if "he" in results.records:
         record = results.records["he"]
-        seconds = f"{record['seconds_ratio']:.0f}× for CKKS, first layer"
-        sent = f"{record['bytes_ratio']:.0f}× 3072 bytes for CKKS, first layer"
+        seconds, sent = describe_encryption(record)
     return [
         Figure("GAZELLE, computation", "10 000×", "could not be derived: published only",
                "no formula", seconds),

@@ -78,6 +78,7 @@ class Summary:
     deviation: float | None         # standard deviation over seeds; None for one seed
     seeds: int
     runs: int                       # more than seeds where one seed ran with several keys
+    minutes: float                  # of a run: all epochs with their evaluation
 
 
 def setting_of(run: TrainingRun) -> dict:
@@ -175,8 +176,13 @@ def list_controls(rows: list[Row]) -> list[Row]:
     return most if len(most) > 1 else []
 
 
+def title_of_dataset(name: str) -> str:
+    """As it stands in titles; a person's own data set by its name."""
+    return DATASET_TITLES.get(name, name)
+
+
 def title_of(setting: dict) -> str:
-    dataset = DATASET_TITLES.get(setting["dataset"], setting["dataset"])
+    dataset = title_of_dataset(setting["dataset"])
     model = re.sub(r"^vgg(\d+)$", r"VGG-\1", setting["model"])
     epochs = "1 epoch" if setting["epochs"] == 1 else f"{setting['epochs']} epochs"
     images = write_number("{:,} images", setting["train_images"])
@@ -246,7 +252,8 @@ def summarise(runs: list[TrainingRun]) -> list[Summary]:
     for decay, alike in by_weight_decay(runs).items():
         values = list(percent_by_seed(alike).values())
         deviation = stdev(values) if len(values) > 1 else None
-        found.append(Summary(decay, mean(values), deviation, len(values), len(alike)))
+        minutes = mean(run.seconds for run in alike) / 60
+        found.append(Summary(decay, mean(values), deviation, len(values), len(alike), minutes))
     return found
 
 

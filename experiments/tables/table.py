@@ -1,6 +1,7 @@
 """A table as data, written as Markdown and as LaTeX."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -101,6 +102,13 @@ def write_cell(record: dict, column: Column) -> str:
 def write_number(form: str, value) -> str:
     """As str.format, but a comma that groups digits becomes a space: 10 000."""
     return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format(value))
+
+
+def write_range(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Such as "21 to 22", from the least of some numbers to the most; one of them if they read the
+    same."""
+    least, most = form(min(values)), form(max(values))
+    return least if least == most else f"{least} to {most}"
 
 
 def as_latex(text: str) -> str:
