@@ -298,7 +298,8 @@ def test_the_committed_commands_are_commands_of_this_program():
 
 def test_the_makefile_measures_as_the_list_of_commands_does():
     """Or `make evidence` would measure again what a target of the Makefile has left."""
-    listed = {command.line for command in evidence.read_commands()}
+    text = evidence.COMMANDS.read_text(encoding="utf-8")
+    listed = {command.line for command in evidence.read_commands(text)}
     programs = {line.split()[2] for line in listed if line.startswith("python -m ")}
     lines = (provenance.ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     measuring = [line.replace("\t$(STEP)", "python") for line in lines

@@ -16,8 +16,17 @@ from utils.devices import Context, joined_processes
 from utils.errors import UserError
 from utils.examples import PreparedImages, Source
 from utils.first_layers import FirstLayer
-from utils.records import Run, compare, differences, option_of, plain_data, record_name
-from utils.settings import Settings, parse
+from utils.records import (
+    CHOICES,
+    NEEDED,
+    Run,
+    compare,
+    differences,
+    option_of,
+    plain_data,
+    record_name,
+)
+from utils.settings import Settings
 from utils.training import (
     check_batches,
     count_right,
@@ -28,7 +37,6 @@ from utils.training import (
 )
 
 CONTEXT = Context(torch.device("cpu"))
-SAMPLE = [1.0, -2.0, 50.0]
 
 
 def run_of(folder, record: dict) -> Run:
@@ -39,7 +47,7 @@ def run_of(folder, record: dict) -> Run:
 
 def finished(folder, run: str = "pretrained", accuracy: float = 0.5, **changes) -> dict:
     """The record of a run that has left its result in the folder."""
-    record = training_record(run, accuracy, **changes) | {"network_sample": SAMPLE}
+    record = training_record(run, accuracy, **changes)
     with Saving(folder) as new:
         new.save(f"{run}.pt", {"network": {}})
         new.save(f"{run}.json", json.dumps(record))
@@ -93,73 +101,69 @@ def test_a_result_is_not_replaced_because_files_have_changed(tmp_path, run, chan
         is_finished(run_of(tmp_path, changed(record, **changes)), Settings())
 
 
-@pytest.mark.parametrize("option", ["--init weights.pt", "--init=weights.pt"])
-def test_other_weights_in_the_same_file_are_no_other_setting(tmp_path, option):
-    record = finished(tmp_path, init="0" * 64, command=f"python pretrain.py {option}")
+def choices(**changes) -> dict:
+    """What the user had set for an earlier run; the defaults but for the changes."""
+    return {name: getattr(Settings(**changes), name) for name in CHOICES}
+
+
+def test_other_weights_in_the_same_file_are_no_other_setting(tmp_path):
+    record = finished(tmp_path, init="0" * 64, choices=choices(init="weights.pt"))
     run = run_of(tmp_path, changed(record, init="1" * 64))
     with pytest.raises(UserError, match="other starting weights: pass --restart"):
-        is_finished(run, Settings(init="weights.pt"))
+        is_finished(run, Settings(init="./weights.pt"))
     assert not is_finished(run, Settings(init="other.pt"))
     assert not is_finished(run_of(tmp_path, changed(record, init=None)), Settings())
 
 
-def test_weights_named_in_parameter_py_are_not_taken_for_others(tmp_path):
-    """The command does not say which file it was."""
-    record = finished(tmp_path, init="0" * 64, command="python pretrain.py")
-    run = run_of(tmp_path, changed(record, init="1" * 64))
-    with pytest.raises(UserError, match="other starting weights: pass --restart"):
-        is_finished(run, Settings(init="weights.pt"))
-
-
 def test_another_frozen_layer_is_asked_for_only_by_another_file(tmp_path):
-    record = finished(tmp_path, "pretrained_frozen",
-                      command="python pretrain.py --frozen_first_layer one.pt")
+    record = finished(tmp_path, "pretrained_frozen", choices=choices(frozen_first_layer="one.pt"))
     run = run_of(tmp_path, record | {"frozen_layer": "another"})
     with pytest.raises(UserError, match="other frozen first layer: pass --restart"):
         is_finished(run, Settings(frozen_first_layer="./one.pt"))
     assert not is_finished(run, Settings(frozen_first_layer="two.pt"))
 
 
-def typed(monkeypatch, options: str) -> Settings:
-    """The settings of pretrain.py with these options."""
-    monkeypatch.setattr("sys.argv", ["pretrain.py", *options.split()])
-    return parse("", options.split())
-
-
 FEWER = dict(train_images=300, train_digest="3" * 64)
 
 
-@pytest.mark.parametrize("earlier, now", [
-    ("--train_limit 200", "--train_limit 300"), ("--train-limit=200", ""),
-    ("", "--train_limit 300")])
-def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, monkeypatch, earlier,
-                                                          now):
-    record = finished(tmp_path, command=f"python pretrain.py {earlier}")
-    assert not is_finished(run_of(tmp_path, changed(record, **FEWER)), typed(monkeypatch, now))
+@pytest.mark.parametrize("earlier, now", [(200, 300), (200, 0), (0, 300)])
+def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, earlier, now):
+    """As an option or in parameter.py: both end in the settings."""
+    record = finished(tmp_path, choices=choices(train_limit=earlier))
+    assert not is_finished(run_of(tmp_path, changed(record, **FEWER)), Settings(train_limit=now))
     assert "will be replaced: it had other number of training images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", ["--train_limit 5000", "--preset demo", ""])
-def test_fewer_images_under_the_same_limit_are_no_other_run(tmp_path, monkeypatch, options):
-    """Files are gone: nothing that was typed says that this is meant."""
-    record = finished(tmp_path, command=f"python pretrain.py {options}")
+@pytest.mark.parametrize("limit", [5000, 0])
+def test_fewer_images_under_the_same_limit_are_no_other_run(tmp_path, limit):
+    """Files are gone: no setting says that this is meant."""
+    record = finished(tmp_path, choices=choices(train_limit=limit))
     with pytest.raises(UserError, match=r"other number of training images .*: pass --restart"):
-        is_finished(run_of(tmp_path, changed(record, **FEWER)), typed(monkeypatch, options))
+        is_finished(run_of(tmp_path, changed(record, **FEWER)), Settings(train_limit=limit))
 
 
-@pytest.mark.parametrize("earlier, now", [("", ""), ("--precision auto", ""),
-                                          ("--precision=auto", "--precision auto")])
-def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys, monkeypatch,
-                                                                earlier, now):
-    record = finished(tmp_path, command=f"python pretrain.py {earlier}")
+def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys):
+    record = finished(tmp_path)
     run = run_of(tmp_path, changed(record, precision="bfloat16"))
-    assert is_finished(run, typed(monkeypatch, now))
+    assert is_finished(run, Settings())
     assert ("finished already, in float32 (--precision auto is bfloat16 here)"
             in capsys.readouterr().out)
     other = run_of(tmp_path, changed(record, precision="bfloat16", train_digest="3" * 64))
     with pytest.raises(UserError, match="other precision and training images or labels"):
-        is_finished(other, typed(monkeypatch, now))
-    assert not is_finished(run, typed(monkeypatch, "--precision bf16"))
+        is_finished(other, Settings())
+    assert not is_finished(run, Settings(precision="bf16"))
+
+
+def test_a_record_of_another_version_is_named_in_a_line(tmp_path):
+    """Whatever it lacks; and it is compared with nothing."""
+    whole = finished(tmp_path)
+    for name in NEEDED:
+        with Saving(tmp_path) as new:
+            record = {key: value for key, value in whole.items() if key != name}
+            new.save("pretrained.json", json.dumps(record))
+        with pytest.raises(UserError, match="is of another version of this program"):
+            is_finished(run_of(tmp_path, whole), Settings())
+    assert "of another version" in "".join(compare(tmp_path, ["pretrained"], []))
 
 
 def test_a_record_is_said_to_be_elsewhere_only_if_it_is(tmp_path, capsys):
@@ -184,7 +188,7 @@ def test_a_record_is_said_to_be_elsewhere_only_if_it_is(tmp_path, capsys):
     ("pretrained", "processes", 2, "torchrun --nproc_per_node 2"),
     ("pretrained", "processes", 1, "one process")])
 def test_a_setting_is_named_as_it_is_typed(tmp_path, run, name, value, option):
-    record = training_record(run, 0.5) | {"network_sample": SAMPLE}
+    record = training_record(run, 0.5)
     assert option_of(run_of(tmp_path, record), name, value) == option
 
 
@@ -193,21 +197,21 @@ def test_a_setting_is_named_as_it_is_typed(tmp_path, run, name, value, option):
     ([1.0, -2.0], False), ([1.0, -2.0, float("nan")], False)])
 def test_networks_differ_if_logits_differ_by_more_than_rounding(other, same):
     """Measured by the largest logit: small ones have its rounding errors too."""
-    one = training_record("pretrained", 0.5) | {"network_sample": SAMPLE}
+    one = training_record("pretrained", 0.5)
     assert (differences(one, one | {"network_sample": other}) == []) == same
     tiny, tenth = [1e-5, 1e-6], [1e-6, 1e-6]
     assert differences(one | {"network_sample": tiny}, one | {"network_sample": tenth})
 
 
 def test_a_frozen_layer_is_named_before_the_networks_code():
-    one = training_record("with_ac", 0.5) | {"network_sample": SAMPLE}
+    one = training_record("with_ac", 0.5)
     other = one | {"network_sample": [0.0, 0.0, 0.0], "frozen_layer": "another"}
     assert differences(one, other) == ["frozen_layer", "network_sample"]
 
 
 def test_an_edited_network_of_ones_own_has_a_record_of_its_own():
     """Another processor's rounding does not make another network."""
-    one = training_record("pretrained", 0.5, model="mine:net") | {"network_sample": SAMPLE}
+    one = training_record("pretrained", 0.5, model="mine:net")
     rounded = one | {"network_sample": [1.0000001, -2.0, 50.00001]}
     edited = one | {"network_sample": [1.1, -2.0, 50.0]}
     assert record_name(one) == record_name(rounded) != record_name(edited)

@@ -49,6 +49,11 @@ CURVE = ("epoch", "train_loss", "test_accuracy", "seconds", "train_seconds")
 SAMPLE_TOLERANCE = 1e-2             # the largest difference, as a share of the largest logit
 # What a user chooses of the data. The rest of it is what lies on the disk.
 CHOSEN_DATA = ("dataset", "channels", "image_size", "image_fit", "deliveries")
+# Settings that a record otherwise has by their effect alone: a count of images, a digest, a
+# precision. Whether a user chose otherwise since then shows in their values.
+CHOICES = ("precision", "train_limit", "test_limit", "init", "frozen_first_layer")
+# What a later run needs of a record.
+NEEDED = {"run", "accuracy", "settings", "data", "network_sample", "frozen_layer", "choices"}
 WORDS = {                           # for names of settings and data in sentences
     "train_digest": "training images or labels", "test_digest": "test images or labels",
     "network_sample": "code of the network", "class_names": "classes",
@@ -189,6 +194,7 @@ def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: 
     """The record of a finished run."""
     return {
         "run": run.name, "accuracy": curve[-1]["test_accuracy"], **run.identity, **provenance(p),
+        "choices": {name: getattr(p, name) for name in CHOICES},
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 1),
         "peak_mb": round(peak_memory() / 1e6), "trained_parameters": trained_parameters,
         "curve": curve}
@@ -239,9 +245,17 @@ def read_record(folder: Path, name: str) -> dict | None:
     if path.name not in read_manifest(folder, missing_ok=True)["files"]:
         return None
     record = json.loads(verify(path).read_text(encoding="utf-8"))
-    if "settings" not in record:
-        raise UserError(f"{path} is of an earlier version of this program: move {folder} away")
+    if not is_of_this_version(record):
+        raise UserError(f"{path} is of another version of this program: move {folder} away")
     return record
+
+
+def is_of_this_version(record: dict) -> bool:
+    """Whether a run's record has what this version compares runs by."""
+    if not record.keys() >= NEEDED:
+        return False
+    return (record["settings"].keys() == set(TrainingSettings._fields)
+            and record["choices"].keys() == set(CHOICES))
 
 
 # What gives a network its logits besides its code: where one of these differs, that says it all.

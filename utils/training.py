@@ -1,6 +1,5 @@
 """The one training loop: on plain images, on a frozen first layer's features, on morphed images."""
 
-import shlex
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from utils.devices import (
 )
 from utils.errors import UserError, user_errors
 from utils.examples import Data, Examples
-from utils.launch import command_line
 from utils.memory import IMAGES_AT_ONCE
 from utils.plots import curve_png, draw
 from utils.records import (
@@ -404,45 +402,32 @@ def describe_precision(run: Run, record: dict) -> str:
     return "" if its == own else f", in {its} (--precision auto is {own} here)"
 
 
-# What images there are is chosen by these settings, beside the images themselves.
-LIMITS = {"train_images": "train_limit", "test_images": "test_limit"}
+# The settings that decide what a record has under another name, or that may be auto.
+DECIDED_BY = {"precision": "precision", "train_images": "train_limit", "test_images": "test_limit"}
+FILES = {"init": "init", "frozen_layer": "frozen_first_layer"}
 
 
 def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
-    """Whether the user has chosen what differs from an earlier run's record under this name."""
-    if name == "precision":                              # auto may differ between two machines
-        return is_typed_otherwise("precision", "auto", record)
-    if name in LIMITS:
-        return is_typed_otherwise(LIMITS[name], "0", record)
-    if name == "init":
-        had_one = record["settings"]["init"] is not None
-        return not (had_one and p.init) or is_another_file("init", p.init, record)
-    if name == "frozen_layer" and p.frozen_first_layer:
-        return is_another_file("frozen_first_layer", p.frozen_first_layer, record)
+    """Whether the user has chosen what differs from an earlier run's record under this name.
+
+    What a setting decides is chosen if the setting has changed, as an option or in parameter.py.
+    If it has not, the images, a file's content or the processor have.
+    """
+    earlier = record["choices"]
+    if name in DECIDED_BY:
+        setting = DECIDED_BY[name]
+        return getattr(p, setting) != earlier[setting]
+    if name in FILES:
+        setting = FILES[name]
+        return is_another_file(getattr(p, setting), earlier[setting])
     return name in run.settings or name in CHOSEN_DATA
 
 
-def is_typed_otherwise(option: str, default: str, record: dict) -> bool:
-    """Whether an option has another value in this command than in that of the earlier run."""
-    now = value_in_command(option, command_line()) or default
-    return now != (value_in_command(option, record["command"]) or default)
-
-
-def is_another_file(option: str, path: str, record: dict) -> bool:
-    """Whether the earlier run's command has the option with another path. If it has the same, or
-    none, the content of the file has changed, which nobody may have meant."""
-    earlier = value_in_command(option, record["command"])
-    return earlier is not None and Path(earlier).resolve() != Path(path).resolve()
-
-
-def value_in_command(option: str, command: str) -> str | None:
-    """What follows an option in a command; None where it is not there."""
-    words = iter(shlex.split(command))
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name.replace("-", "_") == f"__{option}":
-            return value if equals else next(words, "")
-    return None
+def is_another_file(path: str, earlier: str) -> bool:
+    """Whether two settings name two files; "" names none."""
+    if not path or not earlier:
+        return path != earlier
+    return Path(path).resolve() != Path(earlier).resolve()
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
