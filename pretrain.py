@@ -23,7 +23,7 @@ from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.owners import adopt
-from utils.records import Run, compare, plain_data, training_settings
+from utils.records import Run, plain_data, say_comparison, training_settings
 from utils.training import (
     Model,
     Trained,
@@ -78,7 +78,7 @@ def main(p):
         if not frozen:
             say(f"{run.folder}/pretrained.pt is the network; first_layer.pt goes to the provider")
         names = ["pretrained", "pretrained_frozen"] if frozen else ["pretrained"]
-        say(*compare(run.folder, names, []), sep="\n")
+        say_comparison(run.folder, names, [])
 
 
 def check_frozen_layer(frozen: FirstLayer, network: nn.Module, model: Model, p):

@@ -17,7 +17,7 @@ from utils.delivery import Delivery, as_morphed, read_one_delivery, standardiser
 from utils.devices import joined_processes, say
 from utils.errors import UserError, user_errors
 from utils.examples import Data, PreparedImages, Source
-from utils.records import RUNS, Run, compare, delivered_data, training_settings
+from utils.records import RUNS, Run, delivered_data, say_comparison, training_settings
 from utils.training import (
     Model,
     Trained,
@@ -45,7 +45,7 @@ def main(p):
                   delivered_data([delivery]), sample_logits(network, model.shape))
         if not is_finished(run, p):
             train_on_morphed(network, model, delivery, p, run, context)
-        say(*compare(folder, list(RUNS), [delivery.id]), sep="\n")
+        say_comparison(folder, list(RUNS), [delivery.id])
 
 
 def image_shape(delivery: Delivery) -> tuple[int, int, int]:

@@ -11,21 +11,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
-from torch import nn
+from torch import Tensor, nn
 
 from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
 from mole.morphing import size_in_words
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
 from utils.devices import Context, joined_processes, say, warn_once
 from utils.errors import UserError
-from utils.examples import Features, FrozenLayer, Source, keep_features
+from utils.examples import Data, Features, FrozenLayer, Source, keep_features
 from utils.first_layers import read_first_layer
 from utils.records import (
     Run,
-    compare,
     delivered_data,
     differences_from_plain,
     read_record,
+    say_comparison,
     training_settings,
     value_of,
 )
@@ -61,7 +61,7 @@ def main(p):
         if not is_finished(run, p):
             train_behind(network, layer.stride, model, deliveries, p, run, context)
         ids = [d.id for d in deliveries]
-        say(*compare(folder, ["pretrained", "pretrained_frozen", "with_ac"], ids), sep="\n")
+        say_comparison(folder, ["pretrained", "pretrained_frozen", "with_ac"], ids)
 
 
 def check_layer(layer: Convolution, model: Model, deliveries: list[Delivery], p):
@@ -111,6 +111,22 @@ def train_behind(network: nn.Module, stride: tuple[int, int], model: Model,
                  deliveries: list[Delivery], p, run: Run, context: Context):
     """Trains what stands behind Aug-Conv, and saves it."""
     behind = BehindFirstLayer(network, model.shape)
+    data, bias = features_of(deliveries, p, context)
+    curve = train(behind, data, p, run, context, augment_features(p, stride, bias))
+    if len(deliveries) > 1:
+        providers = [(str(d.folder), d.test_images) for d in deliveries]
+        say_accuracies(behind, data.test, providers, context)
+    shuffled = any(d.shuffle_channels for d in deliveries)
+    trained = Trained(behind.network.state_dict(), model, tuple(d.id for d in deliveries),
+                      None if shuffled else run.layer_fingerprint)
+    save_result(run, p, curve, trained, count_trained(behind))
+
+
+def features_of(deliveries: list[Delivery], p, context: Context) -> tuple[Data, Tensor | None]:
+    """Aug-Conv's features of all deliveries, and its bias.
+
+    Where features are kept, Aug-Conv (0.8 GB at the paper's setting) goes when this returns.
+    """
     flips = p.augment == "crop_flip"
     parts = {"train": [], "test": []}
     labels = {"train": [], "test": []}
@@ -123,16 +139,9 @@ def train_behind(network: nn.Module, stride: tuple[int, int], model: Model,
             labels[split].append(map_labels(own_labels, d.classes, deliveries[0].classes))
     # Several deliveries have one first layer and unshuffled channels (read_deliveries): one bias.
     bias = parts["train"][0][0].layer.bias
-    train_part, test_part = (Features(parts[split], labels[split], context) for split in parts)
-    data = keep_features(train_part, test_part, p.feature_cache, flips, context)
-    curve = train(behind, data, p, run, context, augment_features(p, stride, bias))
-    if len(deliveries) > 1:
-        providers = [(str(d.folder), d.test_images) for d in deliveries]
-        say_accuracies(behind, data.test, providers, context)
-    shuffled = any(d.shuffle_channels for d in deliveries)
-    trained = Trained(behind.network.state_dict(), model, tuple(d.id for d in deliveries),
-                      None if shuffled else run.layer_fingerprint)
-    save_result(run, p, curve, trained, count_trained(behind))
+    train_part = Features(parts["train"], labels["train"], context)
+    test_part = Features(parts["test"], labels["test"], context)
+    return keep_features(train_part, test_part, p.feature_cache, flips, context), bias
 
 
 if __name__ == "__main__":

@@ -60,11 +60,10 @@ class VGG(nn.Module):
         inputs = groups[0][0]
         self.first_layer = nn.Conv2d(channels, inputs, 3, padding=1, bias=False)
         layers: list[nn.Module] = [nn.Dropout2d(dropout)]
-        for g, group in enumerate(groups):
-            for i, outputs in enumerate(group):
-                if g == i == 0:
-                    continue                              # that one is first_layer
-                if i > 0 and not isinstance(layers[-1], nn.Dropout2d):
+        for number, group in enumerate(groups):
+            outputs_left = group[1:] if number == 0 else group      # the first one is first_layer
+            for place, outputs in enumerate(outputs_left):
+                if place > 0:
                     layers.append(nn.Dropout2d(dropout))  # none after a pool
                 layers += [Conv3x3(inputs, outputs), nn.ReLU(), nn.BatchNorm2d(outputs)]
                 inputs = outputs

@@ -276,6 +276,9 @@ class SplitNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
             features = self.first_layer(images.to(self.first_layer.weight.dtype))
+        if torch.is_autocast_enabled(images.device.type):
+            # Behind Aug-Conv they come in this precision too, whatever the next layer is.
+            features = features.to(torch.get_autocast_dtype(images.device.type))
         return self.rest(features)
 
     def whole_state(self) -> dict[str, Tensor]:

@@ -310,6 +310,19 @@ def test_tensors_that_are_not_finite_or_not_whole_are_refused(tmp_path, content)
         read_tensors(tmp_path / "a.pt", "advice")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 8 bytes")],
+                         ids=["Python's", "PyTorch's"])
+def test_memory_that_runs_out_is_no_damage(tmp_path, monkeypatch, error):
+    """Or the advice would be --restart, which loses hours of training."""
+    def fail(*_, **__):
+        raise error
+
+    torch.save({"x": torch.zeros(2)}, tmp_path / "a.pt")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        read_tensors(tmp_path / "a.pt", "advice")
+
+
 @pytest.mark.parametrize("path, words", [
     ("data/delivery/aug_conv.pt", "ask the provider for it again, or to run `python gen_augconv"),
     ("elsewhere/morphed_train.npy", "ask the provider for it again, or to run `python gen_augconv"),

@@ -193,6 +193,7 @@ def test_all_unreadable_files_are_told_and_the_others_kept(tmp_path):
             saved(PHOTO, "PNG")(file)
     out[done] = 7
     decode_all(files, out, facts, tmp_path / "report.txt")
+    assert not (tmp_path / "report.txt").exists()        # it has names of private files
     assert hints(facts, files) == []
     assert (out[done] == 7).all() and not (out[~done] == 7).all()
 

@@ -226,6 +226,17 @@ def test_the_first_layer_of_a_split_network_is_float32_under_autocast():
     assert seen == [torch.float32, torch.bfloat16]
 
 
+def test_the_rest_of_a_split_network_gets_what_it_gets_behind_aug_conv():
+    """Features in the precision of the run, also for a layer that keeps it, as batch norm does."""
+    split = SplitNetwork(build(OWN + "strided", 4, (3, 8, 8)), (3, 8, 8))
+    seen = []
+    split.rest.network[1].register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        split(torch.randn(2, 3, 8, 8))
+    split(torch.randn(2, 3, 8, 8))
+    assert seen == [torch.bfloat16, torch.float32]
+
+
 # Whether two first layers are the same.
 
 def layer_with(**changed) -> nn.Conv2d:

@@ -306,6 +306,14 @@ def test_full_float32_is_chosen_without_a_word():
         use_full_float32()
 
 
+def test_a_network_may_still_ask_for_the_earlier_switch_of_tf32():
+    """PyTorch refuses to read it where its switches contradict each other."""
+    use_full_float32()
+    assert torch.backends.cudnn.allow_tf32 is False
+    with torch.backends.cudnn.flags(enabled=True):
+        pass
+
+
 def test_bfloat16_trains_as_well(tmp_path):
     _, curve = trained(tmp_path, epochs=12, lr=0.15, context=Context(CPU, torch.bfloat16))
     assert curve[-1]["test_accuracy"] > 0.8

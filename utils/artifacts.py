@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import UserError, one_line, tolerated, warn
+from utils.errors import UserError, is_out_of_memory, one_line, tolerated, warn
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".partial"
@@ -428,7 +428,9 @@ def read_tensors(path: Path, advice: str) -> dict:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:                                    # whatever a hostile file leads to
+    except Exception as error:                           # whatever a hostile file leads to
+        if is_out_of_memory(error):
+            raise
         content = None
     if not isinstance(content, dict) or not _are_whole_and_finite(content):
         raise UserError(f"{path} is damaged, holds more than tensors and plain values, or is not "

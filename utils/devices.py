@@ -85,7 +85,10 @@ def _find_device(name: str, launch: Launch) -> torch.device:
     except (RuntimeError, AssertionError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name} is not available: choose --device auto or cpu")
+        advice = "choose --device auto or cpu"
+        if launch.world > 1:
+            advice = "start as many processes as there are GPUs, or choose --device cpu"
+        raise UserError(f"device {chosen} is not available: {advice}")
     return device
 
 
@@ -94,7 +97,8 @@ def use_full_float32():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                  # PyTorch 2.9 announces another interface
         torch.set_float32_matmul_precision("highest")
-    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv,
+        torch.backends.cudnn.allow_tf32 = False          # or libraries that read it would stop
+    for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
                     torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv):
         backend.fp32_precision = "ieee"
 

@@ -20,6 +20,16 @@ def warn(message: str):
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+def is_out_of_memory(mistake: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or a device: then no file is damaged."""
+    if isinstance(mistake, MemoryError):
+        return True
+    torch = sys.modules.get("torch")                     # which is not imported for this alone
+    if torch is not None and isinstance(mistake, torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(mistake)       # PyTorch's, on the CPU
+
+
 def one_line(mistake: BaseException, most: int = 150) -> str:
     """The beginning of another library's message, without line ends."""
     return " ".join(str(mistake).split())[:most]

@@ -9,11 +9,13 @@ from torch import nn
 
 from mole.first_layer import describe, fingerprint
 from utils.artifacts import build_from, read_tensors
+from utils.declaration import fits
 from utils.errors import UserError
 from utils.geometry import Fit, is_name
 from utils.settings import Settings
 
 LARGEST_SIDE = 2**20                # of an image, in pixels
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class FirstLayer:
 def first_layer_from(content: dict) -> FirstLayer:
     """What to_dict wrote. Raises ValueError if the values do not fit together."""
     layer = _convolution_from(content)
+    if not fits(content["mean"], Numbers) or not fits(content["std"], Numbers):
+        raise ValueError("mean and std must be numbers, one for each channel")
     first = FirstLayer(layer, tuple(content["mean"]), tuple(content["std"]), content["image_size"],
                        content["image_fit"], content["model"], content["dataset"],
                        content["train_images"])

@@ -18,7 +18,7 @@ from models.build import is_users_own
 from parameter import Parameters
 from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
-from utils.devices import Context
+from utils.devices import Context, rank, say
 from utils.errors import UserError
 from utils.first_layers import read_first_layer
 from utils.provenance import peak_memory, provenance
@@ -314,6 +314,12 @@ EXPECTED = ("weight_decay", "morphing", "other_morphing", "keys", "deliveries", 
 def differences_from_plain(run: dict, plain: dict) -> list[str]:
     """What a run and the plain network's differ in, but for what they differ in by nature."""
     return [key for key in differences(run, plain) if key not in EXPECTED]
+
+
+def say_comparison(folder: Path, names: list[str], deliveries: list[str]):
+    """Prints the lines of `compare` once for all processes, by the one that wrote the records."""
+    if rank() == 0:
+        say(*compare(folder, names, deliveries), sep="\n")
 
 
 def compare(folder: Path, names: list[str], deliveries: list[str]) -> list[str]:

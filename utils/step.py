@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.errors import UnusableSetting, UserError, tolerated
+from utils.errors import UnusableSetting, UserError, is_out_of_memory, tolerated
 from utils.launch import read_launch
 
 
@@ -81,7 +81,7 @@ def run_step(step: Callable[[Settings], object], description: str):
         _give_up_broken_stdout()
         sys.exit(f"{name}: {_of_system(mistake, name, p)}")
     except (RuntimeError, MemoryError) as mistake:
-        if not _is_out_of_memory(mistake):
+        if not is_out_of_memory(mistake):
             raise
         smaller = [words for setting, words in SMALLER.items() if uses(name, setting)]
         sys.exit(f"{name}: out of memory; try {' or '.join(smaller) or 'fewer images'}")
@@ -138,15 +138,6 @@ def _of_system(mistake: OSError, name: str, p: Settings | None) -> str:
     if mistake.errno in PASSING:
         return f"{what}; {whole}: {_how_to_continue(name, p)}"
     return f"{what}; {ADVICE.get(mistake.errno, whole)}"
-
-
-def _is_out_of_memory(mistake: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    if isinstance(mistake, MemoryError):
-        return True
-    if torch is not None and isinstance(mistake, torch.OutOfMemoryError):
-        return True
-    return "can't allocate memory" in str(mistake)      # PyTorch's, on the CPU
 
 
 # Streams

@@ -27,7 +27,7 @@ from utils.devices import (
     sum_over_processes,
     warn_once,
 )
-from utils.errors import UserError, user_errors
+from utils.errors import UserError, is_out_of_memory, user_errors
 from utils.examples import Data, Examples
 from utils.memory import IMAGES_AT_ONCE
 from utils.plots import curve_png, draw
@@ -448,7 +448,9 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
         _check_momentum(optimizer)
         if any(tuple(epoch) != CURVE for epoch in state["curve"]):
             raise ValueError
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
+        if is_out_of_memory(wrong):
+            raise
         raise UserError(f"{run.checkpoint} is of another network: pass --restart to begin "
                         "again") from None
     say(f"going on after epoch {len(state['curve'])}")
