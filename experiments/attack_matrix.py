@@ -45,13 +45,13 @@ from utils.plots import draw, rows_png
 from utils.provenance import provenance
 from utils.records import to_json
 
-CIFAR_10, CIFAR_100, CLOTHING = ("cifar10", 32), ("cifar100", 32), ("clothing", 64)
+CLOTHING, CLOTHING_SIDE = "clothing", 64
+ATTACKED = 10_000                   # private images of most cases
 PAIRS = 4000                        # public images whose morphed ones are known, at most
 EPOCHS = 8                          # of the authors' own attack
 FEW = 1000                          # public images that are few
 COUNTS = (300, 3000, 10_000)        # further numbers of public images
 OTHER_KEYS = (1, 2)                 # seeds of the keys that are attacked beside that of seed 0
-BLOCKS = [*((kappa, 0) for kappa in KAPPAS), (1, 16), (1, 8), (1, 4)]           # κ, tile
 CORES = ("orthogonal", "normal", "uniform")
 AUG_AND_DATA = ("aug", "data")
 OTHER_PUBLIC = {"cifar10": "cifar100", "cifar100": "cifar10"}   # public images of another data set
@@ -62,6 +62,16 @@ PICTURES = {(1, 0): "across", (1, 8): "across_tiles"}       # of uniform cores, 
 SHOWN = 10                          # images in a picture
 NETWORKS = ("vgg16", "resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "mobilenet_v3_small",
             "squeezenet1_1", "convnext_tiny", "alexnet", "vit_b_16", "vit_b_32")
+
+
+class Blocks(NamedTuple):
+    """κ, and the side of tiles; 0: none."""
+
+    kappa: int = 1
+    tile: int = 0
+
+
+BLOCKS = [*(Blocks(kappa) for kappa in KAPPAS), Blocks(tile=16), Blocks(tile=8), Blocks(tile=4)]
 
 
 class Case(NamedTuple):
@@ -75,12 +85,12 @@ class Case(NamedTuple):
     """
 
     attacks: tuple[str, ...]
-    dataset: str
-    image_size: int
-    model: str
-    morph_distribution: str
-    kappa: int
-    tile: int
+    dataset: str = "cifar10"
+    image_size: int = 32
+    model: str = "vgg11"
+    morph_distribution: str = "orthogonal"
+    kappa: int = 1
+    tile: int = 0
     delivery_dtype: str = "float32"
     private: int = 0
     seed: int = 0
@@ -130,65 +140,78 @@ def list_cases() -> list[Case]:
 def cases_of_cores() -> list[Case]:
     """Every core with every κ and tile."""
     found = []
-    for block in BLOCKS:
+    for blocks in BLOCKS:
         for core in CORES:
             attacks = (*AUG_AND_DATA, "data_few", "data_other")
             if core == "orthogonal":
                 attacks = (*attacks, "pairs")
-            found.append(Case(attacks, *CIFAR_10, "vgg11", core, *block, private=10_000))
+            found.append(Case(attacks, morph_distribution=core, private=ATTACKED,
+                              **blocks._asdict()))
     return found
 
 
 def cases_of_int8() -> list[Case]:
-    return [Case(AUG_AND_DATA, *CIFAR_10, "vgg11", "orthogonal", *block, "int8", 10_000)
-            for block in ((1, 0), (1, 16), (1, 8))]
+    return [Case(AUG_AND_DATA, tile=tile, delivery_dtype="int8", private=ATTACKED)
+            for tile in (0, 16, 8)]
 
 
 def cases_of_counts() -> list[Case]:
     """Fewer and more private images."""
-    return [Case(("data",), *CIFAR_10, "vgg11", "orthogonal", *block, private=count)
-            for block in ((1, 0), (1, 8)) for count in (100, 300, 1000, 3000, 50_000)]
+    found = []
+    for tile in (0, 8):
+        for count in (100, 300, 1000, 3000, 50_000):
+            found.append(Case(("data",), tile=tile, private=count))
+    return found
 
 
 def cases_of_layers() -> list[Case]:
     """First layers of many networks, on larger images."""
+    images = {"dataset": CLOTHING, "image_size": CLOTHING_SIDE}
     found = []
     for model in NETWORKS:
         attacks = AUG_AND_DATA if model == "resnet18" else ("aug",)
         tile = 32 if model == "vit_b_32" else 16         # its stride must divide the tile
-        found.append(Case(attacks, *CLOTHING, model, "orthogonal", 1, tile))
-    return [*found, Case(("aug",), *CLOTHING, "resnet18", "orthogonal", 1, 16, "int8"),
-            Case(("aug",), *CLOTHING, "resnet18", "uniform", 1, 16)]
+        found.append(Case(attacks, model=model, tile=tile, **images))
+    alike = images | {"model": "resnet18", "tile": 16}
+    return [*found, Case(("aug",), delivery_dtype="int8", **alike),
+            Case(("aug",), morph_distribution="uniform", **alike)]
 
 
 def cases_of_patches() -> list[Case]:
     """Patch embeddings, with enough images for their statistics."""
-    return [Case(("aug",), *CIFAR_10, model, "orthogonal", 1, 16, private=10_000)
+    return [Case(("aug",), model=model, tile=16, private=ATTACKED)
             for model in ("convnext_tiny", "vit_b_16")]
 
 
 def cases_of_cifar100() -> list[Case]:
     """Other images, with public ones of the same data set and of another one."""
-    return [Case(("data", "data_other"), *CIFAR_100, "vgg11", core, 1, 0, private=10_000)
+    return [Case(("data", "data_other"), "cifar100", morph_distribution=core, private=ATTACKED)
             for core in CORES]
 
 
 def case_of_the_authors() -> Case:
     """κ = 96, as in the authors' first code."""
-    return Case(("aug", "training"), *CIFAR_10, "vgg11", "uniform", 96, 0, private=10_000)
+    return Case(("aug", "training"), morph_distribution="uniform", kappa=96, private=ATTACKED)
 
 
 def cases_of_other_keys() -> list[Case]:
     """Further keys, attacked with public images of another data set."""
-    return [Case(("data_other",), *images, "vgg11", core, 1, 0, private=10_000, seed=seed)
-            for images in (CIFAR_10, CIFAR_100) for core in ("orthogonal", "uniform")
-            for seed in OTHER_KEYS]
+    found = []
+    for dataset in ("cifar10", "cifar100"):
+        for core in ("orthogonal", "uniform"):
+            for seed in OTHER_KEYS:
+                found.append(Case(("data_other",), dataset, morph_distribution=core,
+                                  private=ATTACKED, seed=seed))
+    return found
 
 
 def cases_of_public_counts() -> list[Case]:
     """Fewer public images. Other cases have all of them, and FEW."""
-    return [Case(("data",), *CIFAR_10, "vgg11", core, 1, 0, private=10_000, public=count)
-            for core in ("orthogonal", "uniform") for count in COUNTS]
+    found = []
+    for core in ("orthogonal", "uniform"):
+        for count in COUNTS:
+            found.append(Case(("data",), morph_distribution=core, private=ATTACKED, public=count))
+    return found
 
 
 # -- A delivery
@@ -201,7 +224,7 @@ def load_both_splits(data: Path, dataset: str, side: int) -> tuple[ImageSet, Ima
 
 
 def settings_of(data: Path, dataset: str, side: int) -> Parameters:
-    if dataset == CLOTHING[0]:
+    if dataset == CLOTHING:
         return Parameters(dataset="folder", dataset_dir=str(data / dataset), image_size=side)
     return Parameters(dataset=dataset, dataset_dir=str(data / "datasets"))
 

@@ -19,7 +19,7 @@ from attacks import adversary, algebra
 from attacks.algebra import deconvolve
 from attacks.view import Truth, View, to_plain_images
 from experiments.attack_matrix import (
-    CIFAR_10,
+    ATTACKED,
     PAIRS,
     Case,
     deliver,
@@ -38,7 +38,7 @@ from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 from utils.training import Model, new_network
 
-CASE = Case(("aug", "pairs"), *CIFAR_10, "vgg11", "orthogonal", 1, 0, private=10_000)
+CASE = Case(("aug", "pairs"), private=ATTACKED)      # an orthogonal core, κ = 1
 # On the CPU, where the attacks are: they share Aug-Conv with the training.
 TRAINING = dict(model="vgg11", epochs=4, schedule="onecycle", lr=0.005, dropout=0.1, device="cpu",
                 precision="fp32")
