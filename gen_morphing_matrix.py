@@ -6,6 +6,7 @@ is none yet. Writes data/provider/, which is never handed over; earlier keys sta
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
@@ -72,18 +73,19 @@ def check_blocks(p, shape: tuple[int, int, int]):
         raise UserError(f"tiles of side {p.tile} are larger than images of side {shape[1]}")
     with user_errors():
         q = core_size(shape, p.kappa, p.tile)
-    entries = core_size(shape)
+    advise = partial(advise_smaller_core, core_size(shape), p.tile)
+    require_memory(core_bytes(q), f"a core of {q}x{q}", advise)
 
-    def what_fits(free: int) -> str:
-        if p.tile:
-            return "choose a smaller --tile"
-        largest_q = math.isqrt(free // core_bytes(1))
-        kappa = math.ceil(entries / largest_q)
-        while entries % kappa:
-            kappa += 1
-        return f"--kappa {kappa} or a --tile would fit"
 
-    require_memory(core_bytes(q), f"a core of {q}x{q}", what_fits)
+def advise_smaller_core(entries: int, tile: int, free: int) -> str:
+    """What to do where a core for images of so many entries does not fit in the free bytes."""
+    if tile:
+        return "choose a smaller --tile"
+    largest_q = math.isqrt(free // core_bytes(1))
+    kappa = math.ceil(entries / largest_q)
+    while entries % kappa:
+        kappa += 1
+    return f"--kappa {kappa} or a --tile would fit"
 
 
 if __name__ == "__main__":

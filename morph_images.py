@@ -171,8 +171,10 @@ def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
     if skipped:
         say(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
-        arrays = [file for path in paths for file in sorted(path.rglob("*.npy"))
-                  if not file.stem.endswith("_labels")]
+        arrays = []
+        for path in paths:
+            arrays += [file for file in sorted(path.rglob("*.npy"))
+                       if not file.stem.endswith("_labels")]
         advice = f": an array is given by itself, --images {shown(arrays[0])}" if arrays else ""
         raise UserError(f"{', '.join(map(shown, paths))} holds no image files{advice}")
     return files, names

@@ -31,7 +31,7 @@ from experiments.tables import (
 from experiments.tables.claims import make_verdict, write_report, write_short_report
 from experiments.tables.formulas import compute_overheads
 from experiments.tables.reading import BENCH, DEMO, EXPERIMENTS, TRAINING, Results, read_results
-from experiments.tables.rows import Row, group_in_rows, summarise
+from experiments.tables.rows import Row, group_in_rows, setting_of, summarise
 from experiments.tables.table import LATEX_PREAMBLE, Table
 from utils.artifacts import write_alone
 from utils.errors import UserError, user_errors
@@ -241,8 +241,7 @@ def records_for_marks(results: Results) -> dict[str, dict]:
 
 def row_as_record(row: Row) -> dict:
     """A row of the accuracy table as a record: settings, morphing, and each network's summary."""
-    runs = [run for runs in row.runs.values() for run in runs]
-    found = runs[0].settings | runs[0].data | (row.morphing or {})
+    found = setting_of(row.any_run) | (row.morphing or {})
     for name, same in row.runs.items():
         if same:
             found[name] = [asdict(summary) for summary in summarise(same)]

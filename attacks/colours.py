@@ -35,7 +35,8 @@ def find_colours(images: Tensor, mean: Iterable[float], std: Iterable[float]) ->
     """
     if images.shape[1] > MOST_CHANNELS:
         raise ValueError(f"the colours of {images.shape[1]} channels have too many combinations")
-    mean, std = (torch.tensor(list(x), dtype=torch.float64) for x in (mean, std))
+    mean = torch.tensor(list(mean), dtype=torch.float64)
+    std = torch.tensor(list(std), dtype=torch.float64)
     colours = list_colours(images.double())
     if len(colours) < 1000 or torch.linalg.matrix_rank(colours) < images.shape[1]:
         raise ValueError("the images have fewer colours than channels, or are too few")

@@ -110,14 +110,17 @@ def images_from_statistics(morphed: Tensor, public: Tensor, orthogonal: bool,
         kind = public
     task = Task(morphed, public, kind, orthogonal, as_images, mirror)
     guesses = []
+    has_one_block = public.shape[1] == 1
+    # Blocks of whole rows can be mirrored. Tiles cannot, and have moments between blocks alone.
+    are_whole_rows = mirror is not None
     enough = min(len(morphed), len(public)) >= LEAST_FOR_THIRD
-    if public.shape[1] == 1 or (mirror is not None and enough):
+    if has_one_block or (are_whole_rows and enough):
         guess = guess_by_third_moments(task)
         guesses.append(guess)
         if mirror is not None and guess.search.failed:
             # Not every kind of image is nearly as often mirrored as not: with all moments, then.
             guesses.append(guess_by_third_moments(replace(task, mirror=None)))
-    if public.shape[1] > 1:
+    if not has_one_block:
         guesses.append(guess_by_pair_moments(task))
     return min(guesses, key=lambda guess: guess.search.share_of_wrong_keys)
 

@@ -193,8 +193,9 @@ def list_chapters_left(made: set[str]) -> list[str]:
     leaving = [command for command in commands if command.leaves_record]
     left = [command for command in leaving if tuple(command.words) not in made_words]
     of_all = Counter(command.chapter for command in leaving)
+    of_left = Counter(command.chapter for command in left)
     return [f"{chapter}: {count} of {of_all[chapter]} commands"
-            for chapter, count in Counter(command.chapter for command in left).items()]
+            for chapter, count in of_left.items()]
 
 
 # -- What is done

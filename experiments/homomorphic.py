@@ -51,7 +51,8 @@ class Scheme(NamedTuple):
     @property
     def name(self) -> str:
         moduli = "-".join(map(str, self.bits))
-        return f"CKKS, N = {self.n}, moduli {moduli}{', rescaled' if self.rescaled else ''}"
+        words = f"CKKS, N = {self.n}, moduli {moduli}"
+        return f"{words}, rescaled" if self.rescaled else words
 
 
 SCHEMES = (Scheme(8192, (60, 60), 25, False), Scheme(8192, (40, 30, 40), 30, True),
@@ -176,8 +177,10 @@ def summarise(turns: dict[str, list[dict]]) -> dict:
     """Medians of each way, beside the plain layer; and the fastest CKKS beside MoLe."""
     table = []
     for way, runs in turns.items():
-        row = {key: median(run[key] for run in runs) for key in runs[0]}
-        table.append({"way": way} | row)
+        row = {"way": way}
+        for key in runs[0]:
+            row[key] = median(run[key] for run in runs)
+        table.append(row)
     plain, mole, *encrypted = table
     for row in table:
         row["seconds_ratio"] = row["seconds"] / plain["seconds"]

@@ -24,7 +24,7 @@ class Target:
         return f"{self.of} {self.relation} {self.bound:g}"
 
     def is_reached(self, row: "SpeedRow") -> bool:
-        value = getattr(row, self.of)
+        value = row.ratio if self.of == "ratio" else row.here
         return value >= self.bound if self.relation == "≥" else value <= self.bound
 
 

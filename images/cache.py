@@ -87,7 +87,9 @@ def warn_of_loss(found: list[FromFiles], pixel_range: tuple[float, float] | None
     """Warns, a line each, of what images lose; once under torchrun. `is_of_key`: the range is that
     of a delivery and cannot be chosen."""
     facts = torch.cat([images.facts for images in found])
-    files = [file for images in found for file in images.files]
+    files = []
+    for images in found:
+        files += images.files
     for line in hints(facts, files, pixel_range, is_of_key):
         warn_once(line)
 

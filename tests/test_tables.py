@@ -588,11 +588,11 @@ def test_equality_of_paired_differences():
 # -- Verdicts
 
 @pytest.mark.parametrize("without, plain, verdict", [
-    (15.8, 83.9, "very low"), (20.0, 60.0, "very low"), (20.1, 84.0, "not very low"),
-    (16.0, 17.7, "not very low")], ids=["at κ = 1", "at both limits", "above twice chance",
-                                        "beside a plain network that has not learnt"])
+    (15.8, 83.9, True), (20.0, 60.0, True), (20.1, 84.0, False), (16.0, 17.7, False)],
+    ids=["at κ = 1", "at both limits", "above twice chance",
+         "beside a plain network that has not learnt"])
 def test_very_low_is_a_rule(without, plain, verdict):
-    assert claims.judge_low_accuracy(without, plain, classes=10) == verdict
+    assert claims.is_very_low(without, plain, classes=10) == verdict
 
 
 def test_verdicts_follow_the_records():

@@ -101,8 +101,11 @@ def order_content(order: Tensor, delivery_id: str) -> dict:
 
 
 def order_from(content: dict) -> tuple[Tensor, str]:
-    """The order that order_content wrote, and the id of the delivery that it is of."""
-    order = content["order"] + 0                         # what is no tensor of numbers fails here
+    """The order that order_content wrote, and the id of the delivery that it is of. Raises
+    ValueError where it is no order."""
+    order = content["order"]
+    if not isinstance(order, Tensor) or order.dtype != torch.int64:
+        raise ValueError("order must be a tensor of int64")
     return order, content["delivery"]
 
 

@@ -1,7 +1,13 @@
 """Tables of training runs: accuracy, each run, learning rates, the demo."""
 
 from experiments.tables.published import not_measured
-from experiments.tables.reading import IDLE, Results, TrainingRun, machine_in_words
+from experiments.tables.reading import (
+    IDLE,
+    Results,
+    TrainingRun,
+    describe_machine,
+    machine_in_words,
+)
 from experiments.tables.rows import (
     CONTROLS,
     Row,
@@ -85,7 +91,7 @@ def make_each_run(results: Results) -> Table:
                      f"{run.settings['weight_decay']:g}", write_number("{:,.0f}", run.seconds),
                      "unknown" if run.load is None else f"{run.load:.1f}",
                      write_number("{:,.0f}", run.peak_mb),
-                     write_number("{:,}", run.trained_parameters), machine_of_run(run),
+                     write_number("{:,}", run.trained_parameters), describe_machine(run.machine),
                      run.versions["torch"], run.code, f"`{run.file}`", f"`{run.command}`"])
     header = ["network", "setting", "morphing", "seed", "accuracy", "weight decay", "seconds",
               "load", "peak MB", "trained parameters", "machine", "torch", "code", "record",
@@ -102,10 +108,6 @@ def make_each_run(results: Results) -> Table:
 def order_of_run(run: TrainingRun) -> tuple:
     return (title_of(run.settings | run.data), list(RUNS).index(run.run),
             describe_morphing(run.morphing), run.seed, run.command)
-
-
-def machine_of_run(run: TrainingRun) -> str:
-    return machine_in_words({"machine": run.machine})
 
 
 def make_validation(results: Results) -> Table:

@@ -49,6 +49,7 @@ from experiments.tables.reading import (
     EXPERIMENTS,
     TRAINING,
     Results,
+    describe_machine,
     machine_in_words,
 )
 from experiments.tables.rows import (
@@ -97,11 +98,10 @@ class Claim:
 
 # -- The rules
 
-def judge_low_accuracy(without: float, plain: float, classes: int) -> str:
+def is_very_low(without: float, plain: float, classes: int) -> bool:
     """Very low: at most twice chance and at most a third of the plain network's (in percent)."""
     chance = 100 / classes
-    is_low = without <= 2 * chance and without <= plain / 3
-    return "very low" if is_low else "not very low"
+    return without <= 2 * chance and without <= plain / 3
 
 
 def judge_equal_training(comparisons: list[Comparison]) -> str:
@@ -347,18 +347,18 @@ def judge_published_low(rows: list[Row]) -> str:
 
 def judge_rows(rows: list[Row]) -> str:
     if len(rows) == 1:
-        return judge_row(rows[0])
+        return "very low" if is_row_very_low(rows[0]) else "not very low"
     return f"very low in {count_low(rows)} of {len(rows)} rows"
 
 
 def count_low(rows: list[Row]) -> int:
-    return sum(judge_row(row) == "very low" for row in rows)
+    return sum(is_row_very_low(row) for row in rows)
 
 
-def judge_row(row: Row) -> str:
+def is_row_very_low(row: Row) -> bool:
     """By the best accuracy without Aug-Conv and the lowest plain one."""
     plain = min(one.mean for one in summarise(row.runs["pretrained"]))
-    return judge_low_accuracy(best_control(row), plain, row.runs["no_ac"][0].classes)
+    return is_very_low(best_control(row), plain, row.any_run.classes)
 
 
 def best_control(row: Row) -> float:
@@ -628,7 +628,7 @@ def describe_optimisation(settings: dict) -> str:
 def list_machines(results: Results) -> list[str]:
     records = [record for record in results.records.values() if "machine" in record]
     found = {machine_in_words(record) for record in records}
-    found |= {machine_in_words({"machine": run.machine}) for run in results.runs}
+    found |= {describe_machine(run.machine) for run in results.runs}
     return sorted(found)
 
 

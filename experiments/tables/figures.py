@@ -191,7 +191,7 @@ def plot_row(axis, row: Row):
     title = "\n".join(break_between_facts(words) for words in (row.setting, row.morphed))
     axis.set_title(title, fontsize=9, parse_math=False)
     runs = {name: runs for name, runs in row.runs.items() if runs}
-    if all(len(run.curve) == 1 for same in runs.values() for run in same):
+    if len(row.any_run.curve) == 1:
         write_accuracies(axis, runs)
         return
     for name, same in runs.items():

@@ -218,8 +218,12 @@ def as_run(record: dict, file: str = "") -> TrainingRun:
 
 
 def machine_in_words(record: dict) -> str:
-    """Where a record was measured, such as "2 cores of AMD EPYC" or the CUDA devices' names."""
-    machine = record["machine"]
+    """Where a record was measured."""
+    return describe_machine(record["machine"])
+
+
+def describe_machine(machine: dict) -> str:
+    """Such as "2 cores of AMD EPYC", or the CUDA devices' names."""
     if machine["cuda"]:
         return ", ".join(machine["cuda"])
     words = f"{machine['cores']} cores of {machine['processor']}"

@@ -292,8 +292,10 @@ def has_usual_decays(row: Row) -> bool:
     """Whether all networks of a row have the same weight decay, or the plain network its own and
     the others a tenth of it, as the authors' scripts do."""
     plain = {run.settings["weight_decay"] for run in row.runs["pretrained"]}
-    others = {run.settings["weight_decay"] for name, runs in row.runs.items()
-              if name != "pretrained" for run in runs}
+    others = set()
+    for name, runs in row.runs.items():
+        if name != "pretrained":
+            others |= {run.settings["weight_decay"] for run in runs}
     if len(plain | others) <= 1:
         return True
     if len(plain) != 1 or len(others) != 1:
