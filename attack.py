@@ -29,7 +29,14 @@ from attacks.view import (
 from experiments.tables.formulas import PUBLISHED_CHANCE
 from images.arrays import open_array, read_array_images
 from images.cache import read_image_files, warn_of_loss
-from images.datasets import DATASETS, ImageSet, Prepared, image_shape, load_images
+from images.datasets import (
+    DATASETS,
+    ImageSet,
+    Prepared,
+    image_shape,
+    load_images,
+    warn_of_another_scale,
+)
 from images.folders import list_images
 from mole.morphing import size_in_words, unroll
 from utils.artifacts import load, write_alone
@@ -80,8 +87,11 @@ def main(p):
     folder = Path(p.results_dir or f"{p.data_dir}/attack")
     record = provenance(p) | {"data": delivered_data([delivery]), "images": len(view.morphed)}
     record |= report | {"seconds": round(time.perf_counter() - began, 1)}
-    write_alone(folder / "attacks.json", to_json(record))
-    print(f"{folder}/attacks.json has the figures")
+    path = folder / "attacks.json"
+    if path.exists():
+        print(f"replacing the earlier {path}")
+    write_alone(path, to_json(record))
+    print(f"{path} has the figures")
     drawn = draw(folder / "figures" / "attack.png", lambda: picture(view, truth, recovery, alone))
     if drawn:
         print(f"{folder}/figures/attack.png has the pictures")
@@ -123,6 +133,7 @@ def read_view(p, delivery: Delivery) -> View:
     images = load_public_images(p, delivered)
     require_memory(adversary.attack_bytes(delivery, layer.kernel_size[0], len(images)),
                    "attacking this delivery", "deliver fewer or smaller images")
+    warn_of_another_scale(images, geometry.mean, geometry.std)
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves it out
 import utils.step  # isort: skip                         # first: see there
@@ -144,30 +145,43 @@ def find_images(p, last: LastDelivery) -> ImagesToMorph:
         images = read_array_images(arrays[0], last.geometry.plain_shape)
         names = [f"{shown(arrays[0].name)}[{i}]" for i in range(len(images))]
         return ImagesToMorph(images, names, None)
-    files, names = find_files(paths)
+    files, names, folders = find_files(paths)
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise UserError(f"{times} images are named {name}: pass their common parent folder to "
                         "--images")
-    labels = find_labels(files, last.classes)
+    labels = find_labels(files, folders, last.classes)
     decoded = read_image_files(files, last.geometry.plain_shape, last.geometry.image_fit,
                                p.pixel_range, Path(p.data_dir) / "decoded" / "queries", "queries")
     warn_of_loss([decoded], p.pixel_range, is_of_key=True)
     return ImagesToMorph(decoded.images, names, labels)
 
 
-def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """Image files, and their names below the folders. Raises UserError where there are none."""
-    files, names, skipped = [], [], 0
+class FilesToMorph(NamedTuple):
+    """Image files, their names below the folders of --images, and the folders that may name the
+    class of each: the outermost one below --images comes first, --images itself last."""
+
+    files: list[Path]
+    names: list[str]
+    folders: list[tuple[str, ...]]
+
+
+def find_files(paths: list[Path]) -> FilesToMorph:
+    """The image files of --images. Raises UserError where there are none."""
+    files, names, folders, skipped = [], [], [], 0
     for path in paths:
         if path.is_dir():
             inside, left_out = list_images(path)
-            files += inside
-            names += [shown(file.relative_to(path)) for file in inside]
             skipped += left_out
+            for file in inside:
+                below = file.relative_to(path)
+                files.append(file)
+                names.append(shown(below))
+                folders.append((*below.parent.parts, path.resolve().name))
         else:
             files.append(path)
             names.append(shown(path.name))
+            folders.append((path.resolve().parent.name,))
     if skipped:
         say(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
@@ -177,23 +191,26 @@ def find_files(paths: list[Path]) -> tuple[list[Path], list[str]]:
                        if not file.stem.endswith("_labels")]
         advice = f": an array is given by itself, --images {shown(arrays[0])}" if arrays else ""
         raise UserError(f"{', '.join(map(shown, paths))} holds no image files{advice}")
-    return files, names
+    return FilesToMorph(files, names, folders)
 
 
-def find_labels(files: list[Path], classes: tuple[str, ...]) -> Tensor | None:
+def find_labels(files: list[Path], folders: list[tuple[str, ...]],
+                classes: tuple[str, ...]) -> Tensor | None:
     """Labels where all files lie in folders named like classes; None where none do.
 
-    Raises UserError where only some do: their labels would be lost without a word.
+    The outermost such folder is the class, as in a data set. Raises UserError where only some files
+    have one: their labels would be lost without a word.
     """
-    labelled = [file for file in files if file.parent.name in classes]
+    found = [next((name for name in names if name in classes), None) for names in folders]
+    labelled = len(found) - found.count(None)
     if not labelled:
         return None
-    if len(labelled) < len(files):
-        other = next(file for file in files if file.parent.name not in classes)
-        raise UserError(f"{len(labelled)} of {len(files)} images lie in folders named like "
+    if labelled < len(files):
+        other = files[found.index(None)]
+        raise UserError(f"{labelled} of {len(files)} images lie in folders named like "
                         f"classes, but {shown(other)} does not: morph them in two runs, each with "
                         "a --name of its own")
-    return torch.tensor([classes.index(file.parent.name) for file in files])
+    return torch.tensor([classes.index(name) for name in found])
 
 
 def names_csv(numbers: list[str], names: list[str]) -> str:

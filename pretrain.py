@@ -54,6 +54,7 @@ def main(p):
         train_set, test_set = datasets.load_sets(p).values()
         if frozen:
             mean, std = frozen.mean, frozen.std
+            datasets.warn_of_another_scale(train_set.images, mean, std)
         else:
             mean, std = datasets.normalisation(p, train_set)
         model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)

@@ -81,9 +81,11 @@ class Matcher:
         """The rotations (r, r) that several starts lead to, one start at a time: of rank
         SEARCH_AXES, or whole where there are not more axes. With `flip` they may give mirror
         images."""
-        for axes, width in STARTS:
-            if axes <= self.searched:
-                yield [self.on_axes(search(self.problem, axes, width, self.searched))]
+        starts = [(axes, width) for axes, width in STARTS if axes <= self.searched]
+        if not starts:                                   # blocks of very few entries
+            starts = [(self.searched, width) for width in (0.3, 1.0)]
+        for axes, width in starts:
+            yield [self.on_axes(search(self.problem, axes, width, self.searched))]
 
     def complete(self, rotation: Tensor) -> Tensor:
         """The rotation (r, r) of all axes from one of `rotations`; with `flip`, the better of it

@@ -18,6 +18,7 @@ from utils.errors import UserError
 
 DTYPES = ("uint8", "uint16", "int16", "float16", "float32", "float64")
 ROWS_AT_ONCE = 256
+LARGEST_LABEL = 2**31
 
 
 class LabelledArrays(NamedTuple):
@@ -127,6 +128,9 @@ def read_labels(path: Path, count: int) -> np.ndarray:
         raise UserError(f"{shown(path)} has {len(labels)} labels, but there are {count} images")
     if labels.min() < 0:
         raise UserError(f"{shown(path)} has label {labels.min()}, but classes are numbered from 0")
+    if labels.max() > LARGEST_LABEL:
+        raise UserError(f"{shown(path)} has label {labels.max()}, which is no number of a class: "
+                        "number the classes from 0 on, and leave out images without one")
     return labels.astype(np.int64)
 
 
@@ -150,7 +154,7 @@ def read_classes(folder: Path, train_labels: np.ndarray) -> list[str]:
 def read_class_names(file: Path) -> list[str]:
     """The lines of a text file, each the name of a class; raises UserError if they are not."""
     try:
-        names = file.read_text(encoding="utf-8").splitlines()
+        names = file.read_text(encoding="utf-8-sig").splitlines()   # with Windows' mark or without
     except UnicodeDecodeError:
         raise UserError(f"{shown(file)} is not a text in UTF-8: save it as one") from None
     names = [name.strip() for name in names]

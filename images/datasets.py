@@ -154,6 +154,9 @@ def load_sets(p: Parameters) -> dict[str, ImageSet]:
 
     Raises UserError if they are not available, with what to do.
     """
+    if p.pixel_range is not None and p.dataset not in ("folder", "arrays"):
+        raise UserError(f"pixel_range is for image files (--dataset folder), and {p.dataset} is "
+                        "used as it is: leave it out")
     sets = {split: load_images(p, split) for split in ("train", "test")}
     train, test = sets["train"], sets["test"]
     if train.from_files is not None:

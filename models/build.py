@@ -203,6 +203,26 @@ def check_network(network: nn.Module, classes: int, shape: tuple[int, int, int])
     if compared.blind:
         raise ValueError("its logits are the same for two different images, so nothing can be "
                          "learned from images")
+    _check_one_image(network, classes, shape)
+
+
+@torch.no_grad()
+def _check_one_image(network: nn.Module, classes: int, shape: tuple[int, int, int]):
+    """Raises ValueError where a network does not take one image alone in evaluation mode: a last
+    batch may have no more."""
+    with torch.random.fork_rng(devices=[]):
+        network = copy.deepcopy(network).eval()
+        network(torch.randn(2, *shape))                  # what fails here, fails for all images
+        try:
+            shape_found = tuple(network(torch.randn(1, *shape)).shape)
+        except (RuntimeError, IndexError, ValueError) as wrong:
+            reason = " ".join(str(wrong).split())[:100]
+        else:
+            if shape_found == (1, classes):
+                return
+            reason = f"it returns a tensor {shape_found}, not {(1, classes)} logits"
+    raise ValueError(f"it takes two images, but not one alone ({reason}): squeeze() without a "
+                     "dimension drops that of the batch too, flatten(1) does not")
 
 
 class _Comparison(NamedTuple):
@@ -299,6 +319,14 @@ def _without_gradients(output: object) -> object:
 
 
 def _check_state(network: nn.Module):
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name or 'it'} is compiled by torch.jit.script: give the module as "
+                             "it was before")
+    for name, weight in network.named_parameters():
+        if nn.parameter.is_lazy(weight):
+            raise ValueError(f"its {name} has no shape yet: run the network once on an image where "
+                             "you build it")
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor):
             raise ValueError(f"its state has {name}, which is no tensor (get_extra_state?)")
@@ -337,10 +365,14 @@ def _check_logits(output: object, classes: int, mode: str):
         raise ValueError(f"in {mode} mode its logits for random images are not finite")
 
 
-def gives_probabilities(network: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a network ends in a softmax in training mode: outputs are positive and sum to 1."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)
-        outputs = copy.deepcopy(network).train()(torch.randn(2, *shape))
-    sums = outputs.sum(1)
-    return bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4)
+def mode_of_softmax(network: nn.Module, shape: tuple[int, int, int]) -> str:
+    """The mode in which a network ends in a softmax, so that its outputs are positive and sum to 1:
+    training (which may be both), evaluation, or ""."""
+    for mode, training in (("training", True), ("evaluation", False)):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(0)
+            outputs = copy.deepcopy(network).train(training)(torch.randn(2, *shape))
+        sums = outputs.sum(1)
+        if bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+            return mode
+    return ""

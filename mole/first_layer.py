@@ -288,9 +288,19 @@ class SplitNetwork(nn.Module):
         return state | self.rest.network.state_dict()
 
 
+def plain_geometry(layer: nn.Conv2d) -> dict:
+    """Stride, padding, dilation and groups of a convolution as Python's own numbers and text: it
+    may have been given NumPy's."""
+    padding = layer.padding
+    if not isinstance(padding, str):
+        padding = tuple(map(int, padding))
+    return {"stride": tuple(map(int, layer.stride)), "padding": padding,
+            "dilation": tuple(map(int, layer.dilation)), "groups": int(layer.groups)}
+
+
 def fingerprint(layer: nn.Conv2d) -> str:
     """SHA-256 of a convolution's weight, bias and geometry, which tells layers apart."""
-    geometry = (layer.stride, layer.padding, layer.dilation, layer.groups, layer.weight.shape)
+    geometry = (*plain_geometry(layer).values(), layer.weight.shape)
     sha256 = hashlib.sha256(repr(geometry).encode())
     for values in (layer.weight, layer.bias):
         if values is not None:

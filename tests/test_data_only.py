@@ -95,6 +95,14 @@ def test_nearly_all_images_are_reidentified(tile, distribution, least_db):
     assert not attacked.guess.search.failed
 
 
+@pytest.mark.parametrize("tile", [1, 2], ids=["3 entries", "12 entries"])
+def test_blocks_of_very_few_entries_are_attacked_too(tile):
+    """The smallest ones give the most away."""
+    attacked = attack(tile, "orthogonal")
+    assert share_reidentified(attacked.guess.blocks, attacked.plain) > 0.99
+    assert not attacked.guess.search.failed
+
+
 @pytest.mark.parametrize("distribution", ["orthogonal", "uniform"])
 def test_tiles_that_are_the_same_in_all_images_hide_nothing(distribution):
     """A black border, as image_fit pad and many data sets have it."""

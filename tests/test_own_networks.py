@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.build import build, check_network, gives_probabilities
+from models.build import build, check_network, mode_of_softmax
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer, describe, find_first_layer
 from mole.morphing import core_size, morph
@@ -151,7 +151,9 @@ WORDS = {
     "bfloat16": "0.weight is bfloat16: build it in float32",
     "HalfABuffer": "mean is float16", "Complex": "phases is complex64",
     "Sparse": "graph is a sparse tensor", "InfiniteMask": "mask has values that are not finite",
-    "ExtraState": "_extra_state, which is no tensor", "lazy": "uninitialized",
+    "ExtraState": "_extra_state, which is no tensor",
+    "lazy": "2.weight has no shape yet: run the network once",
+    "SqueezesTheBatch": r"two images, but not one alone .*flatten\(1\) does not",
     "CannotBeCopied": "cannot pickle", "Raises": "no.*such key", "OfOneImageAlone": "shape",
     "EndsTheProgram": "ends the program", "EndsTheProgramLater": "ends the program",
 }
@@ -304,7 +306,7 @@ def test_the_check_changes_neither_the_network_nor_random_numbers():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     generator = torch.get_rng_state()
     check_network(network, CLASSES, (3, 16, 16))
-    gives_probabilities(network, (3, 16, 16))
+    mode_of_softmax(network, (3, 16, 16))
     assert torch.equal(torch.get_rng_state(), generator)
     assert not network.training and all(weight.grad is None for weight in network.parameters())
     assert before.keys() == network.state_dict().keys()
@@ -330,7 +332,7 @@ class EndsInSoftmax(Own):
 
 def test_a_softmax_at_the_end_is_warned_of(monkeypatch, capsys):
     monkeypatch.setattr(own_networks, "EndsInSoftmax", EndsInSoftmax, raising=False)
-    for name, warnings_ in (("EndsInSoftmax", 1), ("strided", 0)):
+    for name, warnings_ in (("EndsInSoftmax", 1), ("SoftmaxInEvaluation", 1), ("strided", 0)):
         p = Parameters(model=OWN + name)
         new_network(p, Model(p.model, CLASSES, (3, 16, 16), p.dropout))
         lines = capsys.readouterr().err.splitlines()
@@ -339,8 +341,8 @@ def test_a_softmax_at_the_end_is_warned_of(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("make, expected", [
-    (EndsInSoftmax, True), (own_networks.log_softmax, False), (own_networks.strided, False),
-    (own_networks.SoftmaxInEvaluation, False)],
+    (EndsInSoftmax, "training"), (own_networks.log_softmax, ""), (own_networks.strided, ""),
+    (own_networks.SoftmaxInEvaluation, "evaluation")],
     ids=["softmax", "log of a softmax", "logits", "softmax in evaluation alone"])
 def test_a_softmax_at_the_end_is_seen(make, expected):
-    assert gives_probabilities(make(CLASSES), (3, 16, 16)) is expected
+    assert mode_of_softmax(make(CLASSES), (3, 16, 16)) == expected

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from mole.first_layer import describe, fingerprint
+from mole.first_layer import describe, fingerprint, plain_geometry
 from utils.artifacts import build_from, read_tensors
 from utils.declaration import fits
 from utils.errors import UserError
@@ -48,8 +48,7 @@ class FirstLayer:
         """What first_layer.pt holds: tensors and plain values."""
         layer = self.layer
         content = {
-            "weight": layer.weight.detach().cpu().contiguous(), "stride": layer.stride,
-            "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups,
+            "weight": layer.weight.detach().cpu().contiguous(), **plain_geometry(layer),
             "mean": tuple(self.mean), "std": tuple(self.std), "image_size": self.image_size,
             "image_fit": self.image_fit, "model": self.model, "dataset": self.dataset,
             "train_images": self.train_images}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.build import build, digest_of_code, gives_probabilities
+from models.build import build, digest_of_code, mode_of_softmax
 from models.weights import find_weights, start_from
 from mole.augmentation import largest_shift, shift
 from parameter import Parameters
@@ -71,9 +71,13 @@ def new_network(p: Parameters, model: Model) -> nn.Module:
     seed_everything(p.seed)
     with user_errors(f"--model {p.model}"):
         network = build(**model.to_dict())
-    if gives_probabilities(network, model.shape):
+    softmax_in = mode_of_softmax(network, model.shape)
+    if softmax_in == "training":
         warn_once(f"{p.model} ends in a softmax, but is trained as if it gave logits: leave the "
                   "softmax out")
+    elif softmax_in == "evaluation":
+        warn_once(f"{p.model} ends in a softmax in evaluation mode, which predict.py would apply "
+                  "again: its probabilities would be wrong; leave the softmax out")
     if p.init:
         content = read_tensors(Path(p.init), "name a file of weights")
         with user_errors(p.init):

@@ -209,7 +209,8 @@ def describe_fact(name: str, value) -> str:
     if name.endswith("_digest"):
         return f"{readable.removesuffix(' digest')} images {value[:8]}"
     if name == "class_names":
-        return f"classes {', '.join(value[:3])}…"
+        more = "…" if len(value) > 3 else ""
+        return f"classes {', '.join(value[:3])}{more}"
     if name == "lr":
         return f"learning rate {value:g}"
     if name == "augment" and value == "none":

@@ -47,7 +47,7 @@ class Table:
         lines = []
         if self.header:
             for cells in [self.header, ["---"] * len(self.header), *self.rows]:
-                escaped = [cell.replace("|", "\\|") for cell in cells]
+                escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
                 lines.append("| " + " | ".join(escaped) + " |")
         parts = ["\n".join(lines), self.note]
         return "\n\n".join(part for part in parts if part)
