@@ -35,6 +35,7 @@ from utils.training import (
     sample_logits,
     save_result,
     train,
+    warn_of_other_features,
 )
 
 
@@ -58,7 +59,8 @@ def main(p):
         else:
             mean, std = datasets.normalisation(p, train_set)
         model = Model(p.model, len(train_set.classes), tuple(train_set.images.shape[1:]), p.dropout)
-        network = new_network(p, model)
+        network = new_network(p, model, train_set.classes)
+        warn_of_other_features(p, [], frozen.fingerprint if frozen else None)
         if frozen:
             check_frozen_layer(frozen, network, model, p)
         run = Run(
@@ -66,7 +68,7 @@ def main(p):
             name="pretrained_frozen" if frozen else "pretrained",
             settings=training_settings(p, context, p.weight_decay),
             data=plain_data(p, datasets.dataset_name(p), train_set, test_set, mean, std),
-            network_sample=sample_logits(network, model.shape),
+            network_sample=sample_logits(network, model),
             layer_fingerprint=frozen.fingerprint if frozen else None)
         if not is_finished(run, p):
             prepare = partial(datasets.normalise, mean=mean, std=std)

@@ -39,10 +39,10 @@ def main(p):
     with joined_processes(p) as context:
         say(delivery.describe())
         model = Model(p.model, len(delivery.classes), image_shape(delivery), p.dropout)
-        network = new_network(p, model)
+        network = new_network(p, model, delivery.classes)
         settings = training_settings(p, context, p.morphed_weight_decay, p.standardise)
         run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac", settings,
-                  delivered_data([delivery]), sample_logits(network, model.shape))
+                  delivered_data([delivery]), sample_logits(network, model))
         if not is_finished(run, p):
             train_on_morphed(network, model, delivery, p, run, context)
         say_comparison(folder, list(RUNS), [delivery.id])

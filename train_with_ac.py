@@ -40,6 +40,7 @@ from utils.training import (
     save_result,
     say_accuracies,
     train,
+    warn_of_other_features,
 )
 
 
@@ -51,11 +52,11 @@ def main(p):
     with joined_processes(p) as context:
         say(*(d.describe() for d in deliveries), sep="\n")
         model = Model(p.model, len(first.classes), first.geometry.plain_shape, p.dropout)
-        network = new_network(p, model)
+        network = new_network(p, model, first.classes)
         layer = describe(network.get_submodule(find_first_layer(network, model.shape)))
         check_layer(layer, model, deliveries, p)
         run = Run(folder, "with_ac", training_settings(p, context, p.morphed_weight_decay),
-                  delivered_data(deliveries), sample_logits(network, model.shape),
+                  delivered_data(deliveries), sample_logits(network, model),
                   first.layer_fingerprint)
         say_what_differs(run)
         if not is_finished(run, p):
@@ -76,9 +77,8 @@ def check_layer(layer: Convolution, model: Model, deliveries: list[Delivery], p)
             raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "
                             "provider to run gen_augconv.py again, with --mirrored, or choose "
                             "--augment crop")
-    if p.init and any(d.shuffle_channels for d in deliveries):
-        warn_once("--init gives layers trained on channels in their own order, but Aug-Conv's are "
-                  "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
+    warn_of_other_features(p, [d.id for d in deliveries], deliveries[0].layer_fingerprint,
+                           shuffled=any(d.shuffle_channels for d in deliveries))
 
 
 def say_what_differs(run: Run):

@@ -1,6 +1,7 @@
 """Starting from weights that were trained before, in the forms that people save them in."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -66,19 +67,33 @@ def _find_prefix(own: set[str], weights: dict[str, Tensor]) -> str:
     return prefix
 
 
-def start_from(network: nn.Module, weights: dict[str, Tensor],
-               shape: tuple[int, int, int]) -> list[str]:
+def start_from(network: nn.Module, weights: dict[str, Tensor], shape: tuple[int, int, int],
+               classes_there: Sequence[str] = (), classes: Sequence[str] = ()) -> list[str]:
     """Puts weights into a network for images `shape` (α, m, m), in place.
 
-    A first layer and a classifier that are missing, or of another shape, stay as they are; a first
-    layer for colour images becomes one for grey ones by the sum of its filters over the colours.
-    Gives a line for each such change. Raises ValueError where more than that differs.
+    `classes_there`: the names of the classes that the weights were trained on, if they are known;
+    `classes`: those of the network. The same names in another order put the classifier's outputs in
+    ours. A first layer that is missing or of another shape stays as it is, and so does such a
+    classifier, or one of other classes. A first layer for colour images becomes one for grey ones
+    by the sum of its filters over the colours. Gives a line for each such change. Raises ValueError
+    where more than that differs.
     """
     state = network.state_dict()
     first = find_first_layer(network, shape)
     classifier = list(state)[-1].rpartition(".")[0]
     weights = dict(weights)
     lines = []
+    if classes_there and list(classes_there) != list(classes):
+        of_classifier = [name for name in weights if name.startswith(f"{classifier}.")]
+        if set(classes_there) == set(classes):
+            places = [list(classes_there).index(name) for name in classes]
+            for name in of_classifier:
+                weights[name] = _in_our_order(name, weights[name], places)
+            lines.append(f"the classes are in another order there: the outputs of {classifier} "
+                         "are put in ours")
+        else:
+            for name in of_classifier:
+                del weights[name]
     grey = f"{first}.weight"
     if _is_for_colour(weights.get(grey), state[grey]):
         weights[grey] = weights[grey].sum(1, keepdim=True)
@@ -101,12 +116,21 @@ def start_from(network: nn.Module, weights: dict[str, Tensor],
             raise ValueError(_differs(name))
     for module in (first, classifier):
         if any(name.startswith(f"{module}.") and name not in fitting for name in state):
-            lines.append(f"{module} is not taken from there: it is of another shape, or missing; "
-                         "it keeps its random first weights")
+            lines.append(f"{module} is not taken from there: it is of another shape, of other "
+                         "classes, or missing; it keeps its random first weights")
             fitting = {name: weight for name, weight in fitting.items()
                        if not name.startswith(f"{module}.")}
     network.load_state_dict(fitting, strict=False)
     return lines
+
+
+def _in_our_order(name: str, weight: Tensor, places: list[int]) -> Tensor:
+    """A classifier's weight or bias with its outputs reordered. Raises ValueError where it has not
+    one output for each class."""
+    if weight.ndim == 0 or len(weight) != len(places):
+        raise ValueError(f"the classes are in another order there, and {name} has not one output "
+                         "for each: give the classes the same order")
+    return weight[places]
 
 
 def _is_for_colour(weight: Tensor | None, own: Tensor) -> bool:

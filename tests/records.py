@@ -35,9 +35,10 @@ def training_record(run: str, accuracy: float, seed: int = 0, **changes) -> dict
     is_frozen = run in ("pretrained_frozen", "with_ac")
     record = {"run": run, "accuracy": accuracy, "settings": settings, "data": data,
               "frozen_layer": f"layer {seed}" if is_frozen else None,
-              "network_sample": [1.0, -2.0, 50.0],
+              "network_sample": [1.0, -2.0, 50.0], "network_code": "",
               "choices": {"precision": "auto", "train_limit": 0, "test_limit": 0, "init": "",
-                          "frozen_first_layer": ""},
+                          "frozen_first_layer": "", "dataset_dir": "data/datasets",
+                          "pixel_range": None},
               "seconds": 100.0, "peak_mb": 1000, "trained_parameters": 9_000_000, "curve": [
                   {"epoch": epoch, "train_loss": 1.0, "test_accuracy": accuracy * epoch / 2,
                    "seconds": 50.0, "train_seconds": 40.0} for epoch in (1, 2)],

@@ -113,8 +113,9 @@ def test_limits_take_some_of_each_class(folder):
         assert rows[image.tobytes()] == label
 
 
-def test_names_of_classes_are_the_lines_of_a_file(folder):
-    (folder / "classes.txt").write_text("quartz\nfeldspar\nmica\nolivine\n", encoding="utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"], ids=["plain", "as Windows saves it"])
+def test_names_of_classes_are_the_lines_of_a_file(folder, encoding):
+    (folder / "classes.txt").write_text("quartz\nfeldspar\nmica\nolivine\n", encoding)
     found = load_images(settings(folder), "train")
     assert found.classes == ["quartz", "feldspar", "mica", "olivine"]
     assert dataset_name(settings(folder)) == "spectra"
@@ -216,6 +217,8 @@ REFUSED = {
     "labels that are fractions": (save("train_labels.npy", np.zeros(12)), "one whole number"),
     "labels in columns": (save("train_labels.npy", np.zeros((12, 3), int)), "one whole number"),
     "negative labels": (save("train_labels.npy", np.arange(12) % 3 - 1), "from 0"),
+    "labels for none": (save("test_labels.npy", np.full(6, 2**64 - 1, np.uint64)),
+                        "has label 18446744073709551615, which is no number of a class"),
     "labels from 1": (save("train_labels.npy", np.arange(12) % 3 + 1), "from 0 on without gaps"),
     "one class": (save("train_labels.npy", np.zeros(12, int)), "fewer than 2 classes"),
     "a class that is not trained": (save("test_labels.npy", np.arange(6)),

@@ -218,6 +218,14 @@ def test_public_images_may_be_arrays_of_ones_own(deep, tmp_path):
         assert found.status == 0, found.err
         result = json.loads((tmp_path / "out" / "attacks.json").read_text())
         assert result["data_only"]["public_images"] == 70
+        assert "another scale" not in found.err
+    assert f"replacing the earlier {tmp_path}/out/attacks.json" in found.out
+
+
+def test_public_images_on_another_scale_are_warned_of(deep, tmp_path):
+    np.save(tmp_path / "train.npy", np.random.default_rng(0).random((70, 3, 8, 8), np.float32))
+    found = run("attack.py", "--public", tmp_path / "train.npy", settings=deep[1])
+    assert "they seem to be on another scale" in found.err
 
 
 def test_what_a_blind_attack_leaves_open_is_said(deep):

@@ -33,6 +33,8 @@ SETTINGS = {
     "pretrain.py --train_limit 1 --restart": "too few",
     "pretrain.py --train_limit 10001": "train_limit is 10001",
     "pretrain.py --test_limit 2001": "test_limit is 2001",
+    "pretrain.py --pixel_range 0 4095": "shapes is used as it is: leave it out",
+    "gen_augconv.py --pixel_range 0 4095": "shapes is used as it is: leave it out",
     "pretrain.py --device cuda:77": "cuda:77",
     "pretrain.py --device gpu": "device gpu",
     "pretrain.py --device meta": "device meta",

@@ -16,6 +16,7 @@ from PIL import Image
 
 from images.datasets import load_images, normalise
 from models.build import build
+from morph_images import find_files, find_labels
 from parameter import Parameters
 from tests.damage import change, digest, key_folder, refused, snapshot
 from tests.inference import (
@@ -164,6 +165,26 @@ def test_files_given_one_by_one_are_predicted_as_in_their_folder(data, made, tmp
     assert not (data / "queries" / "two" / "labels.npy").exists()
     assert "accuracy" not in steps(data, "predict.py --name two")
     assert classes(data, "two") == [rows[name] for name in names]
+
+
+def test_the_class_of_a_file_is_its_outermost_folder_as_in_a_data_set(tmp_path):
+    """Folders in a class's folder may have any name, also another class's."""
+    places = ("tumor/left/a.png", "tumor/b.png", "left/deep/c.png", "left/d.png")
+    for place in places:
+        path = tmp_path / "new" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+
+    def labels(*images):
+        found = find_files([tmp_path / "new" / image for image in images])
+        labels = find_labels(found.files, found.folders, ("left", "tumor"))
+        return None if labels is None else dict(zip(found.names, labels.tolist(), strict=True))
+
+    assert labels("") == {"tumor/left/a.png": 1, "tumor/b.png": 1, "left/deep/c.png": 0,
+                          "left/d.png": 0}
+    assert labels("left") == {"deep/c.png": 0, "d.png": 0}       # the folder itself is a class
+    assert labels("tumor/b.png") == {"b.png": 1}
+    assert labels("left/deep") is None
 
 
 def test_a_query_written_again_without_labels_leaves_none(data, made, tmp_path):

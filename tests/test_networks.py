@@ -3,6 +3,7 @@
 import copy
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from mole.first_layer import (
     find_first_layer,
     fingerprint,
 )
+from utils.first_layers import FirstLayer, read_first_layer
 
 OWN = "tests.own_networks:"
 # A network, the shape of its images, the name of its first layer, and the shape of its features.
@@ -238,6 +240,15 @@ def test_the_rest_of_a_split_network_gets_what_it_gets_behind_aug_conv():
 
 
 # Whether two first layers are the same.
+
+def test_a_layer_given_numpys_numbers_is_the_same_layer(tmp_path):
+    """They are no plain values that first_layer.pt may hold."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, np.int64(3), stride=np.int64(1), padding=np.int64(1))
+    first = FirstLayer(layer, (0.5,) * 3, (0.5,) * 3, 8, "crop", "mine", "photographs", 9)
+    torch.save(first.to_dict(), tmp_path / "first_layer.pt")
+    assert read_first_layer(tmp_path / "first_layer.pt").fingerprint == first.fingerprint
+
 
 def layer_with(**changed) -> nn.Conv2d:
     """A layer of fixed weights, but for what is changed."""

@@ -17,9 +17,9 @@ from utils.errors import UserError
 from utils.examples import PreparedImages, Source
 from utils.first_layers import FirstLayer
 from utils.records import (
-    CHOICES,
     NEEDED,
     Run,
+    choices_of,
     compare,
     differences,
     option_of,
@@ -103,7 +103,7 @@ def test_a_result_is_not_replaced_because_files_have_changed(tmp_path, run, chan
 
 def choices(**changes) -> dict:
     """What the user had set for an earlier run; the defaults but for the changes."""
-    return {name: getattr(Settings(**changes), name) for name in CHOICES}
+    return choices_of(Settings(**changes))
 
 
 def test_other_weights_in_the_same_file_are_no_other_setting(tmp_path):
@@ -132,6 +132,18 @@ def test_another_number_of_images_is_asked_for_by_a_limit(tmp_path, capsys, earl
     record = finished(tmp_path, choices=choices(train_limit=earlier))
     assert not is_finished(run_of(tmp_path, changed(record, **FEWER)), Settings(train_limit=now))
     assert "will be replaced: it had other number of training images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("earlier, now", [
+    (dict(dataset_dir="a/images"), dict(dataset_dir="b/images")),
+    (dict(), dict(pixel_range=(0.0, 200.0))), (dict(pixel_range=(0.0, 4095.0)), dict())])
+def test_other_images_are_asked_for_by_their_folder_or_range(tmp_path, capsys, earlier, now):
+    record = finished(tmp_path, choices=choices(**earlier))
+    run = run_of(tmp_path, changed(record, train_digest="3" * 64))
+    assert not is_finished(run, Settings(**now))
+    assert "will be replaced: it had other training images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="pass --restart"):
+        is_finished(run, Settings(**earlier))
 
 
 @pytest.mark.parametrize("limit", [5000, 0])

@@ -416,6 +416,16 @@ def augmented_runs() -> list:
             training_run("with_ac", 0.74, morphing=TILES_8, **alike)]
 
 
+def test_networks_of_ones_own_with_other_code_stand_in_rows_of_their_own():
+    """Or accuracies of two networks would be averaged as if their seeds were the difference."""
+    made = ((0.5, 0, "a" * 64), (0.7, 0, "b" * 64), (0.8, 1, "b" * 64))
+    runs = [training_run("pretrained", right, seed, model="mine:net", network_code=code)
+            for right, seed, code in made]
+    first, second = accuracy.make_accuracy(results_of(*runs)).rows
+    assert "network's code aaaaaaaa" in first[0] and first[2] == "50.00%"
+    assert "network's code bbbbbbbb" in second[0] and second[2] == "75.00 ± 7.07%, 2 seeds"
+
+
 def test_plain_with_and_without_augmentation_stand_side_by_side():
     results = results_of(*augmented_runs(), training_run("pretrained", 0.5, lr=0.1))
     at_kappa_1, tiles = augmentation.make_augmented(results).rows

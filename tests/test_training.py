@@ -33,6 +33,7 @@ from utils.examples import (
 from utils.records import Run, training_settings
 from utils.training import (
     Augmentation,
+    Model,
     augment_features,
     augment_images,
     make_forward,
@@ -392,17 +393,20 @@ def made_from_seed(make_network):
 # Networks
 
 def test_a_sample_of_logits_tells_networks_apart_and_changes_nothing():
-    def network(activation=nn.ReLU):
+    def network(activation=nn.ReLU, dropout=0.5):
         seed_everything(3)
-        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), activation(), nn.Dropout(0.5),
-                             nn.Flatten(), nn.Linear(144, 20))
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), activation(),
+                             nn.Dropout(dropout), nn.Flatten(), nn.Linear(144, 20))
 
+    own, by_name = (Model(name, 20, (3, 8, 8), 0.5) for name in ("mine:net", "vgg_small"))
     one = network()
     before = copy.deepcopy(one.state_dict())
     state = torch.get_rng_state()
-    sample = sample_logits(one, (3, 8, 8))
-    assert sample == sample_logits(one, (3, 8, 8)) == sample_logits(network(), (3, 8, 8))
-    assert len(sample) == 10 and sample != sample_logits(network(nn.Tanh), (3, 8, 8))
+    sample = sample_logits(one, own)
+    assert sample == sample_logits(one, own) == sample_logits(network(), own)
+    assert sample != sample_logits(network(nn.Tanh), own)
+    assert sample != sample_logits(network(dropout=0.1), own)    # which shows in training alone
+    assert sample[:10] == sample_logits(one, by_name)    # whose dropout is a setting
     assert one.training and torch.get_rng_state().equal(state)
     torch.testing.assert_close(one.state_dict(), before, rtol=0, atol=0)
 

@@ -10,8 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from models.build import build
 from models.weights import find_weights, start_from
+from parameter import Parameters
 from tests.own_networks import strided
 from utils.artifacts import read_tensors
+from utils.training import warn_of_other_features
 
 SHAPE = (3, 16, 16)
 OWN = "tests.own_networks:"
@@ -126,6 +128,61 @@ def check_taken(network: nn.Module, weights: dict, shape: tuple, kept: set[str],
 def test_a_classifier_for_other_classes_starts_from_the_seed():
     check_taken(build("resnet18", 4, SHAPE), state_of("resnet18", classes=7), SHAPE,
                 {"fc.weight", "fc.bias"}, ["fc is not taken from there"])
+
+
+def test_classes_in_another_order_put_the_outputs_in_ours():
+    """By their names: or a network would start by naming every class wrongly."""
+    weights = state_of("resnet18")
+    network = build("resnet18", 4, SHAPE)
+    there, here = ["cat", "dog", "eel", "fox"], ["fox", "cat", "dog", "eel"]
+    [line] = start_from(network, weights, SHAPE, there, here)
+    assert line.startswith("the classes are in another order there: the outputs of fc are")
+    images = torch.randn(2, *SHAPE)
+    original = build("resnet18", 4, SHAPE)
+    original.load_state_dict(weights)
+    expected, found = original.eval()(images), network.eval()(images)
+    for name in there:
+        torch.testing.assert_close(found[:, here.index(name)], expected[:, there.index(name)])
+
+
+def test_a_classifier_of_other_classes_starts_from_the_seed():
+    network = build("resnet18", 4, SHAPE)
+    own = network.fc.weight.clone()
+    [line] = start_from(network, state_of("resnet18"), SHAPE, ["a", "b", "c", "d"],
+                        ["a", "b", "c", "e"])
+    assert line.startswith("fc is not taken from there: it is of another shape, of other classes")
+    assert torch.equal(network.fc.weight, own)
+
+
+def test_outputs_that_are_not_one_for_each_class_cannot_be_reordered():
+    with pytest.raises(ValueError, match="another order there, and fc"):
+        start_from(build("resnet18", 4, SHAPE), state_of("resnet18", classes=5), SHAPE,
+                   ["a", "b", "c", "d"], ["b", "a", "c", "d"])
+
+
+# What --init was trained on, what this run is on, and the words of the warning.
+FEATURES = {
+    "the same delivery": (dict(deliveries=["a"], layer=None), (["a"], "L", True), ""),
+    "a shuffled delivery": (dict(deliveries=[], layer="L"), (["a"], "L", True), "are shuffled"),
+    "weights of anybody's on a shuffled delivery": ({}, (["a"], "L", True), "are shuffled"),
+    "another shuffled delivery": (dict(deliveries=["b"], layer=None), (["a"], "L", False),
+                                  "shuffled for another delivery"),
+    "shuffled, then plain images": (dict(deliveries=["b"], layer=None), ([], None, False),
+                                    "shuffled for another delivery"),
+    "another first layer": (dict(deliveries=[], layer="K"), (["a"], "L", False),
+                            "behind another first layer"),
+    "the same first layer": (dict(deliveries=[], layer="L"), (["a"], "L", False), ""),
+    "plain images": (dict(deliveries=[], layer="L"), ([], None, False), ""),
+    "weights of anybody's": ({}, (["a"], "L", False), "")}
+
+
+@pytest.mark.parametrize("case", FEATURES)
+def test_layers_trained_on_other_features_are_warned_of(case, tmp_path, capsys):
+    content, run, words = FEATURES[case]
+    torch.save({"network": state_of(OWN + "strided")} | content, tmp_path / "a.pt")
+    warn_of_other_features(Parameters(init=str(tmp_path / "a.pt")), *run)
+    said = capsys.readouterr().err
+    assert words in said and bool(said) == bool(words)
 
 
 def test_a_classifier_deep_inside_starts_from_the_seed():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.build import is_users_own
+from models.build import digest_of_code, is_users_own
 from parameter import Parameters
 from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
@@ -51,7 +51,8 @@ SAMPLE_TOLERANCE = 1e-2             # the largest difference, as a share of the 
 CHOSEN_DATA = ("dataset", "channels", "image_size", "image_fit", "deliveries")
 # Settings that a record otherwise has by their effect alone: a count of images, a digest, a
 # precision. Whether a user chose otherwise since then shows in their values.
-CHOICES = ("precision", "train_limit", "test_limit", "init", "frozen_first_layer")
+CHOICES = ("precision", "train_limit", "test_limit", "init", "frozen_first_layer", "dataset_dir",
+           "pixel_range")
 # What a later run needs of a record.
 NEEDED = {"run", "accuracy", "settings", "data", "network_sample", "frozen_layer", "choices"}
 WORDS = {                           # for names of settings and data in sentences
@@ -66,7 +67,7 @@ WORDS = {                           # for names of settings and data in sentence
 class Run:
     """A run in the developer's folder, and what it must agree in to be the same run.
 
-    `name` is one of RUNS. `network_sample` is what the network gives for a fixed image before
+    `name` is one of RUNS. `network_sample` is what the network gives for fixed images before
     training: whether two networks of one name are the same code and weights. `layer_fingerprint` is
     that of a first layer that is not trained; None if there is none.
     """
@@ -190,11 +191,17 @@ def joined_digest(digests: list[str]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
+def choices_of(p: Parameters) -> dict:
+    """The values of CHOICES, as JSON has them."""
+    return json.loads(json.dumps({name: getattr(p, name) for name in CHOICES}))
+
+
 def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: int) -> dict:
     """The record of a finished run."""
     return {
         "run": run.name, "accuracy": curve[-1]["test_accuracy"], **run.identity, **provenance(p),
-        "choices": {name: getattr(p, name) for name in CHOICES},
+        "choices": choices_of(p),
+        "network_code": digest_of_code(run.settings["model"]),
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 1),
         "peak_mb": round(peak_memory() / 1e6), "trained_parameters": trained_parameters,
         "curve": curve}

@@ -1,7 +1,8 @@
 """The one training loop: on plain images, on a frozen first layer's features, on morphed images."""
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.build import build, digest_of_code, mode_of_softmax
+from models.build import build, digest_of_code, is_users_own, mode_of_softmax
 from models.weights import find_weights, start_from
 from mole.augmentation import largest_shift, shift
 from parameter import Parameters
@@ -35,6 +36,7 @@ from utils.records import (
     CHOSEN_DATA,
     CURVE,
     Run,
+    choices_of,
     curve_csv,
     differences,
     in_words,
@@ -66,8 +68,9 @@ class Model:
         return asdict(self)
 
 
-def new_network(p: Parameters, model: Model) -> nn.Module:
-    """A network from the run's seed, or from --init. Raises UserError if there is none."""
+def new_network(p: Parameters, model: Model, classes: Sequence[str] = ()) -> nn.Module:
+    """A network from the run's seed, or from --init, with its outputs in the order of `classes`.
+    Raises UserError if there is none."""
     seed_everything(p.seed)
     with user_errors(f"--model {p.model}"):
         network = build(**model.to_dict())
@@ -82,22 +85,57 @@ def new_network(p: Parameters, model: Model) -> nn.Module:
         content = read_tensors(Path(p.init), "name a file of weights")
         with user_errors(p.init):
             found = find_weights(content, network)
-            changes = start_from(network, found.weights, model.shape)
+            changes = start_from(network, found.weights, model.shape,
+                                 texts_in(content, "classes"), classes)
         say(f"starting from {p.init}{found.where}", *changes, sep="\n")
     return network
 
 
-def sample_logits(network: nn.Module, shape: tuple[int, int, int]) -> list[float]:
-    """What a network gives for a fixed image (α, m, m): whether two are the same code and weights.
+def texts_in(content: dict, name: str) -> list[str]:
+    """A list of texts that a file of ours has under a name; [] where it has none."""
+    values = content.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        return []
+    return values
 
-    In evaluation mode, at most ten logits. The states of PyTorch's random generators are kept.
+
+def warn_of_other_features(p: Parameters, deliveries: Sequence[str], layer: str | None,
+                           shuffled: bool = False):
+    """Warns where the layers of --init were trained on other features than those of this run.
+
+    `deliveries`: the ids of this run's; `layer`: the fingerprint of its frozen first layer;
+    `shuffled`: whether Aug-Conv's channels are in a secret order.
     """
-    was_training = network.training
+    if not p.init:
+        return
+    content = read_tensors(Path(p.init), "name a file of weights")
+    trained_on, its_layer = texts_in(content, "deliveries"), content.get("layer")
+    if deliveries and set(deliveries) <= set(trained_on):
+        return                                           # the same channels in the same order
+    if shuffled:
+        warn_once("--init gives layers trained on channels in another order, but Aug-Conv's are "
+                  "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
+    elif trained_on and its_layer is None:
+        warn_once("--init gives layers trained on channels that were shuffled for another "
+                  "delivery: begin with a network that was trained on channels in their order")
+    elif None not in (its_layer, layer) and its_layer != layer:
+        warn_once("--init gives layers trained behind another first layer than this one")
+
+
+def sample_logits(network: nn.Module, model: Model) -> list[float]:
+    """What a network gives for fixed images: whether two are the same code and weights.
+
+    At most ten logits in evaluation mode; of a network of the user's own as many in training mode
+    too, where dropout and the like show. The states of the network and of PyTorch's random
+    generators are kept.
+    """
+    network = copy.deepcopy(network)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(0)           # CUDA's generators are left alone
-        logits = network.eval()(torch.randn(1, *shape))[0, :10]
-    network.train(was_training)
-    return [round(float(value), 6) for value in logits]
+        logits = network.eval()(torch.randn(1, *model.shape))[0, :10].tolist()
+        if is_users_own(model.name):
+            logits += network.train()(torch.randn(2, *model.shape))[0, :10].tolist()
+    return [round(value, 6) for value in logits]
 
 
 def seed_everything(*seeds: int):
@@ -407,8 +445,13 @@ def describe_precision(run: Run, record: dict) -> str:
 
 
 # The settings that decide what a record has under another name, or that may be auto.
-DECIDED_BY = {"precision": "precision", "train_images": "train_limit", "test_images": "test_limit"}
-FILES = {"init": "init", "frozen_layer": "frozen_first_layer"}
+SOURCE = ("dataset_dir", "pixel_range")
+DECIDED_BY = {
+    "precision": ("precision",), "init": ("init",), "frozen_layer": ("frozen_first_layer",),
+    "train_images": ("train_limit", *SOURCE), "test_images": ("test_limit", *SOURCE),
+    "train_digest": ("train_limit", *SOURCE), "test_digest": ("test_limit", *SOURCE),
+    "class_names": SOURCE}
+PATHS = ("init", "frozen_first_layer", "dataset_dir")
 
 
 def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
@@ -417,21 +460,17 @@ def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
     What a setting decides is chosen if the setting has changed, as an option or in parameter.py.
     If it has not, the images, a file's content or the processor have.
     """
-    earlier = record["choices"]
-    if name in DECIDED_BY:
-        setting = DECIDED_BY[name]
-        return getattr(p, setting) != earlier[setting]
-    if name in FILES:
-        setting = FILES[name]
-        return is_another_file(getattr(p, setting), earlier[setting])
-    return name in run.settings or name in CHOSEN_DATA
+    if name not in DECIDED_BY:
+        return name in run.settings or name in CHOSEN_DATA
+    now, earlier = choices_of(p), record["choices"]
+    return any(has_changed(setting, now[setting], earlier[setting]) for setting in DECIDED_BY[name])
 
 
-def is_another_file(path: str, earlier: str) -> bool:
-    """Whether two settings name two files; "" names none."""
-    if not path or not earlier:
-        return path != earlier
-    return Path(path).resolve() != Path(earlier).resolve()
+def has_changed(setting: str, now, earlier) -> bool:
+    """Whether a setting has another value, as JSON has it; a path may be written in another way."""
+    if setting in PATHS and now and earlier:
+        return Path(now).resolve() != Path(earlier).resolve()
+    return now != earlier
 
 
 def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:

@@ -56,6 +56,7 @@ class TrainingRun:
     machine: dict
     load: float | None              # of the machine when the run began; None where unknown
     versions: dict
+    network_code: str = ""          # digest of the file of a network of the user's own
     file: str = field(default="", compare=False)        # its record's name
 
     @property
@@ -72,7 +73,7 @@ class TrainingRun:
         return len(self.data["class_names"])
 
 
-RECORDED = {f.name for f in fields(TrainingRun)} - {"file"}
+RECORDED = {f.name for f in fields(TrainingRun)} - {"network_code", "file"}
 
 
 @dataclass
@@ -214,7 +215,8 @@ def is_earlier_training(record) -> bool:
 
 
 def as_run(record: dict, file: str = "") -> TrainingRun:
-    return TrainingRun(**{name: record[name] for name in RECORDED}, file=file)
+    return TrainingRun(**{name: record[name] for name in RECORDED}, file=file,
+                       network_code=record.get("network_code", ""))
 
 
 def machine_in_words(record: dict) -> str:

@@ -83,7 +83,10 @@ class Summary:
 
 def setting_of(run: TrainingRun) -> dict:
     """What runs of one row agree in, whatever their morphing."""
-    return choose_setting(run.settings, run.data)
+    found = choose_setting(run.settings, run.data)
+    if run.network_code:
+        found["network_code"] = run.network_code
+    return found
 
 
 def choose_setting(settings: dict, data: dict) -> dict:
@@ -211,6 +214,8 @@ def describe_fact(name: str, value) -> str:
     if name == "class_names":
         more = "…" if len(value) > 3 else ""
         return f"classes {', '.join(value[:3])}{more}"
+    if name == "network_code":
+        return f"network's code {value[:8]}"
     if name == "lr":
         return f"learning rate {value:g}"
     if name == "augment" and value == "none":
