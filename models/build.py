@@ -323,6 +323,12 @@ def _check_state(network: nn.Module):
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"{name or 'it'} is compiled by torch.jit.script: give the module as "
                              "it was before")
+        if nn.utils.parametrize.is_parametrized(module):
+            continue                                     # PyTorch's present way, which can be copied
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and not weight.is_leaf:
+            raise ValueError(f"the weight of {name} is computed from others (weight_norm?): remove "
+                             "that, or use torch.nn.utils.parametrizations")
     for name, weight in network.named_parameters():
         if nn.parameter.is_lazy(weight):
             raise ValueError(f"its {name} has no shape yet: run the network once on an image where "

@@ -228,6 +228,14 @@ def test_wrapped_networks_are_themselves_or_refused(make):
         check_equal(network, shape, 8, torch.float32)
 
 
+@pytest.mark.parametrize("make, words", [
+    (old_weight_norm, "the weight of 0 is computed from others .weight_norm"),
+    (scripted, "it is compiled by torch.jit.script")], ids=["weight_norm", "script"])
+def test_wrapped_networks_are_refused_in_words_that_help(make, words):
+    with pytest.raises(ValueError, match=words):
+        build(f"{__name__}:{make.__name__}", CLASSES, (3, 16, 16))
+
+
 # Random networks.
 
 ACTIVATIONS = [nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.ELU, nn.Hardswish, nn.Mish, nn.CELU, nn.SELU]
