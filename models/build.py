@@ -324,7 +324,7 @@ def _check_state(network: nn.Module):
             raise ValueError(f"{name or 'it'} is compiled by torch.jit.script: give the module as "
                              "it was before")
         if nn.utils.parametrize.is_parametrized(module):
-            continue                                     # PyTorch's present way, which can be copied
+            continue                                     # the present way, which can be copied
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and not weight.is_leaf:
             raise ValueError(f"the weight of {name} is computed from others (weight_norm?): remove "
