@@ -38,12 +38,14 @@ def make_accuracy(results: Results) -> Table:
 
 
 def make_accuracy_short(results: Results) -> Table:
-    """The same for the README: rows with Aug-Conv come first, a missing run names no command, and
-    the note is short."""
-    rows = group_in_rows(results.runs)
-    with_aug_conv = [row for row in rows if row.runs["with_ac"]]
-    without = [row for row in rows if not row.runs["with_ac"]]
-    return accuracy_table([*with_aug_conv, *without], "not measured", " ".join(NOTES))
+    """The same for the README: rows with Aug-Conv come first, those with augmentation after them;
+    a missing run names no command, and the note is short."""
+    rows = sorted(group_in_rows(results.runs), key=order_in_short)
+    return accuracy_table(rows, "not measured", " ".join(NOTES))
+
+
+def order_in_short(row: Row) -> tuple[bool, bool]:
+    return not row.runs["with_ac"], row.augment != "none"
 
 
 def accuracy_table(rows: list[Row], missing: str, note: str) -> Table:
