@@ -26,8 +26,9 @@ from utils.errors import UserError, warn
 from utils.examples import FrozenLayer
 from utils.launch import require_one_process
 from utils.names import told_apart
+from utils.networks import Model, saved_network_from
 from utils.plots import confusion_png, draw, predictions_png
-from utils.training import Model, make_forward, saved_network_from
+from utils.training import make_forward
 
 SHOWN = 20                          # images in the picture
 

@@ -22,21 +22,18 @@ from utils.devices import Context, joined_processes, say
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source, keep_features
 from utils.first_layers import FirstLayer, read_first_layer
-from utils.owners import adopt
-from utils.records import Run, plain_data, say_comparison, training_settings
-from utils.training import (
+from utils.networks import (
     Model,
     Trained,
-    augment_features,
-    augment_images,
     count_trained,
-    is_finished,
     new_network,
     sample_logits,
-    save_result,
-    train,
     warn_of_other_features,
 )
+from utils.owners import adopt
+from utils.records import Run, plain_data, say_comparison, training_settings
+from utils.runs import is_finished, save_result
+from utils.training import augment_features, augment_images, train
 
 
 class LabelledSource(NamedTuple):

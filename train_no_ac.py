@@ -17,17 +17,10 @@ from utils.delivery import Delivery, as_morphed, read_one_delivery, standardiser
 from utils.devices import joined_processes, say
 from utils.errors import UserError, user_errors
 from utils.examples import Data, PreparedImages, Source
+from utils.networks import Model, Trained, count_trained, new_network, sample_logits
 from utils.records import RUNS, Run, delivered_data, say_comparison, training_settings
-from utils.training import (
-    Model,
-    Trained,
-    count_trained,
-    is_finished,
-    new_network,
-    sample_logits,
-    save_result,
-    train,
-)
+from utils.runs import is_finished, save_result
+from utils.training import train
 
 
 def main(p):

@@ -20,6 +20,14 @@ from utils.devices import Context, joined_processes, say, warn_once
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, Source, keep_features
 from utils.first_layers import read_first_layer
+from utils.networks import (
+    Model,
+    Trained,
+    count_trained,
+    new_network,
+    sample_logits,
+    warn_of_other_features,
+)
 from utils.records import (
     Run,
     delivered_data,
@@ -29,19 +37,8 @@ from utils.records import (
     training_settings,
     value_of,
 )
-from utils.training import (
-    Model,
-    Trained,
-    augment_features,
-    count_trained,
-    is_finished,
-    new_network,
-    sample_logits,
-    save_result,
-    say_accuracies,
-    train,
-    warn_of_other_features,
-)
+from utils.runs import is_finished, save_result
+from utils.training import augment_features, say_accuracies, train
 
 
 def main(p):

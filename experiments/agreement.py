@@ -25,9 +25,9 @@ from utils.devices import use_full_float32
 from utils.errors import UserError
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import draw_key
+from utils.networks import saved_network_from
 from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
-from utils.training import saved_network_from
 
 BATCH = 250                         # images that are predicted at once
 

@@ -44,15 +44,14 @@ from utils.errors import user_errors
 from utils.examples import Examples, Features, FrozenLayer, Source, evenly_spaced
 from utils.first_layers import FirstLayer, read_first_layer
 from utils.keys import Key, draw_key, draw_order
+from utils.networks import Model, new_network
 from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
 from utils.training import (
     Augmentation,
-    Model,
     augment_features,
     make_forward,
     make_optimizer,
-    new_network,
     split_into_batches,
     train_epoch,
 )

@@ -27,18 +27,10 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes, say
 from utils.examples import Data, PreparedImages, Source
+from utils.networks import Model, new_network, seed_everything
 from utils.provenance import provenance
 from utils.records import plain_data, to_json, training_settings
-from utils.training import (
-    DROPOUT,
-    Model,
-    evaluate,
-    make_forward,
-    make_optimizer,
-    new_network,
-    seed_everything,
-    split_into_batches,
-)
+from utils.training import DROPOUT, evaluate, make_forward, make_optimizer, split_into_batches
 
 
 @dataclass(frozen=True)

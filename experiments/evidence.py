@@ -25,9 +25,9 @@ from experiments.tables.reading import is_record, read_json
 from utils import artifacts
 from utils.artifacts import write_alone
 from utils.errors import UserError
+from utils.names import duration
 from utils.provenance import ROOT
 from utils.settings import underscored
-from utils.training import duration
 
 COMMANDS = ROOT / "experiments" / "commands.txt"
 RESULTS = ROOT / "results"

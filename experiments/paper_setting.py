@@ -24,10 +24,12 @@ from utils.artifacts import MANIFEST, read_tensors
 from utils.devices import joined_processes
 from utils.errors import UserError
 from utils.examples import PreparedImages, Source
+from utils.names import duration
+from utils.networks import Model, new_network
 from utils.provenance import ROOT
 from utils.records import read_record
 from utils.settings import options_of, parse
-from utils.training import Model, duration, make_forward, make_optimizer, new_network, train_epoch
+from utils.training import make_forward, make_optimizer, train_epoch
 
 MEASURED_BATCHES = 20
 SECONDS_TO_STOP = 60                # that a step has after Ctrl-C

@@ -34,9 +34,9 @@ from parameter import Parameters
 from utils.artifacts import write_alone
 from utils.devices import Context, joined_processes
 from utils.examples import Features, FrozenLayer, Source, evenly_spaced, keep_features
+from utils.networks import Model, new_network
 from utils.provenance import provenance, seconds_so_far
 from utils.records import to_json
-from utils.training import Model, new_network
 
 CASE = Case(("aug", "pairs"), private=ATTACKED)      # an orthogonal core, κ = 1
 # On the CPU, where the attacks are: they share Aug-Conv with the training.

@@ -20,14 +20,9 @@ from tests.test_processes import in_two
 from utils import training
 from utils.devices import Context, choose_dtype, share_network, use_full_float32
 from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source
+from utils.networks import seed_everything
 from utils.records import Run, training_settings
-from utils.training import (
-    make_optimizer,
-    seed_everything,
-    split_into_batches,
-    train,
-    train_epoch,
-)
+from utils.training import make_optimizer, split_into_batches, train, train_epoch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")

@@ -20,7 +20,7 @@ from tests.own_networks import Own, chain
 from tests.steps import TINY, call
 from utils.devices import Context
 from utils.examples import Features, FrozenLayer, Source
-from utils.training import Model, new_network
+from utils.networks import Model, new_network
 
 OWN = "tests.own_networks:"
 MISFIT = "tests.misfit_networks:"

@@ -29,16 +29,11 @@ from utils.devices import Context, share_buffers, share_network, use_full_float3
 from utils.errors import UserError
 from utils.examples import Data, Features, FrozenLayer, PreparedImages, Source, keep_features
 from utils.launch import read_launch
+from utils.networks import seed_everything
 from utils.records import Run, training_settings
 from utils.settings import options_of
 from utils.step import locked
-from utils.training import (
-    make_optimizer,
-    seed_everything,
-    split_into_batches,
-    train,
-    train_epoch,
-)
+from utils.training import make_optimizer, split_into_batches, train, train_epoch
 
 CPU = torch.device("cpu")
 WITHOUT_NORM, WITH_NORM = "tests.own_networks:small_vit", "tests.own_networks:strided"

@@ -16,6 +16,7 @@ from utils.devices import Context, joined_processes
 from utils.errors import UserError
 from utils.examples import PreparedImages, Source
 from utils.first_layers import FirstLayer
+from utils.names import duration
 from utils.records import (
     NEEDED,
     Run,
@@ -26,15 +27,9 @@ from utils.records import (
     plain_data,
     record_name,
 )
+from utils.runs import is_finished
 from utils.settings import Settings
-from utils.training import (
-    check_batches,
-    count_right,
-    duration,
-    evaluate,
-    is_finished,
-    say_accuracies,
-)
+from utils.training import check_batches, count_right, evaluate, say_accuracies
 
 CONTEXT = Context(torch.device("cpu"))
 

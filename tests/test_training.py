@@ -30,16 +30,14 @@ from utils.examples import (
     Source,
     keep_features,
 )
+from utils.networks import Model, sample_logits, seed_everything
 from utils.records import Run, training_settings
 from utils.training import (
     Augmentation,
-    Model,
     augment_features,
     augment_images,
     make_forward,
     make_optimizer,
-    sample_logits,
-    seed_everything,
     split_into_batches,
     train,
     train_epoch,

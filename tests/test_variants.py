@@ -19,7 +19,7 @@ from tests.steps import STEPS, TINY, call
 from utils import training
 from utils.artifacts import load
 from utils.delivery import as_morphed, read_delivery
-from utils.training import save_checkpoint
+from utils.runs import save_checkpoint
 
 OWN = "tests.own_networks:"
 # Settings beyond TINY, the shape of a stored morphed image, and the features' largest error.

@@ -13,7 +13,7 @@ from models.weights import find_weights, start_from
 from parameter import Parameters
 from tests.own_networks import strided
 from utils.artifacts import read_tensors
-from utils.training import warn_of_other_features
+from utils.networks import warn_of_other_features
 
 SHAPE = (3, 16, 16)
 OWN = "tests.own_networks:"

@@ -1,4 +1,4 @@
-"""Names of classes and files for people: those that look alike are told apart."""
+"""Words for people: names of classes and files, those that look alike told apart; and times."""
 
 import unicodedata
 from collections import Counter
@@ -44,3 +44,14 @@ def readable_names(names: list[str], most: int = 24) -> list[str]:
     for place, name in enumerate(short, 1):
         distinct.append(name if times[name] == 1 else f"{name} ({place})")
     return distinct
+
+
+def duration(seconds: float) -> str:
+    """A span of time for people: 4 d 3 h, 5 h 20 min, 12 min, 40 s."""
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,147 +1,36 @@
 """The one training loop: on plain images, on a frozen first layer's features, on morphed images."""
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.build import build, digest_of_code, is_users_own, mode_of_softmax
-from models.weights import find_weights, start_from
 from mole.augmentation import largest_shift, shift
 from parameter import Parameters
-from utils.artifacts import Saving, load, read_tensors, write_alone
 from utils.devices import (
     Context,
     progress,
-    rank,
     say,
     share_buffers,
     share_network,
     sum_over_processes,
-    warn_once,
 )
-from utils.errors import UserError, is_out_of_memory, user_errors
+from utils.errors import UserError
 from utils.examples import Data, Examples
 from utils.memory import IMAGES_AT_ONCE
-from utils.plots import curve_png, draw
-from utils.records import (
-    CHOSEN_DATA,
-    CURVE,
-    Run,
-    choices_of,
-    curve_csv,
-    differences,
-    in_words,
-    make_record,
-    option_of,
-    read_record,
-    record_name,
-    to_json,
-)
-from utils.settings import Settings
+from utils.names import duration
+from utils.networks import seed_everything
+from utils.records import Run
+from utils.runs import resume, save_checkpoint
 
 SECONDS_BETWEEN_CHECKPOINTS = {"cpu": 0, "cuda": 10}     # on CUDA epochs are short
 # Separate random numbers of an epoch: DROPOUT + rank stays below AUGMENTATION.
 DROPOUT, AUGMENTATION = 1, 2**32
-
-
-# A network.
-
-@dataclass(frozen=True)
-class Model:
-    """The arguments of models.build.build that make a network: they are saved with its weights."""
-
-    name: str
-    classes: int
-    shape: tuple[int, int, int]         # (α, m, m) of its images
-    dropout: float
-
-    def to_dict(self) -> dict:
-        return asdict(self)
-
-
-def new_network(p: Parameters, model: Model, classes: Sequence[str] = ()) -> nn.Module:
-    """A network from the run's seed, or from --init, with its outputs in the order of `classes`.
-    Raises UserError if there is none."""
-    seed_everything(p.seed)
-    with user_errors(f"--model {p.model}"):
-        network = build(**model.to_dict())
-    softmax_in = mode_of_softmax(network, model.shape)
-    if softmax_in == "training":
-        warn_once(f"{p.model} ends in a softmax, but is trained as if it gave logits: leave the "
-                  "softmax out")
-    elif softmax_in == "evaluation":
-        warn_once(f"{p.model} ends in a softmax in evaluation mode, which predict.py would apply "
-                  "again: its probabilities would be wrong; leave the softmax out")
-    if p.init:
-        content = read_tensors(Path(p.init), "name a file of weights")
-        with user_errors(p.init):
-            found = find_weights(content, network)
-            changes = start_from(network, found.weights, model.shape,
-                                 texts_in(content, "classes"), classes)
-        say(f"starting from {p.init}{found.where}", *changes, sep="\n")
-    return network
-
-
-def texts_in(content: dict, name: str) -> list[str]:
-    """A list of texts that a file of ours has under a name; [] where it has none."""
-    values = content.get(name)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        return []
-    return values
-
-
-def warn_of_other_features(p: Parameters, deliveries: Sequence[str], layer: str | None,
-                           shuffled: bool = False):
-    """Warns where the layers of --init were trained on other features than those of this run.
-
-    `deliveries`: the ids of this run's; `layer`: the fingerprint of its frozen first layer;
-    `shuffled`: whether Aug-Conv's channels are in a secret order.
-    """
-    if not p.init:
-        return
-    content = read_tensors(Path(p.init), "name a file of weights")
-    trained_on, its_layer = texts_in(content, "deliveries"), content.get("layer")
-    if deliveries and set(deliveries) <= set(trained_on):
-        return                                           # the same channels in the same order
-    if shuffled:
-        warn_once("--init gives layers trained on channels in another order, but Aug-Conv's are "
-                  "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
-    elif trained_on and its_layer is None:
-        warn_once("--init gives layers trained on channels that were shuffled for another "
-                  "delivery: begin with a network that was trained on channels in their order")
-    elif None not in (its_layer, layer) and its_layer != layer:
-        warn_once("--init gives layers trained behind another first layer than this one")
-
-
-def sample_logits(network: nn.Module, model: Model) -> list[float]:
-    """What a network gives for fixed images: whether two are the same code and weights.
-
-    At most ten logits in evaluation mode; of a network of the user's own as many in training mode
-    too, where dropout and the like show. The states of the network and of PyTorch's random
-    generators are kept.
-    """
-    network = copy.deepcopy(network)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(0)           # CUDA's generators are left alone
-        logits = network.eval()(torch.randn(1, *model.shape))[0, :10].tolist()
-        if is_users_own(model.name):
-            logits += network.train()(torch.randn(2, *model.shape))[0, :10].tolist()
-    return [round(value, 6) for value in logits]
-
-
-def seed_everything(*seeds: int):
-    """The same random numbers for the same seeds, whatever was drawn before."""
-    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]) >> 1)
 
 
 # One epoch.
@@ -375,17 +264,6 @@ def check_batches(count: int, batch_size: int, world: int):
                         f"choose --batch_size {needed} or more{fewer}")
 
 
-def duration(seconds: float) -> str:
-    """A span of time for people: 4 d 3 h, 5 h 20 min, 12 min, 40 s."""
-    if seconds < 90:
-        return f"{round(seconds)} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
 def check_finite(loss: float, network: nn.Module, run: Run, epoch: int):
     """Raises UserError if the loss or a weight is not finite."""
     values = network.state_dict().values()
@@ -396,207 +274,3 @@ def check_finite(loss: float, network: nn.Module, run: Run, epoch: int):
         advice += ", or --standardise: morphed images of a uniform core are large"
     raise UserError(f"loss or weights are not finite in epoch {epoch}: the last checkpoint, if "
                     f"any, is kept; {advice}")
-
-
-# Checkpoints and results.
-
-def is_finished(run: Run, p: Settings) -> bool:
-    """Whether this very run has left its result already, which is then said.
-
-    An earlier result is replaced, with a line, if the user asks for another run: with other
-    settings, or on other deliveries. If it differs in nothing that the user typed, but images,
-    labels, the network's code or its first weights have changed on the disk, that may be a mistake,
-    and hours of training would be lost: UserError, unless --restart. A precision that this
-    processor chose by itself makes no other run. Raises UserError, too, if the result is damaged.
-    """
-    if p.restart:
-        if rank() == 0:
-            run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
-        return False
-    if run.checkpoint.exists():                          # then it is not over
-        return False
-    record = read_record(run.folder, run.name)
-    if record is None:
-        return False
-    other = differences(run.identity, record)
-    chosen = [name for name in other if is_chosen(name, run, p, record)]
-    if not chosen and set(other) <= {"precision"}:
-        load(run.folder / f"{run.name}.pt")              # raises if it is damaged
-        precision = describe_precision(run, record)
-        say(f"this run is finished already{precision}; --restart trains again")
-        if p.results_dir and rank() == 0:                # which the finished run may not have had
-            write_alone(Path(p.results_dir) / record_name(record), to_json(record))
-        return True
-    if not chosen:
-        raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
-                        f"{in_words(other)}: pass --restart to train on what is there now")
-    kept = ""
-    if p.results_dir and (Path(p.results_dir) / record_name(record)).exists():
-        kept = f" (its record is also in {p.results_dir})"
-    say(f"the earlier {run.kind.title}, {record['accuracy']:.2%}, will be replaced: it had other "
-        f"{in_words(other)}{kept}")
-    return False
-
-
-def describe_precision(run: Run, record: dict) -> str:
-    """In words, a precision of an earlier run that is not what this processor would choose."""
-    its, own = record["settings"]["precision"], run.settings["precision"]
-    return "" if its == own else f", in {its} (--precision auto is {own} here)"
-
-
-# The settings that decide what a record has under another name, or that may be auto.
-SOURCE = ("dataset_dir", "pixel_range")
-DECIDED_BY = {
-    "precision": ("precision",), "init": ("init",), "frozen_layer": ("frozen_first_layer",),
-    "train_images": ("train_limit", *SOURCE), "test_images": ("test_limit", *SOURCE),
-    "train_digest": ("train_limit", *SOURCE), "test_digest": ("test_limit", *SOURCE),
-    "class_names": SOURCE}
-PATHS = ("init", "frozen_first_layer", "dataset_dir")
-
-
-def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
-    """Whether the user has chosen what differs from an earlier run's record under this name.
-
-    What a setting decides is chosen if the setting has changed, as an option or in parameter.py.
-    If it has not, the images, a file's content or the processor have.
-    """
-    if name not in DECIDED_BY:
-        return name in run.settings or name in CHOSEN_DATA
-    now, earlier = choices_of(p), record["choices"]
-    return any(has_changed(setting, now[setting], earlier[setting]) for setting in DECIDED_BY[name])
-
-
-def has_changed(setting: str, now, earlier) -> bool:
-    """Whether a setting has another value, as JSON has it; a path may be written in another way."""
-    if setting in PATHS and now and earlier:
-        return Path(now).resolve() != Path(earlier).resolve()
-    return now != earlier
-
-
-def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) -> list[dict]:
-    """Goes on from a run's checkpoint if there is one; gives the curve so far.
-
-    Raises UserError if the checkpoint is damaged, or of other settings or data.
-    """
-    if restart or not run.checkpoint.exists():
-        return []
-    state = read_tensors(run.checkpoint, "pass --restart to begin again")
-    try:
-        _check_same_run(run, state["identity"])
-        if state["scheduler"].keys() != scheduler.state_dict().keys():  # it would take any
-            raise ValueError
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        _check_momentum(optimizer)
-        if any(tuple(epoch) != CURVE for epoch in state["curve"]):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as wrong:
-        if is_out_of_memory(wrong):
-            raise
-        raise UserError(f"{run.checkpoint} is of another network: pass --restart to begin "
-                        "again") from None
-    say(f"going on after epoch {len(state['curve'])}")
-    return state["curve"]
-
-
-def _check_same_run(run: Run, old: dict):
-    """Raises UserError if an unfinished run had other settings or data."""
-    other = differences(run.identity, old)
-    if not other:
-        return
-    name = other[0]
-    if name in run.settings and name != "init":
-        before = option_of(run, name, old["settings"][name])
-        now = option_of(run, name, run.settings[name])
-        what = f"{before}, not {now}"
-    else:
-        what = f"other {in_words([name])}"
-    advice = "give the run up with --restart, which begins this one"
-    if "deliveries" not in other:                        # an earlier delivery cannot be had back
-        advice = f"set it back to continue that run, or {advice}"
-    raise UserError(f"{run.checkpoint} is of an unfinished run with {what}: {advice}")
-
-
-def _check_momentum(optimizer):
-    """Raises ValueError if a momentum buffer does not fit its weight."""
-    for weight, state in optimizer.state.items():
-        buffer = state.get("momentum_buffer")
-        if buffer is not None and buffer.shape != weight.shape:
-            raise ValueError
-
-
-def save_checkpoint(run: Run, network: nn.Module, optimizer, scheduler, curve: list[dict]):
-    """One file, so that a kill leaves either the old or the new one; it checks itself when read."""
-    if rank() > 0:
-        return
-    write_alone(run.checkpoint, {
-        "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(), "curve": curve, "identity": run.identity})
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained network as it is saved.
-
-    state: weights by the network's own names; behind Aug-Conv without the first layer. deliveries
-    and layer_fingerprint: whose features the layers behind the first one take (no fingerprint where
-    the channels are shuffled).
-    """
-
-    state: dict[str, Tensor]
-    model: Model
-    deliveries: tuple[str, ...] = ()
-    layer_fingerprint: str | None = None
-
-    def to_dict(self, run: Run) -> dict:
-        return {"network": self.state, "model": self.model.to_dict(),
-                "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
-                "layer": self.layer_fingerprint, "code": digest_of_code(self.model.name)}
-
-
-class SavedNetwork(NamedTuple):
-    """What a file of `Trained` holds. `classes` and `code` (a digest of the network's own file) are
-    those of the training."""
-
-    weights: dict[str, Tensor]
-    model: Model
-    classes: tuple[str, ...]
-    deliveries: tuple[str, ...]
-    layer_fingerprint: str | None
-    code: str
-
-
-def saved_network_from(content: dict) -> SavedNetwork:
-    """What Trained.to_dict wrote. Raises KeyError or TypeError where it is something else."""
-    model = content["model"] | {"shape": tuple(content["model"]["shape"])}
-    return SavedNetwork(content["network"], Model(**model), tuple(content["classes"]),
-                        tuple(content["deliveries"]), content["layer"], content.get("code", ""))
-
-
-def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,
-                trained_parameters: int, more: dict[str, dict] | None = None):
-    """Saves a trained network, the record of its run, and its curve; `more`: other files by name.
-
-    The picture comes after all that counts, and the checkpoint is deleted last: a kill in between
-    then loses nothing.
-    """
-    if rank() > 0:
-        return
-    record = make_record(run, p, curve, trained_parameters)
-    if p.results_dir:
-        write_alone(Path(p.results_dir) / record_name(record), to_json(record))
-    with Saving(run.folder) as new:
-        new.save(f"{run.name}.pt", trained.to_dict(run))
-        for name, content in (more or {}).items():
-            new.save(name, content)
-        new.save(f"{run.name}.csv", curve_csv(curve))
-        new.save(f"{run.name}.json", to_json(record))
-    draw(run.folder / f"{run.name}.png", curve_png, curve,
-         f"{run.kind.title}, {run.data['dataset']}")
-    run.checkpoint.unlink(missing_ok=True)
-
-
-def count_trained(network: nn.Module) -> int:
-    """The number of weights that training changes."""
-    return sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
