@@ -28,6 +28,7 @@ from experiments.attack_matrix import (
 )
 from experiments.in_passing import train_in_passing
 from experiments.program import make_parser, run_command
+from experiments.tables.reading import read_json
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from parameter import Parameters
@@ -62,11 +63,14 @@ def main():
     arguments = parse_arguments()
     require_folder(arguments.first_layers)
     p = Parameters(**TRAINING)
-    about, table = provenance(p), []
+    about = provenance(p)
+    path = arguments.output / "repairs.json"
+    before = read_unfinished(path, about["code"])
+    table = before["table"]
     with joined_processes(p) as context:
         view, truth, paired, weights = deliver(CASE, arguments.data, arguments.first_layers)
         images = choose_images(arguments.data, view, paired)
-        for repair in REPAIRS:
+        for repair in REPAIRS[len(table):]:
             layer = repair_aug_conv(view.aug_conv, repair)
             accuracy = train_behind(layer, images, p, view.geometry.shape, context)
             row = {"repair": repair.kind, "strength": repair.strength,
@@ -74,9 +78,20 @@ def main():
             table.append(row)
             print(describe_result(row), flush=True)
             record = {"case": CASE._asdict(), "weights": weights, "model": p.model,
-                      "train_images": PAIRS, "test_images": TESTED, "seconds": seconds_so_far(),
+                      "train_images": PAIRS, "test_images": TESTED,
+                      "seconds": before["seconds"] + seconds_so_far(),
                       "complete": len(table) == len(REPAIRS), "table": table}
-            write_alone(arguments.output / "repairs.json", to_json(about | record))
+            write_alone(path, to_json(about | record))
+
+
+def read_unfinished(path: Path, code: str) -> dict:
+    """The record of a run that was stopped, of the same version of the code; one without rows where
+    there is none."""
+    record = read_json(path) if path.exists() else {}
+    if record.get("complete", True) or record["code"] != code:
+        return {"table": [], "seconds": 0.0}
+    print(f"{path} has {len(record['table'])} of {len(REPAIRS)} rows: going on")
+    return record
 
 
 def parse_arguments() -> argparse.Namespace:

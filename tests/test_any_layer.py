@@ -196,6 +196,20 @@ def photos(data, dataset, side) -> tuple[ImageSet, ImageSet]:
                           ["a"]) for count in (600, 300))
 
 
+class Stopped(Exception):
+    pass
+
+
+def stop_at(repair: str):
+    """Stands for describe_result: stops the run after this repair, before it is written."""
+    def describe(row: dict) -> str:
+        if row["repair"] == repair:
+            raise Stopped
+        return ""
+
+    return describe
+
+
 def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
     """What each repair gives away, and what it costs."""
     case = repairs.Case(("aug", "pairs"), "clothing", 16, "vgg11", "orthogonal", 1, 0)
@@ -208,8 +222,14 @@ def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
     monkeypatch.setattr(repairs, "REPAIRS", [
         repairs.Repair("none"), repairs.Repair("channels", 32.0), repairs.Repair("noise", 0.1)])
     monkeypatch.setattr("sys.argv", ["repairs", "--output", str(tmp_path)])
-    repairs.main()
-    none, few, noise = json.loads((tmp_path / "repairs.json").read_text())["table"]
+    monkeypatch.setattr(repairs, "describe_result", stop_at("channels"))
+    with pytest.raises(Stopped):
+        repairs.main()
+    monkeypatch.setattr(repairs, "describe_result", str)
+    repairs.main()                                       # goes on after the first row
+    record = json.loads((tmp_path / "repairs.json").read_text())
+    assert record["complete"]
+    none, few, noise = record["table"]
     assert all(0 <= row["accuracy"] <= 1 for row in (none, few, noise))
     assert none["known_first_layer"]["psnr"] > 80 < few["blind"]["up_to_colour"]["psnr"]
     assert noise["known_first_layer"]["psnr"] < noise["known_first_layer_denoised"]["psnr"] < 80
