@@ -194,7 +194,7 @@ def list_chapters_left(made: set[str]) -> list[str]:
     left = [command for command in leaving if tuple(command.words) not in made_words]
     of_all = Counter(command.chapter for command in leaving)
     of_left = Counter(command.chapter for command in left)
-    return [f"{chapter}: {count} of {of_all[chapter]} commands"
+    return [f"{chapter}: {count} of {of_all[chapter]} commands without a record"
             for chapter, count in of_left.items()]
 
 

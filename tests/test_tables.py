@@ -25,7 +25,7 @@ from experiments.tables import (
 )
 from experiments.tables.reading import Results, read_results
 from experiments.tables.rows import group_in_rows
-from experiments.tables.table import Column, Table, table_of_records
+from experiments.tables.table import Column, Table, table_of_records, write_power
 from models.vgg import GROUPS, VGG
 from mole import AugConv, morph
 from tests.records import (
@@ -177,7 +177,7 @@ def test_the_kinds_of_public_images_stand_in_every_table():
         matrix_row(data_only=attacked(0.998), data_few=attacked(0.9), data_other=attacked(0.85),
                    morph_distribution="normal"))
     [protection] = measured.make_protection(results).rows
-    assert protection[-3:-1] == ["90.0% to 98.0%", "85.0% to 96.0% (1 of 2 mirrored)"]
+    assert protection[-3:-1] == ["90.0% to 98.0%", "85.0% to 96.0% (mirrored for 1 core)"]
     matrix = measured.make_attack_matrix(results)
     place = matrix.header.index("alone, other public")
     assert matrix.rows[0][place - 1:place + 1] == ["20.0 dB, 98.0%", "96.0% as mirror images"]
@@ -314,7 +314,7 @@ def test_what_is_missing_names_its_command(records, monkeypatch):
     assert unmeasured == {"No accuracy is lost: the features are the same",
                           "No accuracy is lost: training with augmentation (our extension)",
                           "Augmented features are exact, and cost little (our extension)",
-                          "An attack succeeds with 7.9·10⁻⁹⁰"}
+                          "An attack succeeds with a chance of 7.9·10⁻⁹⁰"}
 
 
 def claims_of(report: str) -> list[list[str]]:
@@ -370,11 +370,43 @@ def test_the_readmes_verdict_is_that_of_the_claims(records):
         "multiply-adds grow by 63.7%", "not reproduced"]
     assert found["Without Aug-Conv accuracy is very low"][0].startswith("15.00")
     assert found["No accuracy is lost: training"][0] == (
-        "against the fair partner +0.15 points at learning rate 0.005 (2 seeds, 90% interval "
-        "-0.17 to +0.47: equal). Against the plain network, which trains its first layer along, "
-        "+1.2 to +2.1 points")
+        "10 000 images, 2 epochs, 2 seeds: against the fair partner +0.15 points (-0.17 to +0.47) "
+        "at learning rate 0.005. Against the plain network, whose first layer starts from scratch, "
+        "+1.2 to +2.1")
     full = {row[0]: row[3] for row in claims_of(claims.write_report(results))}
     assert all(full[claim] == words[1] for claim, words in found.items())
+
+
+def test_the_readme_has_our_tiles_in_rows_of_their_own():
+    """Each with its own verdict, once several seeds were trained."""
+    runs = []
+    for seed, points in enumerate((0.001, -0.002)):
+        alike = dict(morphing=TILES_8, frozen_layer=f"layer {seed}")
+        runs += [training_run("with_ac", 0.66 + points, seed, **alike),
+                 training_run("pretrained_frozen", 0.66, seed)]
+    results = results_of(*runs)
+    row = {"tile": 8, "kappa": None, "morph_distribution": "orthogonal", "delivery_dtype": "int8",
+           "equal": 9_938, "images": 10_000}
+    results.records["agreement"] = {"command": "x", "table": [row]}
+    rows = [row for row in claims.make_verdict(results).rows if "8×8 tiles" in row[0]]
+    assert [row[0].rpartition(": ")[2] for row in rows] == ["training", "the features are the same"]
+    assert "10 000 images, 2 epochs, 2 seeds: against the fair partner -0.05 points" in rows[0][2]
+    assert rows[0][3] == "equal within ±1 point"
+    assert rows[1][2:] == ["9 938 of 10 000 predictions are equal", "not all equal"]
+
+
+def test_what_all_rows_of_the_short_table_begin_with_is_said_once():
+    results = results_of(training_run("with_ac", 0.7, epochs=3), training_run("with_ac", 0.8))
+    short = accuracy.make_accuracy_short(results)
+    assert [row[0] for row in short.rows] == [
+        "3 epochs, learning rate 0.005", "2 epochs, learning rate 0.005"]
+    assert short.note.startswith("All rows: CIFAR-10, VGG-11, 10 000 images. ")
+    assert accuracy.common_beginning(["CIFAR-10, a", "MNIST, a"]) == ""
+
+
+def test_small_numbers_are_written_as_powers_of_ten():
+    assert [write_power(value) for value in (7.89e-90, 0.5, 3e4)] == [
+        "7.9·10⁻⁹⁰", "5.0·10⁻¹", "3.0·10⁴"]
 
 
 # -- Rows
@@ -384,7 +416,7 @@ def test_the_readmes_verdict_is_that_of_the_claims(records):
     ("batch_size", 7, "batch size 7"), ("decay_epochs", 60, "decay epochs 60"),
     ("lr", 0.1, "learning rate 0.1"), ("init", "9" * 64, "from weights 99999999"),
     ("train_digest", "8" * 64, "train images 88888888"),
-    ("augment", "crop_flip", "augment crop_flip"),
+    ("augment", "crop_flip", "crops and flips"),
     ("class_names", ["cat", "dog"], "classes cat, dog")])
 def test_unlike_runs_stand_in_rows_that_say_what_differs(name, value, words):
     rows = group_in_rows([training_run("with_ac", 0.5),
@@ -433,9 +465,9 @@ def test_plain_with_and_without_augmentation_stand_side_by_side():
                               "+5.50"]
     assert tiles[1:] == ["s = 8, orthogonal, int8", "70.00%", "75.00%", "75.20%", "74.00%",
                          "-1.00", "+4.00"]
-    assert all("augment crop_flip" in row[0] for row in (at_kappa_1, tiles))
+    assert all("crops and flips" in row[0] for row in (at_kappa_1, tiles))
     said = augmentation.describe_augmented(results)
-    assert said == ("CIFAR-10, VGG-11, 10 000 images, 2 epochs, augment crop_flip, learning rate "
+    assert said == ("CIFAR-10, VGG-11, 10 000 images, 2 epochs, crops and flips, learning rate "
                     "0.005: plain network 70.00% without it, 75.00% with it. Fair partner with it "
                     "75.20%, with Aug-Conv 75.50% (κ = 1, uniform), 74.00% (s = 8, orthogonal, "
                     "int8)")
@@ -463,11 +495,11 @@ def test_networks_without_aug_conv_are_not_awaited_beside_augmented_ones():
 def test_what_is_missing_beside_augmented_runs_says_so():
     alone = results_of(training_run("with_ac", 0.75, augment="crop_flip"))
     [row] = augmentation.make_augmented(alone).rows
-    assert "augment crop_flip" in row[0] and row[-2:] == ["not measured"] * 2
+    assert "crops and flips" in row[0] and row[-2:] == ["not measured"] * 2
     assert row[2] == "not measured yet: `python pretrain.py`"
-    assert row[3] == "not measured yet: `python pretrain.py --augment crop_flip`"
+    assert row[3] == "not measured yet: `python pretrain.py --crops and flips`"
     assert row[4] == ("not measured yet: `python pretrain.py --frozen_first_layer FILE "
-                      "--weight_decay 5e-7 --augment crop_flip`")
+                      "--weight_decay 5e-7 --crops and flips`")
     plain = results_of(training_run("pretrained", 0.75, augment="crop_flip"))
     assert augmentation.make_augmented(plain).rows[0][1] == "plain images only"
     assert augmentation.describe_augmented(plain) is None
@@ -615,7 +647,7 @@ def test_verdicts_follow_the_records():
     papers, kappas, tiles = claims.claims_low_accuracy(others)
     assert kappas.verdict == "very low" and "authors' scripts" in kappas.claim
     assert tiles.verdict == "not very low" and "our extension" in tiles.claim
-    assert papers.short.endswith("other morphings: 10.00% to 47.00%")
+    assert papers.short.endswith("Smaller cores, not published: 10% to 47%")
 
 
 @pytest.mark.parametrize("controls, verdict", [
@@ -727,8 +759,8 @@ def test_every_published_figure_has_a_row():
                    "7.9·10⁻⁹⁰", "10 000×", "421 000×", "2.9·10⁻³⁰"):
         assert figures_published.count(figure) == 1
     text = "\n".join(" | ".join(row) for row in rows)
-    for figure in ("7.9e-90", "3072/60000 = 5.12%", "421 888×", "= 9.04%", "63.7%", "109%",
-                   "737% more", "2.9e-39", "19 660 800, growth 5.7%"):
+    for figure in ("7.9·10⁻⁹⁰", "3072/60000 = 5.12%", "421 888×", "= 9.04%", "63.7%", "109%",
+                   "737% more", "2.9·10⁻³⁹", "19 660 800, growth 5.7%"):
         assert figure in text
 
 

@@ -1,5 +1,7 @@
 """Tables of training runs: accuracy, each run, learning rates, the demo."""
 
+from dataclasses import replace
+
 from experiments.tables.published import not_measured
 from experiments.tables.reading import (
     IDLE,
@@ -41,7 +43,23 @@ def make_accuracy_short(results: Results) -> Table:
     """The same for the README: rows with Aug-Conv come first, those with augmentation after them;
     a missing run names no command, and the note is short."""
     rows = sorted(group_in_rows(results.runs), key=order_in_short)
-    return accuracy_table(rows, "not measured", " ".join(NOTES))
+    table = accuracy_table(rows, "not measured", " ".join(NOTES))
+    common = common_beginning([row.setting for row in rows])
+    if not common:
+        return table
+    cells = [[setting.removeprefix(f"{common}, "), *others] for setting, *others in table.rows]
+    return replace(table, rows=cells, note=f"All rows: {common}. {table.note}")
+
+
+def common_beginning(settings: list[str]) -> str:
+    """The facts that all settings begin with, but for the last one of a setting."""
+    facts = [setting.split(", ") for setting in settings]
+    common = []
+    for alike in zip(*(each[:-1] for each in facts), strict=False):
+        if len(set(alike)) > 1:
+            break
+        common.append(alike[0])
+    return ", ".join(common)
 
 
 def order_in_short(row: Row) -> tuple[bool, bool]:

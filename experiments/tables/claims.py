@@ -31,6 +31,7 @@ from experiments.tables.formulas import (
     PUBLISHED_GAZELLE_CHANCE,
     PUBLISHED_GAZELLE_DATA,
     PUBLISHED_LOW_ACCURACY,
+    TILES,
     M,
     compute_overheads,
 )
@@ -61,7 +62,7 @@ from experiments.tables.rows import (
     summarise,
     title_of_dataset,
 )
-from experiments.tables.table import Table, write_number, write_range
+from experiments.tables.table import Table, write_number, write_power, write_range
 
 NOT_MEASURED = "not measured"
 NOT_PUBLISHED = "not published"            # of what goes beyond the paper
@@ -74,6 +75,7 @@ CONTROL = ("`pretrain.py` and `train_no_ac.py`, with the same settings, on a del
            "paper (`--kappa 1`, uniform core, float32)")
 OUR_TILES = PAPER_MORPHING | {"kappa": None, "tile": 8, "morph_distribution": "orthogonal",
                               "delivery_dtype": "int8"}
+TILES_CLAIM = "8×8 tiles, orthogonal, int8 (our extension)"
 OTHER_KAPPA = "other κ (a setting of the authors' scripts)"
 AUTHORS_OPTIMISATION = "0.001, halved every 60 epochs, dropout 0.5"
 RECOGNISABLE = 30.0                 # dB of PSNR from which an attack counts as successful
@@ -250,20 +252,33 @@ def describe_in_short(comparisons: list[Comparison]) -> str:
     """Against the fair partners: those of several seeds, if there are any, with what tells their
     settings apart. And how far above the plain networks these are."""
     tested = [one for one in comparisons if one.test is not None]
+    shown = tested or comparisons
+    trainings = [describe_training(one) for one in shown]
+    are_alike = len(set(trainings)) == 1
     words, above_plain = [], []
-    for one in tested or comparisons:
+    for one, training in zip(shown, trainings, strict=True):
         setting = ", ".join(filter(None, [one.row.rate, one.row.differs_in]))
-        facts = one.why_untested
+        points = f"{one.mean:+.2f} points"
         if one.test is not None:
-            facts = (f"{len(one.differences)} seeds, 90% interval {one.test.interval}: "
-                     f"{one.short_verdict}")
-        words.append(f"{one.mean:+.2f} points at {setting} ({facts})")
+            points += f" ({one.test.interval})"
+        words.append(f"{points} at {setting}" + ("" if are_alike else f", {training}"))
         above_plain += points_above_plain(one.row).values()
     text = f"against the fair partner {'; '.join(words)}"
+    if are_alike:
+        text = f"{trainings[0]}: {text}"
     if above_plain:
-        text += (". Against the plain network, which trains its first layer along, "
-                 f"{write_range(above_plain, '{:+.1f}'.format)} points")
+        text += (". Against the plain network, whose first layer starts from scratch, "
+                 f"{write_range(above_plain, '{:+.1f}'.format)}")
     return text
+
+
+def describe_training(one: Comparison) -> str:
+    """Such as "10 000 images, 4 epochs, 5 seeds"."""
+    run = one.row.any_run
+    seeds = len(one.differences)
+    words = write_number("{0[0]:,} images, {0[1]} epochs",
+                         (run.data["train_images"], run.settings["epochs"]))
+    return f"{words}, {seeds} seeds" if seeds > 1 else f"{words}, one seed"
 
 
 def describe_comparison(one: Comparison) -> str:
@@ -325,14 +340,14 @@ def describe_controls(row: Row) -> str:
 
 
 def describe_low_accuracy(row: Row, others: list[Row]) -> str:
-    """The row of most training in a few words, and what other cores reach in its setting."""
-    plain = describe_accuracy(row.runs["pretrained"])
+    """The row of most training in a few words, and what smaller cores reach, in any setting."""
     data, settings = row.any_run.data, row.any_run.settings
-    words = write_number("{0[0]}; plain network: {0[1]} ({0[2]:,} images, {0[3]} epochs)",
+    plain = describe_accuracy(row.runs["pretrained"])
+    words = write_number("{0[0]}; plain network {0[1]} ({0[2]:,} images, {0[3]} epochs)",
                          (describe_controls(row), plain, data["train_images"], settings["epochs"]))
-    best = [best_control(other) for other in others if other.setting == row.setting]
-    if best:
-        words += f"; other morphings: {write_range(best, '{:.2f}%'.format)}"
+    if others:
+        best = [best_control(other) for other in others]
+        words += f". Smaller cores, not published: {write_range(best, '{:.0f}%'.format)}"
     return words
 
 
@@ -458,13 +473,13 @@ def claim_data(results: Results) -> Claim:
 
 
 def claim_attack(results: Results) -> Claim:
-    claim, published = "An attack succeeds with 7.9·10⁻⁹⁰", "7.9·10⁻⁹⁰"
+    claim, published = "An attack succeeds with a chance of 7.9·10⁻⁹⁰", "7.9·10⁻⁹⁰"
     record = results.records.get("attacks")
     if record is None:
         return unmeasured(claim, published, EXPERIMENTS["attacks"])
     known = record["known_first_layer"]
     guess = compute_overheads().order_guess
-    found = (f"1/64! = {guess:.1e} is the chance to guess the order of the channels; "
+    found = (f"1/64! = {write_power(guess)} is the chance to guess the order of the channels; "
              f"{describe_known_layer(record)}")
     short = "this attack fails"
     if "psnr" in known:
@@ -490,8 +505,9 @@ def claims_gazelle(results: Results) -> list[Claim]:
               judge_quotient(PUBLISHED_GAZELLE_DATA, made.gazelle_ratio), source, is_measured),
         Claim("GAZELLE costs 10 000 times the computation", "10 000×",
               seconds, "could not be tested: GAZELLE was not run", source, is_measured),
-        Claim("GAZELLE is broken with 2.9·10⁻³⁰", "2.9·10⁻³⁰",
-              f"2⁻¹²⁸ = {made.gazelle_guess:.1e}: the exponent looks like a slip of the pen",
+        Claim("An attack on GAZELLE succeeds with a chance of 2.9·10⁻³⁰", "2.9·10⁻³⁰",
+              f"2⁻¹²⁸ = {write_power(made.gazelle_guess)}: the exponent looks like a slip of the "
+              "pen",
               judge_guess(PUBLISHED_GAZELLE_CHANCE, made.gazelle_guess), ANALYSIS,
               is_measured=False)]
 
@@ -578,18 +594,33 @@ def make_verdict(results: Results) -> Table:
 
 
 def list_tiles_verdict(results: Results) -> list[list[str]]:
-    """A row on our 8×8 tiles, orthogonal and in int8; none where no training with these has several
+    """Rows on our 8×8 tiles, orthogonal and in int8; none where no training with these has several
     seeds."""
     tested = [one for one in compare_with_partners(results)
               if one.is_fair and one.test is not None and one.row.morphing == OUR_TILES]
     if not tested:
         return []
-    found = [describe_in_short(tested), describe_tiles_computation(results)]
+    rows = [[f"{TILES_CLAIM}: training", NOT_PUBLISHED, describe_in_short(tested),
+             judge_equal_training(tested)]]
+    record = results.records.get("agreement", {"table": []})
+    for row in record["table"]:
+        is_ours = all(row[name] == OUR_TILES[name]
+                      for name in ("tile", "morph_distribution", "delivery_dtype"))
+        if is_ours and "equal" in row:
+            found = write_number("{0[0]:,} of {0[1]:,} predictions are equal",
+                                 (row["equal"], row["images"]))
+            verdict = "all equal" if row["equal"] == row["images"] else "not all equal"
+            rows.append([f"{TILES_CLAIM}: the features are the same", NOT_PUBLISHED, found,
+                         verdict])
     delivered = find_delivered(results)
     if delivered is not None:
-        found.append(f"what is sent has {delivered.times:.2f} times the bytes of the images")
-    return [["Our extension: 8×8 tiles, orthogonal core, int8", NOT_PUBLISHED, "; ".join(found),
-             judge_equal_training(tested)]]
+        growth = compute_overheads().tiles[TILES.index(8)].growth
+        is_below = growth <= PUBLISHED_COMPUTATION and delivered.times - 1 <= PUBLISHED_DATA
+        found = (f"{describe_tiles_computation(results)}; what is sent has {delivered.times:.2f} "
+                 "times the bytes of the images")
+        verdict = "below the published 9% and 5.12%" if is_below else "above the published figures"
+        rows.append([f"{TILES_CLAIM}: computation and data", NOT_PUBLISHED, found, verdict])
+    return rows
 
 
 def describe_measurements(results: Results) -> str:

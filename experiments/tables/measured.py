@@ -324,7 +324,8 @@ def note_of_matrix(record: dict, rows: list[dict]) -> str:
         models = sorted({row["model"] for row in rows if row["weights"] == weights})
         if models:
             layers.append(f"{weights}: {', '.join(models)}")
-    return (f"First layers {'; '.join(layers)}. `{record['command']}` on "
+    return (f"First layers {'; '.join(layers)} (as commands.txt puts them there). "
+            f"`{record['command']}` on "
             f"{' and '.join(machines)}, {describe_seconds(seconds)} for all of the matrix.")
 
 
@@ -412,18 +413,17 @@ def make_protection(results: Results) -> Table:
     for row in rows_of_cores(record):
         cases.setdefault(describe_blocks(row), {})[row["morph_distribution"]] = row
     rows = [[blocks, *describe_protection(cores)] for blocks, cores in cases.items()]
-    header = ["blocks", "with Aug-Conv, first layer known", "with Aug-Conv, blind",
-              "images alone", "images alone, 1 000 public images",
-              "images alone, public images of another data set",
+    many = write_number("{:,}", PUBLIC_IMAGES)
+    header = ["blocks", "with Aug-Conv, first layer known: at least",
+              "with Aug-Conv, layer unknown: at least", f"no Aug-Conv, {many} public images",
+              "1 000 public images: re-identified",
+              f"{many} of another data set: re-identified",
               "known pairs that determine the core"]
-    cores = ", ".join(CORES)
-    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. A cell is of one "
-            f"key for each kind of core ({cores}), from the lowest figure to the highest; with "
-            "Aug-Conv it is the lowest. Images alone: PSNR, and the share of images that are "
-            "re-identified: what came back is nearest to their own plain image. The next two "
-            "columns have that share. *Mirrored*: left and right are exchanged, for so many of the "
-            f"cores. PSNR is of {UNDER_ATTACK} of the images. "
-            f"{note_of_matrix(record, rows_of_cores(record))}")
+    note = ("*Blocks*: κ, copies of the core in *M*, or *s*, the side of tiles. A cell covers "
+            f"{len(CORES)} cores ({', '.join(CORES)}), one key each; other keys differ by some dB. "
+            "No Aug-Conv: PSNR, and the share of images that are *re-identified*: what came back "
+            "is nearest to their own plain image, or to its mirror image (*mirrored*). PSNR is of "
+            f"{UNDER_ATTACK} of the images. {note_of_matrix(record, rows_of_cores(record))}")
     return Table("What an adversary gets.", header, rows, note)
 
 
@@ -451,7 +451,10 @@ def describe_ends(shares: list[float]) -> str:
 
 def describe_range(reports: list[dict], with_psnr: bool = False) -> str:
     """The least and the most that several attacks re-identify, such as
-    "65.2% to 100.0% (1 of 3 mirrored)"; `with_psnr`: PSNR first, of those that are not mirrored."""
+    "65.2% to 100.0% (mirrored for 1 core)".
+
+    `with_psnr`: PSNR comes first, of those that are not mirrored.
+    """
     scored = [report for report in reports if "reidentified" in report]
     if not scored:
         return outcome(reports[0]) if reports else NOT_PLAYED
@@ -462,7 +465,7 @@ def describe_range(reports: list[dict], with_psnr: bool = False) -> str:
         words = f"{write_range(quality, '{:.0f}'.format)} dB, {words}"
     mirrored = sum(one.is_mirrored for one in found)
     if mirrored:
-        words += f" ({mirrored} of {len(scored)} mirrored)"
+        words += f" (mirrored for {mirrored} core{'s' if mirrored > 1 else ''})"
     if len(scored) < len(reports):
         words += f" ({len(reports) - len(scored)} of {len(reports)} fail)"
     return words

@@ -18,7 +18,7 @@ from experiments.tables.reading import (
     seconds_on_aug_conv,
 )
 from experiments.tables.rows import Row, describe_accuracy, group_in_rows
-from experiments.tables.table import Table, write_number
+from experiments.tables.table import Table, write_number, write_power
 
 FORMULA_ONLY = "a formula: nothing to measure"
 
@@ -175,7 +175,7 @@ def attack_figure(results: Results) -> Figure:
     if "attacks" in results.records:
         measured = describe_known_layer(results.records["attacks"])
     return Figure("chance of an attack's success", "7.9·10⁻⁹⁰", "1/64!, guessing the order of 64 "
-                  "channels", f"{compute_overheads().order_guess:.1e}", measured)
+                  "channels", write_power(compute_overheads().order_guess), measured)
 
 
 def seconds_of_known_layer(record: dict) -> str:
@@ -219,7 +219,7 @@ def gazelle_figures(results: Results) -> list[Figure]:
                "bytes", write_number("{:,.0f}×", made.gazelle_ratio), sent),
         Figure("GAZELLE, chance of success", "2.9·10⁻³⁰", "could not be derived; 2⁻¹²⁸ has the "
                "digits, so the exponent looks like a slip of the pen",
-               f"{made.gazelle_guess:.1e}")]
+               write_power(made.gazelle_guess))]
 
 
 def tile_figures() -> list[Figure]:

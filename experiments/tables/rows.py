@@ -20,6 +20,7 @@ FREE_DATA = {"morphing", "keys", "deliveries"}
 PAPER_MORPHING = Morphing(kappa=1, tile=0, morph_distribution="uniform", image_padding=0,
                           delivery_dtype="float32", shuffle_channels=True)._asdict()
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "clothing": "Clothing (CC0)"}
+AUGMENTATIONS = {"none": "not augmented", "crop": "crops", "crop_flip": "crops and flips"}
 PLAIN = "plain images only"
 CONTROLS = ("no_ac", "no_ac_standardised")          # keys of RUNS: the networks without Aug-Conv
 
@@ -218,8 +219,8 @@ def describe_fact(name: str, value) -> str:
         return f"network's code {value[:8]}"
     if name == "lr":
         return f"learning rate {value:g}"
-    if name == "augment" and value == "none":
-        return "not augmented"
+    if name == "augment":
+        return AUGMENTATIONS[value]
     if name == "normalisation":
         return f"normalised with {value}"
     if name == "other_morphing":

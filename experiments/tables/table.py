@@ -104,6 +104,15 @@ def write_number(form: str, value) -> str:
     return re.sub(r"(?<=\d),(?=\d{3})", " ", form.format(value))
 
 
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def write_power(value: float) -> str:
+    """To two digits, such as 7.9·10⁻⁹⁰."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+
+
 def write_range(values: Sequence[float], form: Callable[[float], str]) -> str:
     """Such as "21 to 22", from the least of some numbers to the most; one of them if they read the
     same."""
