@@ -133,7 +133,7 @@ def read_view(p, delivery: Delivery) -> View:
     images = load_public_images(p, delivered)
     require_memory(adversary.attack_bytes(delivery, layer.kernel_size[0], len(images)),
                    "attacking this delivery", "deliver fewer or smaller images")
-    warn_of_another_scale(images, geometry.mean, geometry.std)
+    warn_of_another_scale(images, geometry.mean, geometry.std, "the public images")
     prepared = Prepared(images, geometry.mean, geometry.std, geometry.image_padding)
     public = prepared[evenly_spaced(len(images), PUBLIC)]
     morphed = as_morphed(delivery.split("test")[0], delivery.scale)

@@ -52,6 +52,8 @@ def main(p):
         network = new_network(p, model, first.classes)
         layer = describe(network.get_submodule(find_first_layer(network, model.shape)))
         check_layer(layer, model, deliveries, p)
+        warn_of_other_features(p, [d.id for d in deliveries], first.layer_fingerprint,
+                               shuffled=any(d.shuffle_channels for d in deliveries))
         run = Run(folder, "with_ac", training_settings(p, context, p.morphed_weight_decay),
                   delivered_data(deliveries), sample_logits(network, model),
                   first.layer_fingerprint)
@@ -74,8 +76,6 @@ def check_layer(layer: Convolution, model: Model, deliveries: list[Delivery], p)
             raise UserError(f"{d.folder} has no mirrored Aug-Conv, which flips need: ask the "
                             "provider to run gen_augconv.py again, with --mirrored, or choose "
                             "--augment crop")
-    warn_of_other_features(p, [d.id for d in deliveries], deliveries[0].layer_fingerprint,
-                           shuffled=any(d.shuffle_channels for d in deliveries))
 
 
 def say_what_differs(run: Run):
@@ -122,7 +122,8 @@ def train_behind(network: nn.Module, stride: tuple[int, int], model: Model,
 def features_of(deliveries: list[Delivery], p, context: Context) -> tuple[Data, Tensor | None]:
     """Aug-Conv's features of all deliveries, and its bias.
 
-    Where features are kept, Aug-Conv (0.8 GB at the paper's setting) goes when this returns.
+    Where features are kept, Aug-Conv is gone when this returns: its memory (0.8 GB at the paper's
+    setting) is free while the network trains.
     """
     flips = p.augment == "crop_flip"
     parts = {"train": [], "test": []}

@@ -18,7 +18,7 @@ from utils.errors import UserError
 
 DTYPES = ("uint8", "uint16", "int16", "float16", "float32", "float64")
 ROWS_AT_ONCE = 256
-LARGEST_LABEL = 2**31
+LARGEST_LABEL = 2**31               # larger ones, such as -1 as uint64, would wrap around in int64
 
 
 class LabelledArrays(NamedTuple):

@@ -365,18 +365,18 @@ def measure_normalisation(images: Tensor) -> tuple[tuple, tuple]:
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def warn_of_another_scale(images: Tensor, mean: tuple, std: tuple):
+def warn_of_another_scale(images: Tensor, mean: tuple, std: tuple, what: str = "these images"):
     """Warns where images (N, α, m, m) are far from mean 0 and standard deviation 1 once they are
-    normalised by the first layer's `mean` and `std`; once under torchrun."""
+    normalised by the first layer's `mean` and `std`; once under torchrun. `what`: the images in
+    words."""
     step = max(1, len(images) // LOOKED_AT)
     some = normalise(take_rows(images, slice(None, None, step)), mean, std).double()
     found_mean, found_std = float(some.mean()), float(some.std())
     is_far = abs(found_mean) > FAR or not FLAT < found_std < FAR
     if is_far:
-        warn_once("normalised by the first layer's mean and standard deviation, these images have "
-                  f"mean {found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and "
-                  "1: they seem to be on another scale than those of pretrain.py, which both need "
-                  "alike")
+        warn_once(f"normalised by the first layer's mean and standard deviation, {what} have mean "
+                  f"{found_mean:.3g} and standard deviation {found_std:.3g}, far from 0 and 1: "
+                  "they seem to be on another scale than those that the first layer was trained on")
 
 
 @dataclass(frozen=True)

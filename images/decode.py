@@ -110,7 +110,7 @@ def decode_all(files: list[Path], images: Tensor, facts: Tensor, report: Path, f
     all files that cannot be read, with the first ten of them; the file `report` lists all. What was
     decoded stays in `images` and `facts`, after Ctrl-C too.
     """
-    report.unlink(missing_ok=True)                       # an earlier run's
+    report.unlink(missing_ok=True)                       # an earlier one has names of private files
     to_do = facts.isnan().any(1).nonzero()[:, 0].tolist()
     decode_one = partial(_decode_row, files, images, facts, fit, pixel_range)
     threads = ThreadPoolExecutor(available_cores())      # Pillow decodes outside Python's lock

@@ -212,17 +212,16 @@ def _check_one_image(network: nn.Module, classes: int, shape: tuple[int, int, in
     batch may have no more."""
     with torch.random.fork_rng(devices=[]):
         network = copy.deepcopy(network).eval()
-        network(torch.randn(2, *shape))                  # what fails here, fails for all images
         try:
-            shape_found = tuple(network(torch.randn(1, *shape)).shape)
-        except (RuntimeError, IndexError, ValueError) as wrong:
-            reason = " ".join(str(wrong).split())[:100]
-        else:
-            if shape_found == (1, classes):
-                return
-            reason = f"it returns a tensor {shape_found}, not {(1, classes)} logits"
-    raise ValueError(f"it takes two images, but not one alone ({reason}): squeeze() without a "
-                     "dimension drops that of the batch too, flatten(1) does not")
+            found = tuple(network(torch.randn(1, *shape)).shape)
+        except Exception as wrong:                       # whatever a user's own code leads to
+            reason = " ".join(str(wrong).split())[:100] or type(wrong).__name__
+            raise ValueError(f"it takes two images, but not one alone ({reason}): does it drop the "
+                             "dimension of the batch? squeeze() does, flatten(1) does "
+                             "not") from None
+    if found != (1, classes):
+        raise ValueError(f"for one image it returns a tensor {found}, not {(1, classes)} logits: "
+                         "squeeze() drops the dimension of the batch too, flatten(1) does not")
 
 
 class _Comparison(NamedTuple):
@@ -321,16 +320,15 @@ def _without_gradients(output: object) -> object:
 def _check_state(network: nn.Module):
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{name or 'it'} is compiled by torch.jit.script: give the module as "
-                             "it was before")
-        if nn.utils.parametrize.is_parametrized(module):
-            continue                                     # the present way, which can be copied
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and not weight.is_leaf:
-            raise ValueError(f"the weight of {name} is computed from others (weight_norm?): remove "
-                             "that, or use torch.nn.utils.parametrizations")
-    for name, weight in network.named_parameters():
-        if nn.parameter.is_lazy(weight):
+            raise ValueError(f"{name or 'it'} is compiled by torch.jit: give the module as it was "
+                             "before")
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:      # it cannot be copied
+                raise ValueError(f"{attribute} of {name or 'the network'} is computed from others "
+                                 "(weight_norm?): remove that, or use "
+                                 "torch.nn.utils.parametrizations")
+    for name, value in [*network.named_parameters(), *network.named_buffers()]:
+        if nn.parameter.is_lazy(value):
             raise ValueError(f"its {name} has no shape yet: run the network once on an image where "
                              "you build it")
     for name, value in network.state_dict().items():
@@ -372,8 +370,11 @@ def _check_logits(output: object, classes: int, mode: str):
 
 
 def mode_of_softmax(network: nn.Module, shape: tuple[int, int, int]) -> str:
-    """The mode in which a network ends in a softmax, so that its outputs are positive and sum to 1:
-    training (which may be both), evaluation, or ""."""
+    """Whether a network ends in a softmax, so that its outputs are positive and sum to 1.
+
+    "training" if it does in training mode, whatever it does in evaluation; "evaluation" if in that
+    mode alone; "" if in neither.
+    """
     for mode, training in (("training", True), ("evaluation", False)):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(0)

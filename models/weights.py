@@ -76,24 +76,35 @@ def start_from(network: nn.Module, weights: dict[str, Tensor], shape: tuple[int,
     ours. A first layer that is missing or of another shape stays as it is, and so does such a
     classifier, or one of other classes. A first layer for colour images becomes one for grey ones
     by the sum of its filters over the colours. Gives a line for each such change. Raises ValueError
-    where more than that differs.
+    where more than that differs, or where classes in another order meet a network whose last layer
+    has not one output for each.
     """
     state = network.state_dict()
     first = find_first_layer(network, shape)
     classifier = list(state)[-1].rpartition(".")[0]
     weights = dict(weights)
     lines = []
-    if classes_there and list(classes_there) != list(classes):
+    reasons = dict.fromkeys((first, classifier), "it is of another shape, or missing")
+    if classes_there and classes and list(classes_there) != list(classes):
         of_classifier = [name for name in weights if name.startswith(f"{classifier}.")]
-        if set(classes_there) == set(classes):
+        has_outputs = all(weights[name].ndim > 0 and len(weights[name]) == len(classes_there)
+                          for name in of_classifier)
+        if not has_outputs and set(classes_there) == set(classes):
+            raise ValueError(f"the classes are in another order there, and {classifier} has not "
+                             "one output for each: give the classes the same order")
+        if not has_outputs:
+            lines.append(f"it was trained on other classes, and {classifier} has not one output "
+                         "for each: the outputs are taken as they are")
+        elif set(classes_there) == set(classes):
             places = [list(classes_there).index(name) for name in classes]
             for name in of_classifier:
-                weights[name] = _in_our_order(name, weights[name], places)
+                weights[name] = weights[name][places]
             lines.append(f"the classes are in another order there: the outputs of {classifier} "
                          "are put in ours")
         else:
             for name in of_classifier:
                 del weights[name]
+            reasons[classifier] = "it is for other classes"
     grey = f"{first}.weight"
     if _is_for_colour(weights.get(grey), state[grey]):
         weights[grey] = weights[grey].sum(1, keepdim=True)
@@ -116,21 +127,12 @@ def start_from(network: nn.Module, weights: dict[str, Tensor], shape: tuple[int,
             raise ValueError(_differs(name))
     for module in (first, classifier):
         if any(name.startswith(f"{module}.") and name not in fitting for name in state):
-            lines.append(f"{module} is not taken from there: it is of another shape, of other "
-                         "classes, or missing; it keeps its random first weights")
+            lines.append(f"{module} is not taken from there: {reasons[module]}; it keeps its "
+                         "random first weights")
             fitting = {name: weight for name, weight in fitting.items()
                        if not name.startswith(f"{module}.")}
     network.load_state_dict(fitting, strict=False)
     return lines
-
-
-def _in_our_order(name: str, weight: Tensor, places: list[int]) -> Tensor:
-    """A classifier's weight or bias with its outputs reordered. Raises ValueError where it has not
-    one output for each class."""
-    if weight.ndim == 0 or len(weight) != len(places):
-        raise ValueError(f"the classes are in another order there, and {name} has not one output "
-                         "for each: give the classes the same order")
-    return weight[places]
 
 
 def _is_for_colour(weight: Tensor | None, own: Tensor) -> bool:

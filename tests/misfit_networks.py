@@ -367,6 +367,12 @@ class SqueezesTheBatch(Own):
         return super().forward(x)[..., None].squeeze()
 
 
+class TakesNoSingleImage(Own):
+    def between(self, features):
+        assert len(features) > 1, "batches of two"
+        return super().between(features)
+
+
 def lazy(num_classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(num_classes))
 

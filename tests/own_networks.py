@@ -186,6 +186,20 @@ class Own(nn.Module):
         return F.relu(features)
 
 
+class ComputesItsWeight(Own):
+    """With a property, which is no weight of PyTorch's."""
+
+    def prepare(self):
+        self.log = nn.Parameter(torch.zeros(()))
+
+    @property
+    def weight(self) -> Tensor:
+        return self.log.exp()
+
+    def between(self, features):
+        return F.relu(self.weight * features)
+
+
 class ChannelsLast(Own):
     def forward(self, x):
         return super().forward(x.contiguous(memory_format=torch.channels_last))

@@ -263,7 +263,7 @@ def test_images_on_another_scale_than_the_first_layers_are_told(capsys, factor, 
     images = (factor * normal + shift).float()
     warn_of_another_scale(images, (0.0,) * 5, (1 / 255,) * 5)
     told = capsys.readouterr().err
-    assert ("seem to be on another scale than those of pretrain.py" in told) == is_far
+    assert ("seem to be on another scale than those that the first layer" in told) == is_far
 
 
 def test_batches_are_taken_as_training_takes_them(folder):

@@ -321,6 +321,9 @@ def test_memory_that_runs_out_is_no_damage(tmp_path, monkeypatch, error):
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(type(error)):
         read_tensors(tmp_path / "a.pt", "advice")
+    (tmp_path / "b.pt").write_bytes(b"an earlier form, which may claim more than it has")
+    with pytest.raises(UserError, match="is damaged"):
+        read_tensors(tmp_path / "b.pt", "advice")
 
 
 @pytest.mark.parametrize("path, words", [

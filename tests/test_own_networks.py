@@ -153,7 +153,8 @@ WORDS = {
     "Sparse": "graph is a sparse tensor", "InfiniteMask": "mask has values that are not finite",
     "ExtraState": "_extra_state, which is no tensor",
     "lazy": "2.weight has no shape yet: run the network once",
-    "SqueezesTheBatch": r"two images, but not one alone .*flatten\(1\) does not",
+    "SqueezesTheBatch": r"for one image it returns a tensor \(4,\), .*flatten\(1\) does not",
+    "TakesNoSingleImage": r"two images, but not one alone \(batches of two\)",
     "CannotBeCopied": "cannot pickle", "Raises": "no.*such key", "OfOneImageAlone": "shape",
     "EndsTheProgram": "ends the program", "EndsTheProgramLater": "ends the program",
 }
@@ -208,6 +209,19 @@ def old_weight_norm(num_classes: int) -> nn.Module:
     return network
 
 
+def weight_norm_of_states(num_classes: int) -> nn.Module:
+    network = chain(num_classes, nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                  # it is deprecated
+        network.append(nn.utils.weight_norm(nn.GRU(num_classes, num_classes), "weight_hh_l0"))
+        network[2], network[3] = network[3], network[2]
+    return network
+
+
+def lazy_norm(num_classes: int) -> nn.Module:
+    return chain(num_classes, nn.LazyBatchNorm2d(affine=False))
+
+
 def orthogonal(num_classes: int) -> nn.Module:
     network = chain(num_classes, nn.Conv2d(8, 8, 3), nn.ReLU())
     nn.utils.parametrizations.orthogonal(network[1])
@@ -229,8 +243,11 @@ def test_wrapped_networks_are_themselves_or_refused(make):
 
 
 @pytest.mark.parametrize("make, words", [
-    (old_weight_norm, "the weight of 0 is computed from others .weight_norm"),
-    (scripted, "it is compiled by torch.jit.script")], ids=["weight_norm", "script"])
+    (old_weight_norm, "weight of 0 is computed from others .weight_norm"),
+    (weight_norm_of_states, "weight_hh_l0 of 2 is computed from others .weight_norm"),
+    (lazy_norm, "its 1.running_mean has no shape yet: run the network once"),
+    (scripted, "it is compiled by torch.jit")],
+    ids=["weight_norm", "weight_norm by name", "lazy statistics", "script"])
 def test_wrapped_networks_are_refused_in_words_that_help(make, words):
     with pytest.raises(ValueError, match=words):
         build(f"{__name__}:{make.__name__}", CLASSES, (3, 16, 16))
@@ -346,6 +363,8 @@ def test_a_softmax_at_the_end_is_warned_of(monkeypatch, capsys):
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == warnings_
         assert all(line.startswith(f"warning: {OWN}{name} ends in a softmax") for line in lines)
+        assert all(("predict.py would apply" in line) == (name == "SoftmaxInEvaluation")
+                   for line in lines)
 
 
 @pytest.mark.parametrize("make, expected", [

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -161,6 +162,15 @@ def test_a_precision_that_another_machine_chose_is_no_other_run(tmp_path, capsys
     assert not is_finished(run, Settings(precision="bf16"))
 
 
+def test_settings_that_parameter_py_lacks_are_no_choice():
+    """A person may delete what the steps in use do not need."""
+    @dataclass
+    class Fewer:
+        precision: str = "auto"
+
+    assert choices_of(Fewer()) == {"precision": "auto"}
+
+
 def test_a_record_of_another_version_is_named_in_a_line(tmp_path):
     """Whatever it lacks; and it is compared with nothing."""
     whole = finished(tmp_path)
@@ -168,7 +178,7 @@ def test_a_record_of_another_version_is_named_in_a_line(tmp_path):
         with Saving(tmp_path) as new:
             record = {key: value for key, value in whole.items() if key != name}
             new.save("pretrained.json", json.dumps(record))
-        with pytest.raises(UserError, match="is of another version of this program"):
+        with pytest.raises(UserError, match="is of another version of this program: pass --rest"):
             is_finished(run_of(tmp_path, whole), Settings())
     assert "of another version" in "".join(compare(tmp_path, ["pretrained"], []))
 

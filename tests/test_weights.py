@@ -150,14 +150,31 @@ def test_a_classifier_of_other_classes_starts_from_the_seed():
     own = network.fc.weight.clone()
     [line] = start_from(network, state_of("resnet18"), SHAPE, ["a", "b", "c", "d"],
                         ["a", "b", "c", "e"])
-    assert line.startswith("fc is not taken from there: it is of another shape, of other classes")
+    assert line.startswith("fc is not taken from there: it is for other classes; it keeps its")
     assert torch.equal(network.fc.weight, own)
 
 
-def test_outputs_that_are_not_one_for_each_class_cannot_be_reordered():
-    with pytest.raises(ValueError, match="another order there, and fc"):
-        start_from(build("resnet18", 4, SHAPE), state_of("resnet18", classes=5), SHAPE,
-                   ["a", "b", "c", "d"], ["b", "a", "c", "d"])
+def norm_at_the_end(num_classes: int) -> nn.Module:
+    """Its last layer by name is not the classifier."""
+    network = strided(num_classes)
+    network.register_module("last", nn.BatchNorm2d(12))
+    network[2] = nn.Sequential(network.last, nn.ReLU())
+    return network
+
+
+def test_outputs_whose_layer_is_not_the_last_cannot_be_reordered():
+    """Of other classes they are taken as they are, and a line says so."""
+    network, weights = norm_at_the_end(4), norm_at_the_end(4).state_dict()
+    with pytest.raises(ValueError, match="another order there, and last has not one output"):
+        start_from(network, weights, SHAPE, ["a", "b", "c", "d"], ["b", "a", "c", "d"])
+    [line] = start_from(network, weights, SHAPE, ["a", "b", "c", "d"], ["a", "b", "c", "e"])
+    assert line.endswith("the outputs are taken as they are")
+    assert all(torch.equal(weight, weights[name]) for name, weight in network.state_dict().items())
+
+
+def test_weights_whose_classes_are_not_compared_are_taken_whole():
+    network = build("resnet18", 4, SHAPE)
+    assert start_from(network, state_of("resnet18"), SHAPE, ["a", "b", "c", "d"]) == []
 
 
 # What --init was trained on, what this run is on, and the words of the warning.
@@ -173,6 +190,8 @@ FEATURES = {
                             "behind another first layer"),
     "the same first layer": (dict(deliveries=[], layer="L"), (["a"], "L", False), ""),
     "plain images": (dict(deliveries=[], layer="L"), ([], None, False), ""),
+    "anybody's weights with a layer of that name": (dict(layer=torch.ones(2)),
+                                                    (["a"], "L", False), ""),
     "weights of anybody's": ({}, (["a"], "L", False), "")}
 
 

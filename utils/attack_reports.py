@@ -3,14 +3,14 @@
 from typing import NamedTuple
 
 UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
-CLEARLY = 2                 # times as many mirror images as images: then mirror images came back
 
 
 class ShareFound(NamedTuple):
     """The share of images that are re-identified, from 0 to 1; and whether these are those whose
     mirror images came back.
 
-    Some images are nearest to their own mirror image by chance, so a few more of these say nothing.
+    Mirror images came back if they miss less than half as many. Some images are nearest to a mirror
+    image by chance, so a few more of these say nothing.
     """
 
     share: float
@@ -20,5 +20,5 @@ class ShareFound(NamedTuple):
 def share_found(report: dict) -> ShareFound:
     """What an attack's report says of images that are re-identified."""
     share, mirrored = report["reidentified"], report.get("reidentified_mirrored", 0)
-    is_mirrored = mirrored > CLEARLY * share
+    is_mirrored = mirrored > share and (1 - mirrored) < (1 - share) / 2
     return ShareFound(mirrored if is_mirrored else share, is_mirrored)

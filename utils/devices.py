@@ -86,7 +86,7 @@ def _find_device(name: str, launch: Launch) -> torch.device:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         advice = "choose --device auto or cpu"
-        if launch.world > 1:
+        if chosen.startswith("cuda:") and launch.world > 1:
             advice = "start as many processes as there are GPUs, or choose --device cpu"
         raise UserError(f"device {chosen} is not available: {advice}")
     return device

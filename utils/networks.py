@@ -74,11 +74,16 @@ def warn_of_other_features(p: Parameters, deliveries: Sequence[str], layer: str 
         return
     content = read_tensors(Path(p.init), "name a file of weights")
     trained_on, its_layer = texts_in(content, "deliveries"), content.get("layer")
+    if not isinstance(its_layer, str):                   # None in our files; a tensor in others'
+        its_layer = None
     if deliveries and set(deliveries) <= set(trained_on):
         return                                           # the same channels in the same order
     if shuffled:
+        advice = "gen_augconv.py --shuffle_channels no keeps them in order"
+        if trained_on and its_layer is None:
+            advice = "train on the delivery that it was trained on, or without --init"
         warn_once("--init gives layers trained on channels in another order, but Aug-Conv's are "
-                  "shuffled: gen_augconv.py --shuffle_channels no keeps them in order")
+                  f"shuffled: {advice}")
     elif trained_on and its_layer is None:
         warn_once("--init gives layers trained on channels that were shuffled for another "
                   "delivery: begin with a network that was trained on channels in their order")

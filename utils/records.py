@@ -8,7 +8,7 @@ where two runs differ.
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -192,8 +192,9 @@ def joined_digest(digests: list[str]) -> str:
 
 
 def choices_of(p: Parameters) -> dict:
-    """The values of CHOICES, as JSON has them."""
-    return json.loads(json.dumps({name: getattr(p, name) for name in CHOICES}))
+    """The values of CHOICES, as JSON has them; of those that parameter.py still has."""
+    there = {field.name for field in fields(p)}
+    return json.loads(json.dumps({name: getattr(p, name) for name in CHOICES if name in there}))
 
 
 def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: int) -> dict:
@@ -253,16 +254,15 @@ def read_record(folder: Path, name: str) -> dict | None:
         return None
     record = json.loads(verify(path).read_text(encoding="utf-8"))
     if not is_of_this_version(record):
-        raise UserError(f"{path} is of another version of this program: move {folder} away")
+        raise UserError(f"{path} is of another version of this program: pass --restart to train "
+                        f"again, or move {folder} away")
     return record
 
 
 def is_of_this_version(record: dict) -> bool:
     """Whether a run's record has what this version compares runs by."""
-    if not record.keys() >= NEEDED:
-        return False
-    return (record["settings"].keys() == set(TrainingSettings._fields)
-            and record["choices"].keys() == set(CHOICES))
+    return (record.keys() >= NEEDED
+            and record["settings"].keys() == set(TrainingSettings._fields))
 
 
 # What gives a network its logits besides its code: where one of these differs, that says it all.

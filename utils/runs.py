@@ -71,13 +71,14 @@ def describe_precision(run: Run, record: dict) -> str:
     return "" if its == own else f", in {its} (--precision auto is {own} here)"
 
 
-# The settings that decide what a record has under another name, or that may be auto.
-SOURCE = ("dataset_dir", "pixel_range")
+# By what a record has: the settings without whose change it may have changed all the same, such as
+# by other files, or by a processor for which auto is another precision.
+OF_IMAGES = ("dataset_dir", "pixel_range")
 DECIDED_BY = {
     "precision": ("precision",), "init": ("init",), "frozen_layer": ("frozen_first_layer",),
-    "train_images": ("train_limit", *SOURCE), "test_images": ("test_limit", *SOURCE),
-    "train_digest": ("train_limit", *SOURCE), "test_digest": ("test_limit", *SOURCE),
-    "class_names": SOURCE}
+    "train_images": ("train_limit", *OF_IMAGES), "test_images": ("test_limit", *OF_IMAGES),
+    "train_digest": ("train_limit", *OF_IMAGES), "test_digest": ("test_limit", *OF_IMAGES),
+    "class_names": OF_IMAGES}
 PATHS = ("init", "frozen_first_layer", "dataset_dir")
 
 
@@ -90,7 +91,8 @@ def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
     if name not in DECIDED_BY:
         return name in run.settings or name in CHOSEN_DATA
     now, earlier = choices_of(p), record["choices"]
-    return any(has_changed(setting, now[setting], earlier[setting]) for setting in DECIDED_BY[name])
+    return any(has_changed(setting, now.get(setting), earlier.get(setting))
+               for setting in DECIDED_BY[name])
 
 
 def has_changed(setting: str, now, earlier) -> bool:

@@ -1,7 +1,6 @@
 """Augmentation behind Aug-Conv: accuracy of training runs, and tables of the experiment."""
 
 from dataclasses import dataclass
-from statistics import mean
 
 from experiments.tables.equality import compare_row
 from experiments.tables.measured import describe_blocks, outcome
@@ -9,10 +8,9 @@ from experiments.tables.published import not_measured
 from experiments.tables.reading import Results, TrainingRun, describe_load, source_of
 from experiments.tables.rows import (
     Row,
-    by_weight_decay,
     describe_accuracy,
     group_in_rows,
-    percent_by_seed,
+    points_above,
     setting_of,
 )
 from experiments.tables.table import Column, Table, table_of_records, write_number
@@ -40,23 +38,10 @@ class Augmented:
         """Of the runs with Aug-Conv."""
         return len({run.seed for run in self.with_aug_conv})
 
-    def points_above(self, plain: list[TrainingRun]) -> float | None:
-        """Points of accuracy with Aug-Conv, above plain runs of the same seeds. Where there are
-        several weight decays, the least. None where no seed has both."""
-        points = []
-        for with_aug_conv in by_weight_decay(self.with_aug_conv).values():
-            ours = percent_by_seed(with_aug_conv)
-            for runs in by_weight_decay(plain).values():
-                theirs = percent_by_seed(runs)
-                differences = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs]
-                if differences:
-                    points.append(mean(differences))
-        return min(points, default=None)
-
     @property
     def above_plain(self) -> float | None:
         """Above the plain network with the same augmentation."""
-        return self.points_above(self.row.runs["pretrained"])
+        return points_above(self.with_aug_conv, self.row.runs["pretrained"])
 
     @property
     def above_partner(self) -> float | None:
@@ -66,7 +51,7 @@ class Augmented:
 
     @property
     def above_not_augmented(self) -> float | None:
-        return self.points_above(self.not_augmented)
+        return points_above(self.with_aug_conv, self.not_augmented)
 
 
 def list_augmented(results: Results) -> list[Augmented]:

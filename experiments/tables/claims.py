@@ -6,7 +6,6 @@ reproduction.md says what was added after.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from string import Template
 
 from experiments.evidence import list_chapters_left
@@ -21,7 +20,6 @@ from experiments.tables.equality import (
     MARGIN,
     Comparison,
     compare_with_partners,
-    points_above_plain,
 )
 from experiments.tables.formulas import (
     PUBLISHED_ACCURACY,
@@ -173,7 +171,9 @@ def judge_augmentation(error_ratio: float, epoch_ratio: float | None) -> str:
         missed.append("exactness")
     if epoch_ratio is not None and epoch_ratio > LARGEST_EPOCH_RATIO:
         missed.append("an epoch's time")
-    return f"missed: {' and '.join(missed)}" if missed else "reached"
+    if missed:
+        return f"missed: {' and '.join(missed)}"
+    return "reached" if epoch_ratio is not None else "exactness reached; no epoch by tiles measured"
 
 
 def judge_guess(published: float, found: float) -> str:
@@ -262,13 +262,14 @@ def describe_in_short(comparisons: list[Comparison]) -> str:
         if one.test is not None:
             points += f" ({one.test.interval})"
         words.append(f"{points} at {setting}" + ("" if are_alike else f", {training}"))
-        above_plain += points_above_plain(one.row).values()
+        if one.above_plain is not None:
+            above_plain.append(f"{one.above_plain:+.2f}")
     text = f"against the fair partner {'; '.join(words)}"
     if are_alike:
         text = f"{trainings[0]}: {text}"
     if above_plain:
         text += (". Against the plain network, whose first layer starts from scratch, "
-                 f"{write_range(above_plain, '{:+.1f}'.format)}")
+                 f"{' and '.join(above_plain)}")
     return text
 
 
@@ -288,9 +289,8 @@ def describe_comparison(one: Comparison) -> str:
     else:
         words += (f", 90% interval {one.test.interval}, {len(one.differences)} seeds, "
                   f"{one.verdict}")
-    above_plain = points_above_plain(one.row)
-    if above_plain:
-        words += f" ({mean(above_plain.values()):+.2f} against the plain network)"
+    if one.above_plain is not None:
+        words += f" ({one.above_plain:+.2f} against the plain network)"
     return words
 
 

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from experiments.tables.reading import Results
-from experiments.tables.rows import Row, group_in_rows, pair_of, percent_by_seed
+from experiments.tables.rows import Row, group_in_rows, pair_of, points_above
 from experiments.tables.table import Table
 
 MARGIN = 1.0                        # points of accuracy within which two networks are called equal
@@ -70,6 +70,12 @@ class Comparison:
         return mean(self.differences.values())
 
     @property
+    def above_plain(self) -> float | None:
+        """Against the plain network, as the authors' scripts compare. Its first layer starts from
+        scratch."""
+        return points_above(self.row.runs["with_ac"], self.row.runs["pretrained"])
+
+    @property
     def is_fair(self) -> bool:
         """Whether both were trained with the same weight decay."""
         return self.weight_decays[0] == self.weight_decays[1]
@@ -124,13 +130,6 @@ def paired_differences(row: Row) -> dict[tuple[float, float], dict[int, list[flo
             decays = run.settings["weight_decay"], partner.settings["weight_decay"]
             found[decays][run.seed].append(100 * (run.accuracy - partner.accuracy))
     return found
-
-
-def points_above_plain(row: Row) -> dict[int, float]:
-    """Points of accuracy with Aug-Conv, less those of the plain network, by seed: what the authors'
-    scripts compare. The plain network trains its first layer along."""
-    ours, plain = percent_by_seed(row.runs["with_ac"]), percent_by_seed(row.runs["pretrained"])
-    return {seed: ours[seed] - plain[seed] for seed in sorted(ours.keys() & plain)}
 
 
 def make_equality(results: Results) -> Table:

@@ -1,5 +1,7 @@
 """Tables of what attacks, experiments and stress tests measured, each made of its record."""
 
+import math
+
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
 from experiments.tables.reading import (
     Results,
@@ -13,7 +15,6 @@ from experiments.tables.rows import (
     choose_setting,
     describe_accuracy,
     describe_morphing,
-    setting_of,
     title_of,
     title_of_dataset,
 )
@@ -187,7 +188,6 @@ def write_figure(value: float) -> str:
 
 NOT_PLAYED = "not played"
 NONE = "none"
-NEARLY_ALL = 0.9995                 # shares from here on would be rounded to 100.0%
 
 
 def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
@@ -214,8 +214,9 @@ def quote_failure(words: str, report: dict) -> str:
 
 
 def write_share(share: float) -> str:
-    """In percent. What is not quite all does not become 100.0%."""
-    return "> 99.9%" if NEARLY_ALL <= share < 1 else f"{share:.1%}"
+    """In percent, rounded down: what is not all does not become 100.0%."""
+    tenths = math.floor(1000 * share + 1e-3)             # shares were computed in float32
+    return f"{tenths / 10:.1f}%"
 
 
 def describe_share(report: dict) -> str:
@@ -386,10 +387,11 @@ def describe_left_open(known: dict | None, blind: dict | None) -> str:
     parts = []
     if "left_open" in known:
         parts.append(known["left_open"])
-    if blind is not None and "psnr" not in blind:
-        parts.append("blind: everything")
-    elif blind is not None and blind.get("left_open") not in (None, *parts):
+    if blind is not None and blind.get("left_open") not in (None, *parts):
         parts.append(blind["left_open"])
+    if blind is not None and "psnr" not in blind:
+        has_pixels = "up_to_colour" in blind
+        parts.append("blind: the mixture of channels" if has_pixels else "blind: everything")
     return "; ".join(parts) or "nothing"
 
 
@@ -442,13 +444,6 @@ def describe_protection(cores: dict[str, dict]) -> list[str]:
     return cells
 
 
-def describe_ends(shares: list[float]) -> str:
-    """Such as "65.2% to 100.0%"; "> 99.9%" where the least is nearly all."""
-    least, most = write_share(min(shares)), f"{max(shares):.1%}"
-    is_nearly_all = min(shares) >= NEARLY_ALL
-    return least if is_nearly_all or least == most else f"{least} to {most}"
-
-
 def describe_range(reports: list[dict], with_psnr: bool = False) -> str:
     """The least and the most that several attacks re-identify, such as
     "65.2% to 100.0% (mirrored for 1 core)".
@@ -459,7 +454,7 @@ def describe_range(reports: list[dict], with_psnr: bool = False) -> str:
     if not scored:
         return outcome(reports[0]) if reports else NOT_PLAYED
     found = [share_found(report) for report in scored]
-    words = describe_ends([one.share for one in found])
+    words = write_range([one.share for one in found], write_share)
     quality = [report["psnr"] for report in scored if not share_found(report).is_mirrored]
     if with_psnr and quality:
         words = f"{write_range(quality, '{:.0f}'.format)} dB, {words}"
@@ -612,7 +607,8 @@ def describe_spread(record: dict, results: Results) -> str:
     and data of a record."""
     setting = choose_setting(record["settings"], record["data"])
     decay = record["settings"]["weight_decay"]
-    runs = [run for run in results.runs if run.run == "pretrained" and setting_of(run) == setting
+    runs = [run for run in results.runs if run.run == "pretrained"
+            and choose_setting(run.settings, run.data) == setting
             and run.settings["weight_decay"] == decay]
     if not runs:
         return ""

@@ -280,6 +280,20 @@ def percent_by_seed(runs: list[TrainingRun]) -> dict[int, float]:
     return {seed: mean(same_seed) for seed, same_seed in found.items()}
 
 
+def points_above(runs: list[TrainingRun], plain: list[TrainingRun]) -> float | None:
+    """Points of accuracy of runs above plain ones of the same seeds, on average. Where there are
+    several weight decays, the least. None where no seed has both."""
+    found = []
+    for ours in by_weight_decay(runs).values():
+        own = percent_by_seed(ours)
+        for theirs in by_weight_decay(plain).values():
+            others = percent_by_seed(theirs)
+            points = [own[seed] - others[seed] for seed in own.keys() & others]
+            if points:
+                found.append(mean(points))
+    return min(found, default=None)
+
+
 def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
     """Such as "84.15%" or "66.74 ± 0.43%, 5 seeds", with the weight decay if it is asked for."""
     parts = []
