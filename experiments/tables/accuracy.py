@@ -28,8 +28,9 @@ NOTES = [                           # under every table of accuracies
     "Runs in a row agree in all settings and data but seed, key and frozen layer.",
     "The plain network has ten times the weight decay of the others, as in the authors' scripts, "
     "or the same; other weight decays stand in the cells.",
-    "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles, and how the core was drawn. "
-    "Padding, the order of channels and the type of numbers stand there if they are not the paper's.",
+    "*Morphing*: κ, copies of the core in *M*, or *s*, the side of tiles, and how the core was "
+    "drawn. Padding, the order of channels and the type of numbers stand there if they are not the "
+    "paper's.",
     "± is the standard deviation over seeds; without it, there was one seed."]
 
 
