@@ -100,6 +100,7 @@ def main(p):
     p = adopt(p, str(layer_path), **settings_of_images(p, first))
     p = adopt(p, f"key {key.id}", image_padding=key.image_padding)
     check_shapes(p, first, key, layer_path)
+    say_which_core(p, key)
     with joined_processes(p) as context:
         p = keep_pixel_range(p, data_dir / "provider", key)
         layer = first.layer.to(context.device)
@@ -180,6 +181,17 @@ def keep_pixel_range(p, provider: Path, key):
     say("pixel_range is that of the key's last delivery:", *last.pixel_range,
         "(another one, or none, is an option)")
     return replace(p, pixel_range=last.pixel_range)
+
+
+def say_which_core(p, key: Key):
+    """Says where parameter.py was edited since the key was drawn: the key counts."""
+    asked = {"kappa": p.kappa, "tile": p.tile, "morph_distribution": p.morph_distribution}
+    drawn = {"kappa": key.kappa or 1, "tile": key.tile,
+             "morph_distribution": key.morph_distribution}
+    for name, value in asked.items():
+        if name in p.given and value != drawn[name]:
+            warn_once(f"{name} is {value!r} in the settings, but key {key.id} has {drawn[name]!r}, "
+                      "which counts: gen_morphing_matrix.py draws another key")
 
 
 def check_shapes(p, first, key, layer_path: Path):

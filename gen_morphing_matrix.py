@@ -66,7 +66,7 @@ def main(p):
 
 def check_blocks(p, shape: tuple[int, int, int]):
     """Raises UserError where kappa or tile cannot divide the images, or the core is too large."""
-    if p.tile and p.kappa > 1:
+    if p.tile and (p.kappa > 1 or "kappa" in p.given):
         raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: set "
                         "kappa to 1, or tile to 0")
     if p.tile > shape[1]:

@@ -7,6 +7,7 @@ morphs nothing: it lists the keys.
 """
 
 import csv
+import os
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ def main(p):
             # Between the last write of the query and its first rename: no query without its
             # names, and a full disk changes neither.
             new.prepare()
-            keep_names(names_file, numbers, found.names, p.show_names)
+            keep_names(names_file, names, found.names)
     print(f"{len(names)} images are morphed with key {key.id}: {new.folder}/ goes to the developer")
     if found.labels is not None:
         print("the developer also gets their labels, because their folders are named like classes; "
@@ -108,14 +109,14 @@ def number_images(query: str, key_id: str, count: int) -> list[str]:
     return [f"{query}-{key_id[:8]}-{i}" for i in range(count)]
 
 
-def keep_names(path: Path, numbers: list[str], names: list[str], handed_over: bool):
-    """Writes which file has which number, for the provider alone, and says where names are."""
-    if handed_over:
-        path.unlink(missing_ok=True)                     # of the same files, with numbers
+def keep_names(path: Path, shown_names: list[str], names: list[str]):
+    """Writes which file the developer sees under which name or number, for the provider alone, and
+    says where names are."""
+    write_alone(path, names_csv(shown_names, names), 0o600)
+    if shown_names == names:
         print("the developer also gets the names of the files")
-        return
-    write_alone(path, names_csv(numbers, names), 0o600)
-    print(f"the developer sees numbers; {path} has the names of the files, and stays here")
+    else:
+        print(f"the developer sees numbers; {path} has the names of the files, and stays here")
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,11 @@ def find_files(paths: list[Path]) -> FilesToMorph:
                 below = file.relative_to(path)
                 files.append(file)
                 names.append(shown(below))
-                folders.append((*below.parent.parts, path.resolve().name))
+                folders.append((*below.parent.parts, own_name(path)))
         else:
             files.append(path)
             names.append(shown(path.name))
-            folders.append((path.resolve().parent.name,))
+            folders.append((own_name(path.parent),))
     if skipped:
         say(f"{skipped} files are skipped: hidden, side files, or in side folders")
     if not files:
@@ -192,6 +193,11 @@ def find_files(paths: list[Path]) -> FilesToMorph:
         advice = f": an array is given by itself, --images {shown(arrays[0])}" if arrays else ""
         raise UserError(f"{', '.join(map(shown, paths))} holds no image files{advice}")
     return FilesToMorph(files, names, folders)
+
+
+def own_name(folder: Path) -> str:
+    """The name of a folder as it was given, also where it is a link to another one."""
+    return Path(os.path.abspath(folder)).name
 
 
 def find_labels(files: list[Path], folders: list[tuple[str, ...]],

@@ -16,6 +16,7 @@ import utils.step  # isort: skip                         # first: see there
 from torch import Tensor, nn
 
 from images import datasets
+from models.build import digest_of_code
 from mole.first_layer import BehindFirstLayer, SplitNetwork, describe, find_first_layer
 from mole.morphing import size_in_words
 from utils.devices import Context, joined_processes, say
@@ -66,7 +67,8 @@ def main(p):
             settings=training_settings(p, context, p.weight_decay),
             data=plain_data(p, datasets.dataset_name(p), train_set, test_set, mean, std),
             network_sample=sample_logits(network, model),
-            layer_fingerprint=frozen.fingerprint if frozen else None)
+            layer_fingerprint=frozen.fingerprint if frozen else None,
+            network_code=digest_of_code(p.model))
         if not is_finished(run, p):
             prepare = partial(datasets.normalise, mean=mean, std=std)
             splits = [LabelledSource(Source(images.images, prepare), images.labels)

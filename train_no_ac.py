@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import utils.step  # isort: skip                         # first: see there
 from torch import Tensor, nn
 
+from models.build import digest_of_code
 from mole.first_layer import SplitNetwork, describe
 from mole.morphing import padded_shape
 from utils.delivery import Delivery, as_morphed, read_one_delivery, standardiser
@@ -35,7 +36,8 @@ def main(p):
         network = new_network(p, model, delivery.classes)
         settings = training_settings(p, context, p.morphed_weight_decay, p.standardise)
         run = Run(folder, "no_ac_standardised" if p.standardise else "no_ac", settings,
-                  delivered_data([delivery]), sample_logits(network, model))
+                  delivered_data([delivery]), sample_logits(network, model),
+                  network_code=digest_of_code(p.model))
         if not is_finished(run, p):
             train_on_morphed(network, model, delivery, p, run, context)
         say_comparison(folder, list(RUNS), [delivery.id])

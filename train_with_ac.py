@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))           # PYTHONSAFEPATH leaves
 import utils.step  # isort: skip                         # first: see there
 from torch import Tensor, nn
 
+from models.build import digest_of_code
 from mole.first_layer import BehindFirstLayer, Convolution, describe, find_first_layer
 from mole.morphing import size_in_words
 from utils.delivery import Delivery, as_morphed, map_labels, read_deliveries
@@ -56,7 +57,7 @@ def main(p):
                                shuffled=any(d.shuffle_channels for d in deliveries))
         run = Run(folder, "with_ac", training_settings(p, context, p.morphed_weight_decay),
                   delivered_data(deliveries), sample_logits(network, model),
-                  first.layer_fingerprint)
+                  first.layer_fingerprint, digest_of_code(p.model))
         say_what_differs(run)
         if not is_finished(run, p):
             train_behind(network, layer.stride, model, deliveries, p, run, context)

@@ -188,6 +188,7 @@ WRONG_TILES = {
     "another setting in the helper": ("    tile: int = setting(kappa)",
                                       ["line 0", "give both the value of a variable"]),
     "another setting itself": ("    tile: int = kappa", ["tile is the setting kappa"]),
+    "a comma behind it": ('    tile: int = setting(8, "help"),', ["tile ends in a comma"]),
     "a limit that is a text": ("    tile: int = setting(8, least='1')", ["parameter.py, line"]),
 }
 WRONG_FILES = {
@@ -227,6 +228,8 @@ WRONG_FILES = {
     "no presets": (replaced("PRESETS = {", "PRESET = {"), ["a dictionary PRESETS"]),
     "another class": (replaced("class Parameters:", "class Settings:"), ["a class Parameters"]),
     "no decorator": (replaced("@settings\n", ""), ["@settings above it"]),
+    "a setting below the class": (lambda text: text + "\nParameters.tile = 8\n",
+                                  ["tile was set again below the class"]),
     "an empty file": (lambda text: "", ["a class Parameters"]),
     "a null byte": (lambda text: text + "\0", ["parameter.py", "null"]),
 }

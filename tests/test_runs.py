@@ -11,7 +11,7 @@ from torch import nn
 from parameter import Parameters
 from tests.records import training_record
 from utils import devices
-from utils.artifacts import Saving
+from utils.artifacts import Saving, write_alone
 from utils.delivery import standardiser
 from utils.devices import Context, joined_processes
 from utils.errors import UserError
@@ -69,6 +69,33 @@ def test_a_run_that_has_left_its_result_is_not_trained_again(tmp_path, capsys):
     assert is_finished(run, Settings())
     assert "finished already" in capsys.readouterr().out
     assert not is_finished(run, Settings(restart=True))
+
+
+def test_an_unfinished_run_beside_it_does_not_hide_a_result(tmp_path, capsys):
+    record = finished(tmp_path)
+    run = run_of(tmp_path, record)
+    longer = run_of(tmp_path, changed(record, epochs=9))
+    write_alone(run.checkpoint, {"identity": longer.identity})
+    assert is_finished(run, Settings())
+    assert "finished already, and" in capsys.readouterr().out and run.checkpoint.exists()
+    assert not is_finished(longer, Settings())           # it goes on
+    assert not is_finished(run_of(tmp_path, changed(record, epochs=5)), Settings())
+    write_alone(run.checkpoint, {"identity": run.identity})
+    assert not is_finished(run, Settings())              # begun again, and not over
+
+
+def test_the_same_images_under_another_name_are_the_same_run(tmp_path, capsys):
+    record = finished(tmp_path)
+    assert is_finished(run_of(tmp_path, changed(record, dataset="renamed")), Settings())
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_does_not_start_from_the_file_that_it_writes(tmp_path, restart):
+    """Typed again, the same command would be another run."""
+    run = run_of(tmp_path, finished(tmp_path))
+    with pytest.raises(UserError, match="is the file that this run writes: copy it"):
+        is_finished(run, Settings(init=str(tmp_path / "pretrained.pt"), restart=restart))
 
 
 @pytest.mark.parametrize("run, changes, words", [

@@ -64,7 +64,7 @@ def test_an_error_that_stays_promises_nothing_of_the_kind(
 def test_after_restart_it_is_the_command_without_it_that_continues(
         capsys, monkeypatch, tmp_path, error):
     message = end_of(capsys, monkeypatch, tmp_path, error, "--restart")
-    assert "run the command without --restart to continue" in message
+    assert "run the command with --restart no to continue" in message
     assert AGAIN not in message
 
 
@@ -141,7 +141,7 @@ def test_ctrl_c_in_training_names_the_last_finished_epoch(tmp_path):
     running.send(signal.SIGINT)
     result = running.wait()
     assert result.status == -signal.SIGINT              # so that a loop in a shell ends too
-    assert result.message == ("pretrain.py: stopped; run the command without --restart to continue "
+    assert result.message == ("pretrain.py: stopped; run the command with --restart no to continue "
                               "from the last checkpoint, or the same command again if no epoch was "
                               "finished")
 

@@ -610,7 +610,7 @@ def test_a_partner_has_the_same_frozen_layer_and_seed():
     runs += [training_run("with_ac", 0.1, 1, lr=0.5)]    # another setting: no partner
     results = results_of(*runs)
     [row] = equality.make_equality(results).rows
-    assert row[2] == "+0.10, +0.20, +0.30, +0.40" and row[3] == "+0.25"
+    assert row[2:5] == ["5e-07", "+0.10, +0.20, +0.30, +0.40", "+0.25"]
     assert row[-1] == "equal within ±1 point"
     assert "left out here: 1." in accuracy.make_accuracy(results).note
 
@@ -618,15 +618,19 @@ def test_a_partner_has_the_same_frozen_layer_and_seed():
 def test_one_seed_is_said_to_be_one():
     runs = [training_run("with_ac", 0.701), training_run("pretrained_frozen", 0.7)]
     [row] = equality.make_equality(results_of(*runs)).rows
-    assert row[3] == "+0.10" and row[4:] == ["one seed"] * 3 + ["one seed: no test"]
+    assert row[4] == "+0.10" and row[5:] == ["one seed"] * 3 + ["one seed: no test"]
 
 
-def test_seeds_that_all_differ_by_the_same_are_no_test(recwarn):
+@pytest.mark.parametrize("partners", [(0.175, 0.175), (0.175, 0.209)],
+                         ids=["the same numbers", "others, with another rounding"])
+def test_seeds_that_all_differ_by_the_same_are_no_test(partners, recwarn):
     """A standard deviation of zero, as few test images give it by chance, proves nothing."""
-    runs = [training_run("with_ac", 0.170, seed) for seed in range(2)]
-    runs += [training_run("pretrained_frozen", 0.175, seed) for seed in range(2)]
+    runs = []
+    for seed, right in enumerate(partners):
+        runs += [training_run("pretrained_frozen", right, seed),
+                 training_run("with_ac", right - 0.005, seed)]
     [row] = equality.make_equality(results_of(*runs)).rows
-    assert row[3] == "-0.50" and row[-1] == "no spread over the seeds: no test"
+    assert row[4] == "-0.50" and row[-1] == "no spread over the seeds: no test"
     assert claims.claims_equal_training(results_of(*runs))[0].verdict == row[-1]
     assert not recwarn
 
@@ -636,7 +640,29 @@ def test_another_weight_decay_makes_no_fair_partner():
     runs += [training_run("pretrained_frozen", 0.7 + seed / 1000, seed, weight_decay=5e-6)
              for seed in range(3)]
     [row] = equality.make_equality(results_of(*runs)).rows
+    assert row[2] == "5e-07, partner 5e-06"
     assert row[-1] == "no fair partner: weight decays differ"
+
+
+def test_points_above_plain_are_of_one_weight_decay_and_against_the_best():
+    """Several plain networks: the least. Runs of another decay count in their own comparison."""
+    runs = [training_run("pretrained", 0.68), training_run("pretrained", 0.65, weight_decay=5e-4),
+            training_run("with_ac", 0.70), training_run("pretrained_frozen", 0.70),
+            training_run("with_ac", 0.75, weight_decay=5e-5),
+            training_run("pretrained_frozen", 0.75, weight_decay=5e-5)]
+    fair = [one for one in equality.compare_with_partners(results_of(*runs)) if one.is_fair]
+    assert [round(one.above_plain, 2) for one in fair] == [2.0, 7.0]
+
+
+def test_runs_from_given_weights_are_no_test_of_the_papers_claim():
+    """And their title says so."""
+    runs = []
+    for seed, points in enumerate((0.001, -0.002)):
+        runs += [training_run("with_ac", 0.66 + points, seed, init="9" * 64),
+                 training_run("pretrained_frozen", 0.66, seed, init="9" * 64)]
+    papers, ours = claims.claims_equal_training(results_of(*runs))
+    assert papers.verdict == "not measured" and "our extension" in ours.claim
+    assert "learning rate 0.005, from weights 99999999" in ours.found
 
 
 def test_equality_of_paired_differences():

@@ -122,7 +122,7 @@ def write_temporary(path: Path, content: Content, mode: int = 0o666):
             elif isinstance(content, dict):
                 torch.save(content, writer)
             elif isinstance(content, str):
-                writer.write(content.encode())
+                writer.write(content.encode(errors="backslashreplace"))
             else:
                 writer.write(content)
             if writer.error is not None:

@@ -115,6 +115,8 @@ def settings(cls: type) -> type:
         if name not in vars(cls):
             raise WrongSetting(f"{name} has no value: write one after `{name}: ... =`")
         declared = vars(cls)[name]
+        if isinstance(declared, tuple) and any(isinstance(one, Declared) for one in declared):
+            raise WrongSetting(f"{name} ends in a comma after setting(...): take the comma away")
         if not isinstance(declared, Declared):
             declared = Declared(declared, About())
         elif declared_as.setdefault(id(declared), name) != name:

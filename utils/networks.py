@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.build import build, digest_of_code, is_users_own, mode_of_softmax
+from models.build import build, is_users_own, mode_of_softmax
 from models.weights import find_weights, start_from
 from parameter import Parameters
 from utils.artifacts import read_tensors
@@ -132,7 +132,7 @@ class Trained:
     def to_dict(self, run: Run) -> dict:
         return {"network": self.state, "model": self.model.to_dict(),
                 "classes": list(run.data["class_names"]), "deliveries": list(self.deliveries),
-                "layer": self.layer_fingerprint, "code": digest_of_code(self.model.name)}
+                "layer": self.layer_fingerprint, "code": run.network_code}
 
 
 class SavedNetwork(NamedTuple):

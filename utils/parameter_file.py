@@ -140,6 +140,10 @@ def _checked(file: ParameterFile) -> ParameterFile:
     """The file with its presets' values as their settings have them; raises WrongSetting."""
     if not isinstance(file.presets.get(PAPER), dict):
         raise WrongSetting(f'the preset "{PAPER}" is missing: it has the paper\'s values')
+    for field in fields(file.parameters):
+        if getattr(file.parameters, field.name) is not field.default:
+            raise WrongSetting(f"{field.name} was set again below the class: write its value in "
+                               "the class")
     missing = [name for name in file.paper if name not in file.abouts]
     if missing:
         raise WrongSetting(_missing(missing[0], file))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from models.build import digest_of_code, is_users_own
+from models.build import is_users_own
 from parameter import Parameters
 from utils.artifacts import file_entry, read_manifest, verify
 from utils.delivery import Delivery
@@ -69,7 +69,8 @@ class Run:
 
     `name` is one of RUNS. `network_sample` is what the network gives for fixed images before
     training: whether two networks of one name are the same code and weights. `layer_fingerprint` is
-    that of a first layer that is not trained; None if there is none.
+    that of a first layer that is not trained; None if there is none. `network_code` is the digest
+    of the file of a network of the user's own, as it was when the network was built.
     """
 
     folder: Path
@@ -78,6 +79,7 @@ class Run:
     data: dict
     network_sample: list[float]
     layer_fingerprint: str | None = None
+    network_code: str = ""
 
     @property
     def kind(self) -> RunKind:
@@ -202,7 +204,7 @@ def make_record(run: Run, p: Parameters, curve: list[dict], trained_parameters: 
     return {
         "run": run.name, "accuracy": curve[-1]["test_accuracy"], **run.identity, **provenance(p),
         "choices": choices_of(p),
-        "network_code": digest_of_code(run.settings["model"]),
+        "network_code": run.network_code,
         "seconds": round(sum(epoch["seconds"] for epoch in curve), 1),
         "peak_mb": round(peak_memory() / 1e6), "trained_parameters": trained_parameters,
         "curve": curve}

@@ -36,21 +36,29 @@ def is_finished(run: Run, p: Settings) -> bool:
     and hours of training would be lost: UserError, unless --restart. A precision that this
     processor chose by itself makes no other run. Raises UserError, too, if the result is damaged.
     """
+    refuse_own_result(run, p.init)
     if p.restart:
         if rank() == 0:
             run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
         return False
-    if run.checkpoint.exists():                          # then it is not over
+    is_unfinished = run.checkpoint.exists()              # this run, or another one
+    if is_unfinished and not is_of_another_run(run):
         return False
     record = read_record(run.folder, run.name)
     if record is None:
         return False
     other = differences(run.identity, record)
+    if other == ["dataset"]:                             # the same images under another name
+        other = []
     chosen = [name for name in other if is_chosen(name, run, p, record)]
-    if not chosen and set(other) <= {"precision"}:
+    is_the_same = not chosen and set(other) <= {"precision"}
+    if is_unfinished and not is_the_same:
+        return False                                     # resume says whose checkpoint it is
+    if is_the_same:
         load(run.folder / f"{run.name}.pt")              # raises if it is damaged
         precision = describe_precision(run, record)
-        say(f"this run is finished already{precision}; --restart trains again")
+        kept = f", and {run.checkpoint} of another run is kept" if is_unfinished else ""
+        say(f"this run is finished already{precision}{kept}; --restart trains again")
         if p.results_dir and rank() == 0:                # which the finished run may not have had
             write_alone(Path(p.results_dir) / record_name(record), to_json(record))
         return True
@@ -63,6 +71,22 @@ def is_finished(run: Run, p: Settings) -> bool:
     say(f"the earlier {run.kind.title}, {record['accuracy']:.2%}, will be replaced: it had other "
         f"{in_words(other)}{kept}")
     return False
+
+
+def refuse_own_result(run: Run, init: str):
+    """Raises UserError where a run would write over the weights that it starts from: typed again,
+    its command would be another run."""
+    own = run.folder / f"{run.name}.pt"
+    if init and Path(init).resolve() == own.resolve():
+        raise UserError(f"--init {init} is the file that this run writes: copy it to another name "
+                        "first")
+
+
+def is_of_another_run(run: Run) -> bool:
+    """Whether the checkpoint in a run's folder is of other settings or data than the run."""
+    state = read_tensors(run.checkpoint, "pass --restart to begin again")
+    identity = state.get("identity")
+    return isinstance(identity, dict) and bool(differences(run.identity, identity))
 
 
 def describe_precision(run: Run, record: dict) -> str:
@@ -175,7 +199,10 @@ def save_result(run: Run, p: Parameters, curve: list[dict], trained: Trained,
         return
     record = make_record(run, p, curve, trained_parameters)
     if p.results_dir:
-        write_alone(Path(p.results_dir) / record_name(record), to_json(record))
+        path = Path(p.results_dir) / record_name(record)
+        if path.exists():
+            say(f"replacing the earlier record {path}")
+        write_alone(path, to_json(record))
     with Saving(run.folder) as new:
         new.save(f"{run.name}.pt", trained.to_dict(run))
         for name, content in (more or {}).items():

@@ -123,7 +123,7 @@ def _how_to_continue(name: str, p: Settings | None) -> str:
         return "run it again: it draws another key"
     where = " from the last checkpoint" if uses(name, "restart") else ""
     if p is not None and p.restart:
-        return (f"run the command without --restart to continue{where}, or the same command again "
+        return (f"run the command with --restart no to continue{where}, or the same command again "
                 "if no epoch was finished")
     return f"run the same command again to continue{where}"
 

@@ -58,14 +58,19 @@ class Row:
         return self.any_run.settings["augment"]
 
     @property
+    def is_trained_as_in_the_paper(self) -> bool:
+        """Whether images are not augmented, and networks start from random weights."""
+        return self.augment == "none" and self.any_run.settings["init"] is None
+
+    @property
     def is_papers(self) -> bool:
-        """Whether images are morphed as in the paper, and not augmented."""
-        return self.morphing == PAPER_MORPHING and self.augment == "none"
+        """Whether images are morphed as in the paper, and training is as there in kind."""
+        return self.morphing == PAPER_MORPHING and self.is_trained_as_in_the_paper
 
     @property
     def has_papers_blocks(self) -> bool:
         """Whether nothing but κ is not as in the paper."""
-        if self.morphing is None or self.augment != "none":
+        if self.morphing is None or not self.is_trained_as_in_the_paper:
             return False
         return self.morphing | {"kappa": PAPER_MORPHING["kappa"]} == PAPER_MORPHING
 
@@ -193,6 +198,8 @@ def title_of(setting: dict) -> str:
     title = f"{dataset}, {model}, {images}, {epochs}"
     if setting["augment"] != "none":                     # which the paper has not
         title += ", " + describe_fact("augment", setting["augment"])
+    if setting["init"] is not None:
+        title += ", " + describe_fact("init", setting["init"])
     return f"{title}, {describe_fact('lr', setting['lr'])}"
 
 
@@ -295,9 +302,12 @@ def points_above(runs: list[TrainingRun], plain: list[TrainingRun]) -> float | N
 
 
 def describe_accuracy(runs: list[TrainingRun], name_decay: bool = False) -> str:
-    """Such as "84.15%" or "66.74 ± 0.43%, 5 seeds", with the weight decay if it is asked for."""
+    """Such as "84.15%" or "66.74 ± 0.43%, 5 seeds", with the weight decay if it is asked for, or if
+    there are several."""
     parts = []
-    for summary in summarise(runs):
+    summaries = summarise(runs)
+    name_decay = name_decay or len(summaries) > 1
+    for summary in summaries:
         text = f"{summary.mean:.2f}%"
         if summary.deviation is not None:
             text = f"{summary.mean:.2f} ± {summary.deviation:.2f}%, {summary.seeds} seeds"
