@@ -308,7 +308,7 @@ def test_public_images_of_each_kind_are_prepared_as_the_private_ones(monkeypatch
     def attack_data(view, truth, public=None):
         given.append(view.public if public is None else public)
         report = {"public_images": len(given[-1]), "reidentified": 0.1 * len(given),
-                  "reidentified_mirrored": 0.15, "psnr": 10.0}
+                  "reidentified_mirrored": 0.8, "psnr": 10.0}
         return adversary.Finding(to_normalised(truth.pixels, truth.mean, truth.std), report)
 
     monkeypatch.setattr(attack_matrix, "load_both_splits", photos)
@@ -327,9 +327,10 @@ def test_public_images_of_each_kind_are_prepared_as_the_private_ones(monkeypatch
     assert row["data_other"]["public_dataset"] == "cifar100"
     titles = [title for title, _ in picture]
     assert "s = 8, uniform core" in titles[0] and len(picture[0][1]) == attack_matrix.SHOWN
-    assert titles[1].endswith("500 public images of CIFAR-10: 15.0% re-identified, as mirror "
+    assert titles[1].endswith("500 public images of CIFAR-10: 80.0% re-identified, as mirror "
                               "images")
-    assert titles[3].endswith("600 public images of CIFAR-100: 30.0% re-identified")
+    assert titles[3].endswith("600 public images of CIFAR-100: 80.0% re-identified, as mirror "
+                              "images")
 
 
 def test_each_key_has_a_delivery_of_its_own(monkeypatch, tmp_path):

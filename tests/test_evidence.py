@@ -218,9 +218,11 @@ def test_chapters_are_left_as_far_as_their_commands_have_no_record(runner, monke
     def left(*made):
         return evidence.list_chapters_left(set(made))
 
-    assert left() == ["First: 1 of 1 commands", "Second: 2 of 2 commands",
-                      "Third: 1 of 1 commands"]
-    assert left(PRETRAIN, CONTROL) == ["Second: 1 of 2 commands", "Third: 1 of 1 commands"]
+    assert left() == ["First: 1 of 1 commands without a record",
+                      "Second: 2 of 2 commands without a record",
+                      "Third: 1 of 1 commands without a record"]
+    assert left(PRETRAIN, CONTROL) == ["Second: 1 of 2 commands without a record",
+                                       "Third: 1 of 1 commands without a record"]
     assert left(PRETRAIN, TRAIN, CONTROL, MATRIX) == []
 
 
