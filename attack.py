@@ -40,7 +40,7 @@ from images.datasets import (
 from images.folders import list_images
 from mole.morphing import size_in_words, unroll
 from utils.artifacts import load, write_alone
-from utils.attack_reports import share_found
+from utils.attack_reports import share_found, write_share
 from utils.delivery import Delivery, as_morphed, read_one_delivery
 from utils.errors import UserError, user_errors, warn
 from utils.examples import evenly_spaced
@@ -288,9 +288,9 @@ def words_on_scores(report: dict) -> list[str]:
         words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
                      f"{report['exact']:.2%} of the values exact to 8 bits")
     if "reidentified" in report:
-        words.append(f"{report['reidentified']:.1%} of all test images re-identified")
+        words.append(f"{write_share(report['reidentified'])} of all test images re-identified")
         if share_found(report).is_mirrored:
-            words.append(f"{report['reidentified_mirrored']:.1%} of their mirror images")
+            words.append(f"{write_share(report['reidentified_mirrored'])} of their mirror images")
     if "mean_image" in report:
         mean = report["mean_image"]["psnr"]
         words.append(f"the mean public image alone {mean:.1f} dB")
@@ -376,7 +376,7 @@ def caption(title: str, report: dict) -> str:
     if "reidentified" in report:
         found = share_found(report)
         mirrored = " as mirror images" if found.is_mirrored else ""
-        words += f", {found.share:.1%} re-identified{mirrored}"
+        words += f", {write_share(found.share)} re-identified{mirrored}"
     return words
 
 

@@ -31,7 +31,7 @@ from mole.aug_conv import AugConv
 from mole.first_layer import describe
 from mole.morphing import padded_shape, relative_error, size_in_words
 from utils.artifacts import MANIFEST, Saving
-from utils.attack_reports import share_found
+from utils.attack_reports import share_found, write_share
 from utils.delivery import (
     AUG_CONV,
     MIRRORED,
@@ -339,8 +339,8 @@ def what_is_given_away(geometry: Geometry) -> str:
             is_like_it = all(row[name] == value for name, value in attacked.items())
             if is_like_it and geometry.shape == (3, 32, 32) and "reidentified" in found:
                 share, _ = share_found(found)
-                return (f"{words}our attack re-identified {share:.1%} of 10 000 images of 32 "
-                        f"pixels that were morphed like this ({geometry.blocks}, "
+                return (f"{words}our attack re-identified {write_share(share)} of 10 000 images "
+                        f"of 32 pixels that were morphed like this ({geometry.blocks}, "
                         f"{geometry.morph_distribution} core)")
     except (OSError, ValueError, KeyError, TypeError):
         pass                                             # not a clone, or not measured

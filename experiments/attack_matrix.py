@@ -33,7 +33,7 @@ from mole.first_layer import find_first_layer
 from mole.morphing import unroll
 from parameter import Parameters
 from utils.artifacts import write_alone
-from utils.attack_reports import share_found
+from utils.attack_reports import share_found, write_share
 from utils.delivery import as_morphed, deliver_in_memory, morph_in_memory
 from utils.devices import use_full_float32
 from utils.errors import UserError
@@ -360,7 +360,8 @@ def describe_recovered(case: Case, report: dict) -> str:
     public = write_number("{:,}", report["public_images"])
     dataset = title_of_dataset(report.get("public_dataset", case.dataset))
     share, is_mirrored = share_found(report)
-    words = f"from morphed images alone, with {public} public images of {dataset}: {share:.1%}"
+    words = f"from morphed images alone, with {public} public images of {dataset}: "
+    words += write_share(share)
     return f"{words} re-identified, as mirror images" if is_mirrored else f"{words} re-identified"
 
 

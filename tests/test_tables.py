@@ -662,7 +662,7 @@ def test_runs_from_given_weights_are_no_test_of_the_papers_claim():
                  training_run("pretrained_frozen", 0.66, seed, init="9" * 64)]
     papers, ours = claims.claims_equal_training(results_of(*runs))
     assert papers.verdict == "not measured" and "our extension" in ours.claim
-    assert "learning rate 0.005, from weights 99999999" in ours.found
+    assert "2 epochs, from weights 99999999, learning rate 0.005" in ours.found
 
 
 def test_equality_of_paired_differences():

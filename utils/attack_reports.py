@@ -1,5 +1,6 @@
 """What an attack's report says, read by the steps and the tables: no image is needed for it."""
 
+import math
 from typing import NamedTuple
 
 UNDER_ATTACK = 256          # images that are deconvolved, scored and shown
@@ -15,6 +16,12 @@ class ShareFound(NamedTuple):
 
     share: float
     is_mirrored: bool
+
+
+def write_share(share: float) -> str:
+    """In percent, rounded down: what is not all does not become 100.0%."""
+    tenths = math.floor(1000 * share + 1e-3)             # shares were computed in float32
+    return f"{tenths / 10:.1f}%"
 
 
 def share_found(report: dict) -> ShareFound:

@@ -1,7 +1,5 @@
 """Tables of what attacks, experiments and stress tests measured, each made of its record."""
 
-import math
-
 from experiments.tables.formulas import morphing_macs, pairs_needed, vgg_macs
 from experiments.tables.reading import (
     Results,
@@ -25,7 +23,7 @@ from experiments.tables.table import (
     write_number,
     write_range,
 )
-from utils.attack_reports import UNDER_ATTACK, share_found
+from utils.attack_reports import UNDER_ATTACK, share_found, write_share
 
 # Of the rows in the README's table of attacks:
 ATTACKED_IMAGES = 10_000            # private images
@@ -211,12 +209,6 @@ def outcome(report: dict | None, form: str = "{:.1f} dB") -> str:
 def quote_failure(words: str, report: dict) -> str:
     """Words on an attack's result, and whether the attack itself says that it failed."""
     return f"{words} (failed by its own account)" if "failed" in report else words
-
-
-def write_share(share: float) -> str:
-    """In percent, rounded down: what is not all does not become 100.0%."""
-    tenths = math.floor(1000 * share + 1e-3)             # shares were computed in float32
-    return f"{tenths / 10:.1f}%"
 
 
 def describe_share(report: dict) -> str:
@@ -505,11 +497,10 @@ ACROSS_COLUMNS = [
     Column("core", "morph_distribution"),
     Column("key", "seed", meaning="the number of a random key"),
     Column("PSNR", "psnr"),
-    Column("re-identified", "data_other.reidentified", "{:.1%}", "private images whose own plain "
-           "image is the nearest of all to what came back", absent=NONE),
-    Column("as mirror images", "data_other.reidentified_mirrored", "{:.1%}",
-           "the same of the mirror images of what came back, of which some per cent are nearest "
-           "to a right answer too", absent="not counted"),
+    Column("re-identified", "share", meaning="private images whose own plain image is the nearest "
+           "of all to what came back", absent=NONE),
+    Column("as mirror images", "mirrored", meaning="the same of the mirror images of what came "
+           "back, of which some per cent are nearest to a right answer too", absent="not counted"),
     Column("left or right", "orientation", "{:.1f}", "how sure that choice is: the log likelihood "
            "ratio, reliable from 10 on", absent="not decided"),
     Column("starts that agree", "starts", meaning="searches that led to the same images",
@@ -532,6 +523,10 @@ def make_across(results: Results) -> Table:
                  "psnr": outcome(report), "says": "failed" if "failed" in report else "found"}
         if "orientation" in report:
             words["orientation"] = abs(report["orientation"])
+        if "reidentified" in report:
+            words["share"] = write_share(report["reidentified"])
+        if "reidentified_mirrored" in report:
+            words["mirrored"] = write_share(report["reidentified_mirrored"])
         if "starts" in report:
             words["starts"] = f"{report['agreeing']} of {report['starts']}"
         rows.append(row | words)
