@@ -1,5 +1,6 @@
 """The five steps as a person runs them, at tiny size."""
 
+import gc
 import json
 import re
 import shutil
@@ -10,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+import gen_augconv
+import train_with_ac
 from models.build import build
 from mole.aug_conv import AugConv
 from mole.first_layer import BehindFirstLayer
 from tests.damage import change, key_folder, refused
 from tests.steps import ROOT, STEPS, TINY, call
 from utils.artifacts import read_manifest
+from utils.delivery import read_deliveries
+from utils.devices import Context
 from utils.errors import UserError
+from utils.keys import draw_key
 from utils.owners import adopt
 from utils.settings import Settings, options_of
 
@@ -326,3 +332,25 @@ def test_a_setting_of_other_steps_is_refused(tmp_path, script, setting, users):
     assert result.status == 2 and len(result.message.splitlines()) == 1
     assert f"{setting[0]} is not used here, but by" in result.message and users in result.message
     assert not (tmp_path / "data").exists()
+
+
+def test_kept_features_free_aug_conv(data):
+    """At the paper's setting it takes 0.8 GB, for as long as the network trains."""
+    def living() -> int:
+        gc.collect()
+        return sum(type(one) is AugConv for one in gc.get_objects())
+
+    deliveries = read_deliveries([data / "delivery"], data / "developer" / "first_layer.pt")
+    before = living()
+    p = Settings(feature_cache="on")
+    features, _ = train_with_ac.features_of(deliveries, p, Context(torch.device("cpu")))
+    assert len(features.train) == deliveries[0].train_images and living() == before
+
+
+def test_the_core_counts_where_parameter_py_was_edited_since_it_was_drawn(capsys):
+    key = draw_key((3, 8, 8))
+    gen_augconv.say_which_core(Settings(tile=4, kappa=1, given=frozenset({"tile"})), key)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: tile is 4 in the settings, but key {key.id} has 0, which")
+    gen_augconv.say_which_core(Settings(tile=4), key)    # a preset of another step, say: no choice
+    assert not capsys.readouterr().err
