@@ -150,8 +150,9 @@ def make_equality(results: Results) -> Table:
             "by seed. *90% interval*: of the mean, by Student's t. *p*: of two one-sided tests "
             f"(TOST) against ±{MARGIN:g} point; below 0.05 the two are *{EQUAL}*, a rule fixed "
             "before the runs. Where that is not shown, *lower* says that all of the interval is "
-            "below 0, *higher* that it is above, *undecided* that it contains 0. *Detectable*: about the true difference "
-            "in points that a paired t-test (5%) of so many seeds would see four times in five. "
+            "below 0, *higher* that it is above, *undecided* that it contains 0. *Detectable*: "
+            "about the true difference in points that a paired t-test (5%) of so many seeds would "
+            "see four times in five. "
             "There is no test of one seed, nor of seeds that all differ by the same.")
     header = ["setting", "morphing", "weight decay", "each seed", "mean", "90% interval", "p",
               "detectable", "verdict"]
