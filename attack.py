@@ -286,7 +286,7 @@ def words_on_scores(report: dict) -> list[str]:
         words.append(f"{report['channels_right']} of {report['channels']} channels right")
     if "psnr" in report:
         words.append(f"PSNR {report['psnr']:.1f} dB, SSIM {report['ssim']:.3f}, "
-                     f"{report['exact']:.2%} of the values exact to 8 bits")
+                     f"{write_share(report['exact'])} of the values exact to 8 bits")
     if "reidentified" in report:
         words.append(f"{write_share(report['reidentified'])} of all test images re-identified")
         if share_found(report).is_mirrored:

@@ -66,9 +66,12 @@ def main(p):
 
 def check_blocks(p, shape: tuple[int, int, int]):
     """Raises UserError where kappa or tile cannot divide the images, or the core is too large."""
-    if p.tile and (p.kappa > 1 or "kappa" in p.given):
-        raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: set "
-                        "kappa to 1, or tile to 0")
+    if p.tile and p.kappa > 1:
+        raise UserError(f"kappa {p.kappa} and tile {p.tile} are two ways to divide an image: add "
+                        "--kappa 1, or --tile 0")
+    if p.tile and "kappa" in p.given:
+        print(f"kappa {p.kappa} does not count: tile {p.tile} divides the images; --tile 0 leaves "
+              "them whole")
     if p.tile > shape[1]:
         raise UserError(f"tiles of side {p.tile} are larger than images of side {shape[1]}")
     with user_errors():

@@ -1,9 +1,9 @@
 """The inference stage, the provider: morphs new images with the key of the delivery.
 
 Reads data/provider/ and the --images. Writes data/queries/<name>/, which goes to the developer.
-Images in folders that are named like the delivery's classes take their labels along. The names of
-the files stay in data/provider/names-<name>.csv, unless --show_names hands them over. `--key list`
-morphs nothing: it lists the keys.
+Images in folders that are named like the delivery's classes take their labels along.
+data/provider/names-<name>.csv has the names of the files; the developer sees numbers, or with
+--show_names the names. `--key list` morphs nothing: it lists the keys.
 """
 
 import csv
@@ -220,7 +220,7 @@ def find_labels(files: list[Path], folders: list[tuple[str, ...]],
 
 
 def names_csv(numbers: list[str], names: list[str]) -> str:
-    """A line for each image: its number, as the developer sees it, and its name."""
+    """A line for each image: what the developer sees, a number or the name, and its name."""
     return to_csv([["file", "name"], *zip(numbers, names, strict=True)])
 
 

@@ -88,7 +88,8 @@ def read_unfinished(path: Path, code: str) -> dict:
     """The record of a run that was stopped, of the same version of the code; one without rows where
     there is none."""
     record = read_json(path) if path.exists() else {}
-    if record.get("complete", True) or record["code"] != code:
+    is_known = code != "unknown" and not code.endswith("-dirty")
+    if record.get("complete", True) or record["code"] != code or not is_known:
         return {"table": [], "seconds": 0.0}
     print(f"{path} has {len(record['table'])} of {len(REPAIRS)} rows: going on")
     return record

@@ -210,7 +210,7 @@ def stop_at(repair: str):
     return describe
 
 
-def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
+def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path, capsys):
     """What each repair gives away, and what it costs."""
     case = repairs.Case(("aug", "pairs"), "clothing", 16, "vgg11", "orthogonal", 1, 0)
     for module in (attack_matrix, repairs):
@@ -226,7 +226,8 @@ def test_repairs_are_attacked_and_trained_behind(monkeypatch, tmp_path):
     with pytest.raises(Stopped):
         repairs.main()
     monkeypatch.setattr(repairs, "describe_result", str)
-    repairs.main()                                       # goes on after the first row
+    repairs.main()
+    assert "has 1 of 3 rows: going on" in capsys.readouterr().out
     record = json.loads((tmp_path / "repairs.json").read_text())
     assert record["complete"]
     none, few, noise = record["table"]

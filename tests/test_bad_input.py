@@ -42,7 +42,6 @@ SETTINGS = {
     "gen_morphing_matrix.py --kappa 193": "does not divide",
     "gen_morphing_matrix.py --tile 9": "tiles of side 9 are larger than images of side 8",
     "gen_morphing_matrix.py --tile 8 --kappa 3": "kappa 3 and tile 8 are two ways",
-    "gen_morphing_matrix.py --tile 8 --kappa 1": "kappa 1 and tile 8 are two ways",
     "gen_augconv.py --dataset mnist": "image_size is 8",
     "gen_augconv.py --dataset mnits": "must be one of cifar10,",
     "gen_augconv.py --train_limit 10001": "train_limit is 10001",

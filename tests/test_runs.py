@@ -77,17 +77,44 @@ def test_an_unfinished_run_beside_it_does_not_hide_a_result(tmp_path, capsys):
     longer = run_of(tmp_path, changed(record, epochs=9))
     write_alone(run.checkpoint, {"identity": longer.identity})
     assert is_finished(run, Settings())
-    assert "finished already, and" in capsys.readouterr().out and run.checkpoint.exists()
+    said = capsys.readouterr().out
+    assert "finished already; --restart trains again, and gives up" in said
+    assert run.checkpoint.exists()
     assert not is_finished(longer, Settings())           # it goes on
     assert not is_finished(run_of(tmp_path, changed(record, epochs=5)), Settings())
     write_alone(run.checkpoint, {"identity": run.identity})
     assert not is_finished(run, Settings())              # begun again, and not over
 
 
-def test_the_same_images_under_another_name_are_the_same_run(tmp_path, capsys):
+@pytest.mark.parametrize("more", [{}, {"precision": "bfloat16"}], ids=["alone", "precision"])
+def test_the_same_images_under_another_name_are_the_same_run(tmp_path, capsys, more):
     record = finished(tmp_path)
-    assert is_finished(run_of(tmp_path, changed(record, dataset="renamed")), Settings())
+    assert is_finished(run_of(tmp_path, changed(record, dataset="renamed", **more)), Settings())
     assert "finished already" in capsys.readouterr().out
+    other = run_of(tmp_path, changed(record, dataset="renamed", test_digest="3" * 64))
+    assert not is_finished(other, Settings())            # another data set
+
+
+def test_restart_says_whose_checkpoint_it_gives_up(tmp_path, capsys):
+    record = finished(tmp_path)
+    run = run_of(tmp_path, record)
+    write_alone(run.checkpoint, {"identity": run_of(tmp_path, changed(record, epochs=9)).identity})
+    assert not is_finished(run, Settings(restart=True)) and not run.checkpoint.exists()
+    assert "of another run is given up" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", [{}, {"identity": {}}, {"identity": {"settings": 3}}])
+def test_a_checkpoint_that_is_none_is_left_to_resume(tmp_path, state):
+    run = run_of(tmp_path, finished(tmp_path))
+    write_alone(run.checkpoint, state)
+    assert not is_finished(run, Settings())
+
+
+def test_a_choice_that_a_record_lacks_replaces_no_result(tmp_path):
+    record = finished(tmp_path, choices={"precision": "auto"})
+    with pytest.raises(UserError, match="other training images or labels: pass --restart"):
+        is_finished(run_of(tmp_path, changed(record, train_digest="3" * 64)),
+                    Settings(dataset_dir="elsewhere"))
 
 
 @pytest.mark.parametrize("restart", [False, True])

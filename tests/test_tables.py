@@ -178,8 +178,10 @@ HALF = attacked(0.51, reidentified_mirrored=1.0)         # of images that are ne
 
 @pytest.mark.parametrize("report, share, is_mirrored", [
     (MIRRORED, 0.96, True), (NOISE, 0.143, False), (HALF, 1.0, True),
-    (attacked(0.98, reidentified_mirrored=0.985), 0.98, False)],
-    ids=["mirrored", "noise", "nearly symmetric", "about alike"])
+    (attacked(0.98, reidentified_mirrored=0.985), 0.98, False),
+    (attacked(0.1056, reidentified_mirrored=0.4407), 0.4407, True),
+    (attacked(0.25, reidentified_mirrored=0.27), 0.25, False)],
+    ids=["mirrored", "noise", "nearly symmetric", "about alike", "half of them", "chance"])
 def test_mirror_images_are_told_from_chance(report, share, is_mirrored):
     assert share_found(report) == (share, is_mirrored)
 
@@ -698,7 +700,7 @@ def test_verdicts_follow_the_records():
     papers, kappas, tiles = claims.claims_low_accuracy(others)
     assert kappas.verdict == "very low" and "authors' scripts" in kappas.claim
     assert tiles.verdict == "not very low" and "our extension" in tiles.claim
-    assert papers.short.endswith("Smaller cores, not published: 10% to 47%")
+    assert papers.short.endswith("Other cores, not published: 10% to 47%")
 
 
 @pytest.mark.parametrize("controls, verdict", [

@@ -117,7 +117,7 @@ def test_the_frozen_partner_sees_the_features_of_aug_conv(developed):
                 "gen_augconv.py --shuffle_channels no",
                 f"pretrain.py --frozen_first_layer {layer}", "train_with_ac.py")
     assert [line.split(":")[0] for line in out.splitlines()[-3:]] == [
-        "plain network", "fair partner, same first layer", "with Aug-Conv"]
+        "plain network", "plain, same first layer", "with Aug-Conv"]
     assert layer.read_bytes() == before
 
     saved = torch.load(developed / "developer" / "pretrained_frozen.pt", weights_only=True)

@@ -10,8 +10,9 @@ class ShareFound(NamedTuple):
     """The share of images that are re-identified, from 0 to 1; and whether these are those whose
     mirror images came back.
 
-    Mirror images came back if they miss less than half as many. Some images are nearest to a mirror
-    image by chance, so a few more of these say nothing.
+    Mirror images came back if more than twice as many are found, and a tenth of all more, or if
+    less than half as many are missed. Some images are nearest to a mirror image by chance, so a few
+    more of these say nothing.
     """
 
     share: float
@@ -27,5 +28,7 @@ def write_share(share: float) -> str:
 def share_found(report: dict) -> ShareFound:
     """What an attack's report says of images that are re-identified."""
     share, mirrored = report["reidentified"], report.get("reidentified_mirrored", 0)
-    is_mirrored = mirrored > share and (1 - mirrored) < (1 - share) / 2
+    is_clearly_more = mirrored > 2 * share and mirrored > share + 0.1
+    misses_far_less = 1 - mirrored < (1 - share) / 2
+    is_mirrored = is_clearly_more or misses_far_less
     return ShareFound(mirrored if is_mirrored else share, is_mirrored)

@@ -39,7 +39,7 @@ class RunKind(NamedTuple):
 
 RUNS = {
     "pretrained": RunKind("plain network", "pretrain.py"),
-    "pretrained_frozen": RunKind("fair partner, same first layer", "pretrain.py",
+    "pretrained_frozen": RunKind("plain, same first layer", "pretrain.py",
                                  "--frozen_first_layer FILE --weight_decay 5e-7"),
     "with_ac": RunKind("with Aug-Conv", "train_with_ac.py"),
     "no_ac": RunKind("without Aug-Conv", "train_no_ac.py"),

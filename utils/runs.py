@@ -31,46 +31,79 @@ def is_finished(run: Run, p: Settings) -> bool:
     """Whether this very run has left its result already, which is then said.
 
     An earlier result is replaced, with a line, if the user asks for another run: with other
-    settings, or on other deliveries. If it differs in nothing that the user typed, but images,
+    settings, or on other deliveries. If it differs in nothing that the user chose, but images,
     labels, the network's code or its first weights have changed on the disk, that may be a mistake,
     and hours of training would be lost: UserError, unless --restart. A precision that this
-    processor chose by itself makes no other run. Raises UserError, too, if the result is damaged.
+    processor chose by itself makes no other run, nor do the same images under another name.
+
+    A checkpoint of this run means that it is not over. One of another run is kept where this run's
+    result is there; otherwise `resume` refuses it. Raises UserError, too, if the result is damaged,
+    or if --init is the file that this run writes.
     """
     refuse_own_result(run, p.init)
     if p.restart:
-        if rank() == 0:
-            run.checkpoint.unlink(missing_ok=True)       # or it would come back if this run stops
+        give_up_checkpoint(run)
         return False
-    is_unfinished = run.checkpoint.exists()              # this run, or another one
-    if is_unfinished and not is_of_another_run(run):
+    has_checkpoint = run.checkpoint.exists()
+    if has_checkpoint and not is_of_another_run(run):
         return False
     record = read_record(run.folder, run.name)
     if record is None:
         return False
-    other = differences(run.identity, record)
-    if other == ["dataset"]:                             # the same images under another name
-        other = []
+    other = find_differences(run, record)
     chosen = [name for name in other if is_chosen(name, run, p, record)]
-    is_the_same = not chosen and set(other) <= {"precision"}
-    if is_unfinished and not is_the_same:
-        return False                                     # resume says whose checkpoint it is
-    if is_the_same:
+    if not chosen and set(other) <= {"precision"}:
         load(run.folder / f"{run.name}.pt")              # raises if it is damaged
-        precision = describe_precision(run, record)
-        kept = f", and {run.checkpoint} of another run is kept" if is_unfinished else ""
-        say(f"this run is finished already{precision}{kept}; --restart trains again")
-        if p.results_dir and rank() == 0:                # which the finished run may not have had
-            write_alone(Path(p.results_dir) / record_name(record), to_json(record))
+        _say_finished(run, p, record, has_checkpoint)
         return True
+    if has_checkpoint:
+        return False
     if not chosen:
         raise UserError(f"{run.folder / run.name}.json is the result of a run with other "
                         f"{in_words(other)}: pass --restart to train on what is there now")
+    _say_replaced(run, p, record, other)
+    return False
+
+
+def find_differences(run: Run, earlier: dict) -> list[str]:
+    """What a run and an earlier record or identity differ in. The name of a data set does not
+    count where its images and labels are the same."""
+    other = differences(run.identity, earlier)
+    if {"train_digest", "test_digest"} & set(other):
+        return other
+    return [name for name in other if name != "dataset"]
+
+
+def give_up_checkpoint(run: Run):
+    """Deletes a run's checkpoint, or it would come back if this run stops. Says so if another run
+    left it."""
+    if rank() > 0 or not run.checkpoint.exists():
+        return
+    try:
+        if is_of_another_run(run):
+            say(f"{run.checkpoint} of another run is given up")
+    except UserError:                                    # a damaged one
+        pass
+    run.checkpoint.unlink()
+
+
+def _say_finished(run: Run, p: Settings, record: dict, has_checkpoint: bool):
+    """Also leaves the record in --results_dir, which the finished run may not have had."""
+    precision = describe_precision(run, record)
+    again = "--restart trains again"
+    if has_checkpoint:
+        again += f", and gives up {run.checkpoint} of another run"
+    say(f"this run is finished already{precision}; {again}")
+    if p.results_dir and rank() == 0:
+        write_alone(Path(p.results_dir) / record_name(record), to_json(record))
+
+
+def _say_replaced(run: Run, p: Settings, record: dict, other: list[str]):
     kept = ""
     if p.results_dir and (Path(p.results_dir) / record_name(record)).exists():
         kept = f" (its record is also in {p.results_dir})"
     say(f"the earlier {run.kind.title}, {record['accuracy']:.2%}, will be replaced: it had other "
         f"{in_words(other)}{kept}")
-    return False
 
 
 def refuse_own_result(run: Run, init: str):
@@ -83,10 +116,13 @@ def refuse_own_result(run: Run, init: str):
 
 
 def is_of_another_run(run: Run) -> bool:
-    """Whether the checkpoint in a run's folder is of other settings or data than the run."""
+    """Whether the checkpoint in a run's folder is of other settings or data than the run. A file
+    that is no checkpoint of ours is refused by `resume`."""
     state = read_tensors(run.checkpoint, "pass --restart to begin again")
-    identity = state.get("identity")
-    return isinstance(identity, dict) and bool(differences(run.identity, identity))
+    try:
+        return bool(find_differences(run, state["identity"]))
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def describe_precision(run: Run, record: dict) -> str:
@@ -115,8 +151,8 @@ def is_chosen(name: str, run: Run, p: Settings, record: dict) -> bool:
     if name not in DECIDED_BY:
         return name in run.settings or name in CHOSEN_DATA
     now, earlier = choices_of(p), record["choices"]
-    return any(has_changed(setting, now.get(setting), earlier.get(setting))
-               for setting in DECIDED_BY[name])
+    known = [setting for setting in DECIDED_BY[name] if setting in now and setting in earlier]
+    return any(has_changed(setting, now[setting], earlier[setting]) for setting in known)
 
 
 def has_changed(setting: str, now, earlier) -> bool:
@@ -155,7 +191,7 @@ def resume(run: Run, network: nn.Module, optimizer, scheduler, restart: bool) ->
 
 def _check_same_run(run: Run, old: dict):
     """Raises UserError if an unfinished run had other settings or data."""
-    other = differences(run.identity, old)
+    other = find_differences(run, old)
     if not other:
         return
     name = other[0]

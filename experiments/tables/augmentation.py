@@ -78,7 +78,7 @@ def make_augmented(results: Results) -> Table:
         rows.append([one.row.setting, one.row.morphed, *cells, describe_points(one.above_plain),
                      describe_points(one.above_not_augmented)])
     header = ["setting", "morphing", "plain, not augmented", "plain, augmented",
-              "plain, augmented, same frozen first layer", "with Aug-Conv, augmented",
+              "plain, augmented, same first layer", "with Aug-Conv, augmented",
               "above plain, augmented", "above plain, not augmented"]
     return Table("Accuracy with augmentation.", header, rows,
                  "Test accuracy after the last epoch. *Above*: points of accuracy with Aug-Conv, "

@@ -235,7 +235,7 @@ DELIVERY_COLUMNS = [
     Column("attack", "attack"),
     Column("PSNR", "words", meaning=IMAGES_PSNR),
     Column("SSIM", "ssim", "{:.3f}", absent=NONE),
-    Column("exact", "exact", "{:.0%}", "8-bit values that come back", absent=NONE),
+    Column("exact", "exact_share", meaning="8-bit values that come back", absent=NONE),
     Column("re-identified", "share", meaning="of all test images, those whose own plain "
            "image is the nearest of all to what came back", absent="not counted"),
     Column("seconds", "seconds", "{:.2f}", absent=NONE),
@@ -257,6 +257,8 @@ def make_attacks(results: Results) -> Table:
     rows = []
     for words, report in attacks.items():
         row = report | {"attack": words, "words": outcome(report)}
+        if "exact" in report:
+            row["exact_share"] = write_share(report["exact"])
         if "reidentified" in report:
             row["share"] = describe_share(report)
         rows.append(row)
