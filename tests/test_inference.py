@@ -195,6 +195,7 @@ def test_the_class_of_a_file_is_its_outermost_folder_as_in_a_data_set(tmp_path):
 def test_a_query_written_again_without_labels_leaves_none(data, made, tmp_path):
     shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
     assert (data / "queries" / "whole" / "labels.npy").exists()
+    (data / "provider" / "names-whole.csv").unlink()     # the name may be used again then
     steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png")
     assert not (data / "queries" / "whole" / "labels.npy").exists()
     assert "accuracy" not in steps(data, "predict.py --name whole")
