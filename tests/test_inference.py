@@ -227,6 +227,7 @@ def test_predictions_are_replaced_with_a_word_and_leave_nothing_stale(data, made
     folder = data / "developer" / "predictions"
     assert (folder / "pretrained" / "whole" / "confusion.png").exists()
     shutil.copy(made / "images" / "test" / "red" / "000.png", tmp_path / "one.png")
+    (data / "provider" / "names-whole.csv").unlink()     # the name may be used again then
     out = steps(data, f"morph_images.py --name whole --images {tmp_path}/one.png",
                 "predict.py --name whole")
     assert f"earlier predictions in {folder}/with_ac/whole/ are replaced" in out
