@@ -274,7 +274,7 @@ def draw_without_aug_conv(rows: list[Row], matrix: dict) -> bytes:
                                                    layout="constrained")
     controls = list_controls(rows)
     sides = plot_controls(learning, controls) | plot_morphed_alone(attack, matrix, percent_found)
-    learning.set_title(f"Trained on morphed images alone: {controls[0].setting}", fontsize=9,
+    learning.set_title(f"Trained on morphed images alone\n{controls[0].setting}", fontsize=9,
                        parse_math=False)
     attack.set_title(write_number("Re-identified of {0[0]:,} morphed images alone, with {0[1]:,} "
                                   "public images", (ATTACKED_IMAGES, PUBLIC_IMAGES)), fontsize=9)
