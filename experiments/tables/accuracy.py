@@ -13,6 +13,7 @@ from experiments.tables.reading import (
 from experiments.tables.rows import (
     CONTROLS,
     Row,
+    common_beginning,
     describe_accuracy,
     describe_morphing,
     group_in_rows,
@@ -50,17 +51,6 @@ def make_accuracy_short(results: Results) -> Table:
         return table
     cells = [[setting.removeprefix(f"{common}, "), *others] for setting, *others in table.rows]
     return replace(table, rows=cells, note=f"All rows: {common}. {table.note}")
-
-
-def common_beginning(settings: list[str]) -> str:
-    """The facts that all settings begin with, but for the last one of a setting."""
-    facts = [setting.split(", ") for setting in settings]
-    common = []
-    for alike in zip(*(each[:-1] for each in facts), strict=False):
-        if len(set(alike)) > 1:
-            break
-        common.append(alike[0])
-    return ", ".join(common)
 
 
 def order_in_short(row: Row) -> tuple[bool, bool]:

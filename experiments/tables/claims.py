@@ -54,6 +54,7 @@ from experiments.tables.reading import (
 from experiments.tables.rows import (
     PAPER_MORPHING,
     Row,
+    common_beginning,
     describe_accuracy,
     group_in_rows,
     list_controls,
@@ -66,6 +67,7 @@ NOT_MEASURED = "not measured"
 NOT_PUBLISHED = "not published"            # of what goes beyond the paper
 ANALYSIS = "[analysis.json](analysis.json)"
 ACCURACY = "every run in [tables.md](tables.md)"
+EQUALITY = "[every row](tables.md#with-aug-conv-against-its-fair-partner)"
 PAIRS = ("`train_with_ac.py` and its fair partner, `pretrain.py --frozen_first_layer FILE "
          "--weight_decay 5e-7`, with several seeds, on a delivery as in the paper (`--kappa 1`, "
          "uniform core, float32, channels shuffled)")
@@ -244,8 +246,11 @@ def claims_equal_training(results: Results) -> list[Claim]:
 
 
 def claim_equal_training(claim: str, published: str, comparisons: list[Comparison]) -> Claim:
-    found = join_by_setting([(one.row.setting, describe_comparison(one)) for one in comparisons])
-    return Claim(claim, published, found, judge_equal_training(comparisons), ACCURACY)
+    found = describe_in_short(comparisons)
+    untested = sum(one.test is None for one in comparisons)
+    if 0 < untested < len(comparisons):
+        found += f". Without a test: {untested} more"
+    return Claim(claim, published, found, judge_equal_training(comparisons), EQUALITY)
 
 
 def describe_in_short(comparisons: list[Comparison]) -> str:
@@ -253,45 +258,26 @@ def describe_in_short(comparisons: list[Comparison]) -> str:
     settings apart. And how far above the plain networks these are."""
     tested = [one for one in comparisons if one.test is not None]
     shown = tested or comparisons
-    trainings = [describe_training(one) for one in shown]
-    are_alike = len(set(trainings)) == 1
+    common = common_beginning([one.row.setting for one in shown])
+    is_one_morphing = len({one.row.morphed for one in shown}) == 1
     words, above_plain = [], []
-    for one, training in zip(shown, trainings, strict=True):
-        setting = ", ".join(filter(None, [one.row.rate, one.row.differs_in]))
-        points = f"{one.mean:+.2f} points"
+    for one in shown:
+        setting = one.row.setting.removeprefix(f"{common}, ")
+        if not is_one_morphing:
+            setting = f"{one.row.morphed}, {setting}"
+        facts = one.why_untested
         if one.test is not None:
-            points += f" ({one.test.interval})"
-        words.append(f"{points} at {setting}" + ("" if are_alike else f", {training}"))
+            facts = f"{one.test.interval}, {len(one.differences)} seeds"
+        words.append(f"{one.mean:+.2f} points ({facts}) at {setting}")
         if one.above_plain is not None:
             above_plain.append(f"{one.above_plain:+.2f}")
     text = f"against the fair partner {'; '.join(words)}"
-    if are_alike:
-        text = f"{trainings[0]}: {text}"
+    if common:
+        text = f"{common}: {text}"
     if above_plain:
         text += (". Against the plain network, whose first layer starts from scratch, "
                  f"{' and '.join(above_plain)}")
     return text
-
-
-def describe_training(one: Comparison) -> str:
-    """Such as "10 000 images, 4 epochs, 5 seeds"."""
-    run = one.row.any_run
-    seeds = len(one.differences)
-    words = write_number("{0[0]:,} images, {0[1]} epochs",
-                         (run.data["train_images"], run.settings["epochs"]))
-    return f"{words}, {seeds} seeds" if seeds > 1 else f"{words}, one seed"
-
-
-def describe_comparison(one: Comparison) -> str:
-    words = f"{one.row.morphed}: {one.mean:+.2f} points"
-    if one.test is None:
-        words += f", {one.verdict}"
-    else:
-        words += (f", 90% interval {one.test.interval}, {len(one.differences)} seeds, "
-                  f"{one.verdict}")
-    if one.above_plain is not None:
-        words += f" ({one.above_plain:+.2f} against the plain network)"
-    return words
 
 
 def join_by_setting(cells: list[tuple[str, str]]) -> str:

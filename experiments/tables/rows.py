@@ -203,6 +203,17 @@ def title_of(setting: dict) -> str:
     return f"{title}, {describe_fact('lr', setting['lr'])}"
 
 
+def common_beginning(settings: list[str]) -> str:
+    """The facts that all settings begin with, but for the last one of a setting."""
+    facts = [setting.split(", ") for setting in settings]
+    common = []
+    for alike in zip(*(each[:-1] for each in facts), strict=False):
+        if len(set(alike)) > 1:
+            break
+        common.append(alike[0])
+    return ", ".join(common)
+
+
 def describe_differences(setting: dict, alike: list[dict]) -> str:
     """In words, the facts of a setting in which others of the same title differ from it."""
     words = []
