@@ -152,7 +152,7 @@ def test_a_run_that_was_given_up_does_not_come_back(at, stages):
     assert same(data, stages, "pretrain.py")
     halted = step("pretrain.py", data, "--restart",
                   before=killed_before("write", "pretrained.checkpoint.pt", by=signal.SIGINT))
-    assert stopped(halted, "without --restart to continue from the last checkpoint, or the same "
+    assert stopped(halted, "with --restart no to continue from the last checkpoint, or the same "
                    "command again if no epoch was finished")
 
 

@@ -209,7 +209,7 @@ def test_an_augmented_run_goes_on_as_if_it_had_never_stopped(mirrored, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_checkpoint", stop)
         stopped = call(script, *options, "--data_dir", data, settings=STRIDED)
-    assert refused(stopped, "stopped", "without --restart")
+    assert refused(stopped, "stopped", "with --restart no")
     out = steps(data, " ".join([script, *options[:-1]]))
     assert "going on after epoch 1" in out
     torch.testing.assert_close(load(data / "developer" / f"{name}.pt")["network"], whole,
