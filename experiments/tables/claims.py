@@ -29,9 +29,8 @@ from experiments.tables.formulas import (
     PUBLISHED_GAZELLE_CHANCE,
     PUBLISHED_GAZELLE_DATA,
     PUBLISHED_LOW_ACCURACY,
-    TILES,
-    M,
     compute_overheads,
+    cost_of_tile,
 )
 from experiments.tables.measured import CORES, make_across, make_public_images
 from experiments.tables.published import (
@@ -412,17 +411,16 @@ def claim_augmentation(results: Results) -> Claim:
 
 def claim_computation(results: Results) -> Claim:
     """The count is a formula's; seconds stand beside it where the speed benchmark has them."""
-    tiles = {tile.tile: tile for tile in compute_overheads().tiles}
-    growth = tiles[M].growth
+    made = compute_overheads()
+    growth = made.growth
     dense = f"multiply-adds grow by {growth:.1%}"
     sources, epochs = [f"{ANALYSIS}, `make tables`"], find_epochs(results)
     if epochs is not None:
         dense += (f", an epoch takes {epochs.dense:.2f} times as long ({epochs.kept:.2f} times "
                   "once Aug-Conv's output is computed and kept)")
         sources.append(results.link(f"bench/{epochs.bench}"))
-    guess = compute_overheads().likely_published_overhead
-    found = (f"one way of counting gives {guess:.2%}, our guess at the published figure; with the "
-             f"dense Aug-Conv {dense}; with 8×8 tiles (our extension) "
+    found = (f"one way of counting gives {made.likely_published_overhead:.2%}, our guess at the "
+             f"published figure; with the dense Aug-Conv {dense}; with 8×8 tiles (our extension) "
              f"{describe_tiles_computation(results)}")
     return Claim("Computation grows by 9%", "9%", found,
                  judge_overhead(PUBLISHED_COMPUTATION, growth), ", ".join(sources),
@@ -431,8 +429,7 @@ def claim_computation(results: Results) -> Claim:
 
 def describe_tiles_computation(results: Results) -> str:
     """What the computation grows by with 8×8 tiles."""
-    tiles = {tile.tile: tile for tile in compute_overheads().tiles}
-    words = f"multiply-adds grow by {tiles[8].growth:.1%}"
+    words = f"multiply-adds grow by {cost_of_tile(8).growth:.1%}"
     epochs = find_epochs(results)
     return words if epochs is None else f"{words}, an epoch takes {epochs.tiles:.2f} times as long"
 
@@ -600,7 +597,7 @@ def list_tiles_verdict(results: Results) -> list[list[str]]:
                          verdict])
     delivered = find_delivered(results)
     if delivered is not None:
-        growth = compute_overheads().tiles[TILES.index(8)].growth
+        growth = cost_of_tile(8).growth
         found = (f"{describe_tiles_computation(results)}; what is sent has {delivered.times:.2f} "
                  "times the bytes of the images")
         verdict = (f"computation {side_of(growth, PUBLISHED_COMPUTATION)} the published 9%, data "
